@@ -1,0 +1,1 @@
+"""What the broker signs with its own keys: tokens and ledger checkpoints."""
