@@ -1,0 +1,132 @@
+"""Admitting a caller to the broker's own endpoints: by an access token, or by an assertion of who it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from broker.core.change import Change
+from broker.core.dpop import ReplayWindow, check_proof
+from broker.core.entry import Kind, entry
+from broker.core.errors import BrokerError, Code, GuardFailed, Refused
+from broker.core.identity import Agent
+from broker.core.tally import Tally
+from broker.core.token_check import TokenCheck
+from broker.ports import Authenticator, Caller, Clock, Ledger, Meter, UnverifiedAssertion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """Who is calling. ``scopes`` are empty for a caller that came by assertion: it has only what is its own."""
+
+    agent: Agent
+    scopes: frozenset[str] = frozenset()
+
+    def require(self, scope: str) -> None:
+        """Raise ``BrokerError`` (``INSUFFICIENT_SCOPE``) unless the caller's token has this scope."""
+        if scope not in self.scopes:
+            raise BrokerError(Code.INSUFFICIENT_SCOPE, f"this needs the scope {scope}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presented:
+    """An access token as presented with one request: ``scheme`` in lower case, and the request it came with."""
+
+    scheme: str
+    token: str = field(repr=False)
+    proof: str | None = field(repr=False)
+    method: str
+    url: str
+
+
+class Admission:
+    """Says who a caller is, or refuses."""
+
+    def __init__(
+        self,
+        *,
+        audience: str,
+        check: TokenCheck,
+        authenticator: Authenticator,
+        ledger: Ledger,
+        clock: Clock,
+        meter: Meter,
+        strangers: Tally,
+    ) -> None:
+        """``audience`` is the broker's own API as a resource."""
+        self._audience = audience
+        self._check = check
+        self._authenticator = authenticator
+        self._ledger = ledger
+        self._clock = clock
+        self._meter = meter
+        self._strangers = strangers
+        self._proofs = ReplayWindow()
+
+    def by_token(self, presented: Presented) -> Admitted:
+        """Admit the bearer, or the holder of the bound key, of an access token for the broker's own API.
+
+        Raises ``BrokerError`` with a ``TOKEN_…`` or ``PROOF_…`` code. Nothing is written or sent.
+        """
+        try:
+            return self._by_token(presented, self._clock.now())
+        except BrokerError as error:
+            self._count(error)
+            raise
+
+    async def by_assertion(self, assertion: UnverifiedAssertion, client_id: str | None, caller: Caller) -> Admitted:
+        """Admit an agent by its client assertion; a single-use assertion is used up, durably, before this returns.
+
+        Raises ``Refused`` or ``Unavailable`` like the token endpoint.
+        """
+        now = self._clock.now()
+        try:
+            who = await self._authenticator.authenticate(assertion, now)
+            if client_id is not None and client_id != who.agent.id:
+                text = "client_id is not the client that the assertion authenticates"
+                raise Refused(Code.CLIENT_AUTHENTICATION_FAILED, text)
+            if who.guards:
+                record = entry(
+                    Kind.ASSERTION_USED,
+                    now,
+                    agent=who.agent.id,
+                    issuer=who.agent.issuer,
+                    method=who.method,
+                    assertion=who.digest,
+                    assertion_id=who.assertion_id,
+                    assertion_key=who.key,
+                    **caller.members(),
+                )
+                await self._ledger.commit(Change(record, who.guards))
+        except GuardFailed as failed:
+            self._count(failed)
+            raise Refused(failed.code, failed.public) from failed
+        except BrokerError as error:
+            self._count(error)
+            raise
+        return Admitted(agent=who.agent)
+
+    def _by_token(self, presented: Presented, now: float) -> Admitted:
+        verified = self._check.check(presented.token, now, self._audience)
+        claims = verified.claims
+        if (claims.jkt is not None) != (presented.scheme == "dpop"):
+            text = "a token that is bound to a key must come with the DPoP scheme, and only such a token"
+            raise BrokerError(Code.TOKEN_INVALID, text)
+        if claims.jkt is not None:
+            self._prove(presented, claims.jkt, now)
+        agent = Agent(id=claims.client_id, issuer=claims.issuer, subject=claims.sub)
+        return Admitted(agent=agent, scopes=frozenset(claims.scopes))
+
+    def _prove(self, presented: Presented, jkt: str, now: float) -> None:
+        if presented.proof is None:
+            raise BrokerError(Code.PROOF_REQUIRED, "the token is bound to a key: send a DPoP proof")
+        proof = check_proof(
+            presented.proof, method=presented.method, url=presented.url, now=now, access_token=presented.token
+        )
+        if proof.jkt != jkt:
+            raise BrokerError(Code.PROOF_INVALID, "the proof is made with another key than the token is bound to")
+        if not self._proofs.use(proof.replay_key, proof.expires_at, now):
+            raise BrokerError(Code.PROOF_REPLAYED, "the proof was used before")
+
+    def _count(self, error: BrokerError) -> None:
+        self._strangers.add(error.code.value)
+        self._meter.refused(error.code.value)

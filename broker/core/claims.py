@@ -1,0 +1,167 @@
+"""The claims of the broker's own access tokens (RFC 9068) and the facts that revocation looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from broker.core.selector import Fact
+
+PRIVATE_CLAIM: Final = "broker"
+"""The one private claim: epoch, task, lineage, role, tier, issuer."""
+
+MAX_TEXT: Final = 512
+MAX_ACT_DEPTH: Final = 16
+
+
+class ClaimsError(ValueError):
+    """The payload is not one of the broker's access tokens; the text names the claim."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessClaims:
+    """What an access token says. Times are Unix seconds; ``scopes`` is sorted and without duplicates.
+
+    ``epoch`` is the epoch at which the grant was committed; ``path`` are the ancestors of ``task`` from the root down;
+    ``parents`` are the ids of the tokens that this one descends from; ``agents`` are the other agents of the
+    ``act`` chain, outermost first; ``jkt`` is the thumbprint of the key that the token is bound to (RFC 9449).
+    """
+
+    iss: str
+    sub: str
+    aud: str
+    client_id: str
+    iat: int
+    exp: int
+    jti: str
+    scopes: tuple[str, ...]
+    epoch: int
+    task: str
+    role: str
+    tier: str
+    issuer: str
+    path: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()
+    agents: tuple[str, ...] = ()
+    jkt: str | None = None
+
+    def to_payload(self) -> dict[str, Any]:
+        """Return the JWT payload (``nbf`` equals ``iat``)."""
+        private: dict[str, Any] = {"epoch": self.epoch, "task": self.task, "role": self.role, "tier": self.tier}
+        private["issuer"] = self.issuer
+        if self.path:
+            private["path"] = list(self.path)
+        if self.parents:
+            private["parents"] = list(self.parents)
+        payload: dict[str, Any] = {
+            "iss": self.iss,
+            "sub": self.sub,
+            "aud": self.aud,
+            "client_id": self.client_id,
+            "iat": self.iat,
+            "nbf": self.iat,
+            "exp": self.exp,
+            "jti": self.jti,
+            "scope": " ".join(self.scopes),
+            PRIVATE_CLAIM: private,
+        }
+        if self.agents:
+            payload["act"] = _nested_act(self.agents)
+        if self.jkt is not None:
+            payload["cnf"] = {"jkt": self.jkt}
+        return payload
+
+    def facts(self, kid: str) -> frozenset[Fact]:
+        """Return the facts that selectors match; ``kid`` is the thumbprint of the key that signed the token."""
+        return frozenset(
+            {
+                *(("token", jti) for jti in (self.jti, *self.parents)),
+                *(("task", task) for task in (self.task, *self.path)),
+                *(("agent", agent) for agent in (self.client_id, *self.agents)),
+                *(("scope", scope) for scope in self.scopes),
+                *(("key", key) for key in (kid, self.jkt) if key is not None),
+                ("role", self.role),
+                ("audience", self.aud),
+                ("tier", self.tier),
+                ("issuer", self.issuer),
+            }
+        )
+
+
+def parse_claims(payload: Mapping[str, Any]) -> AccessClaims:
+    """Read the payload of a token whose signature was verified. Raises :class:`ClaimsError`."""
+    private = payload.get(PRIVATE_CLAIM)
+    if not isinstance(private, Mapping):
+        msg = f"{PRIVATE_CLAIM}: missing"
+        raise ClaimsError(msg)
+    return AccessClaims(
+        iss=_text(payload, "iss"),
+        sub=_text(payload, "sub"),
+        aud=_text(payload, "aud"),
+        client_id=_text(payload, "client_id"),
+        iat=_number(payload, "iat"),
+        exp=_number(payload, "exp"),
+        jti=_text(payload, "jti"),
+        scopes=tuple(_text(payload, "scope", limit=8192).split(" ")),
+        epoch=_number(private, "epoch"),
+        task=_text(private, "task"),
+        role=_text(private, "role"),
+        tier=_text(private, "tier"),
+        issuer=_text(private, "issuer"),
+        path=_texts(private, "path"),
+        parents=_texts(private, "parents"),
+        agents=_act_chain(payload.get("act")),
+        jkt=_bound_key(payload.get("cnf")),
+    )
+
+
+def _text(data: Mapping[str, Any], name: str, limit: int = MAX_TEXT) -> str:
+    value = data.get(name)
+    if not isinstance(value, str) or not 0 < len(value) <= limit:
+        msg = f"{name}: must be text of 1 to {limit} characters"
+        raise ClaimsError(msg)
+    return value
+
+
+def _number(data: Mapping[str, Any], name: str) -> int:
+    value = data.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        msg = f"{name}: must be a whole number"
+        raise ClaimsError(msg)
+    return value
+
+
+def _texts(data: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    value = data.get(name, [])
+    if not isinstance(value, list) or any(not isinstance(item, str) or not item for item in value):
+        msg = f"{name}: must be a list of texts"
+        raise ClaimsError(msg)
+    return tuple(value)
+
+
+def _nested_act(agents: tuple[str, ...]) -> dict[str, Any]:
+    act: dict[str, Any] = {}
+    for agent in reversed(agents):
+        act = {"sub": agent, "act": act} if act else {"sub": agent}
+    return act
+
+
+def _act_chain(act: object) -> tuple[str, ...]:
+    agents: list[str] = []
+    while act is not None:
+        if not isinstance(act, Mapping) or len(agents) >= MAX_ACT_DEPTH:
+            msg = f"act: must be nested objects, {MAX_ACT_DEPTH} deep at most"
+            raise ClaimsError(msg)
+        agents.append(_text(act, "sub"))
+        act = act.get("act")
+    return tuple(agents)
+
+
+def _bound_key(cnf: object) -> str | None:
+    if cnf is None:
+        return None
+    if not isinstance(cnf, Mapping) or len(cnf) != 1:
+        msg = "cnf: must have exactly one member"
+        raise ClaimsError(msg)
+    return _text(cnf, "jkt")

@@ -1,0 +1,123 @@
+"""The closed set of errors: a stable code, a public text, and a cause that stays inside.
+
+Every refusal that a caller can see carries one :class:`Code`. Codes never change their meaning and are never reused;
+adapters map them to a wire format (HTTP status, OAuth error) in one total table each.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """Stable, public reason codes. The text of a member's value is what callers see and the ledger records."""
+
+    # The request itself
+    MALFORMED_REQUEST = "malformed_request"
+    DUPLICATE_PARAMETER = "duplicate_parameter"
+    UNKNOWN_FIELD = "unknown_field"
+    TOO_LARGE = "too_large"
+    TOO_SLOW = "too_slow"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    IDEMPOTENCY_KEY_MISSING = "idempotency_key_missing"
+    IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
+    IDEMPOTENCY_KEY_IN_USE = "idempotency_key_in_use"
+    UNSUPPORTED_GRANT_TYPE = "unsupported_grant_type"
+
+    # Who is calling
+    CLIENT_AUTHENTICATION_MISSING = "client_authentication_missing"
+    CLIENT_AUTHENTICATION_FAILED = "client_authentication_failed"
+    CLIENT_AUTHENTICATION_AMBIGUOUS = "client_authentication_ambiguous"
+    ASSERTION_INVALID = "assertion_invalid"
+    ASSERTION_REPLAYED = "assertion_replayed"
+    ISSUER_UNAVAILABLE = "issuer_unavailable"
+    ENROLLMENT_INVALID = "enrollment_invalid"
+
+    # Proof of possession (RFC 9449)
+    PROOF_REQUIRED = "proof_required"
+    PROOF_INVALID = "proof_invalid"
+    PROOF_REPLAYED = "proof_replayed"
+    PROOF_NONCE_REQUIRED = "proof_nonce_required"
+
+    # What the policy says
+    NO_ROLE = "no_role"
+    AUDIENCE_REQUIRED = "audience_required"
+    AUDIENCE_AMBIGUOUS = "audience_ambiguous"
+    AUDIENCE_NOT_ALLOWED = "audience_not_allowed"
+    SCOPE_REQUIRED = "scope_required"
+    SCOPE_MALFORMED = "scope_malformed"
+    SCOPE_NOT_ALLOWED = "scope_not_allowed"
+    TASK_MALFORMED = "task_malformed"
+    DETAILS_NOT_SUPPORTED = "details_not_supported"
+    APPROVAL_REQUIRED = "approval_required"
+    BLOCKED = "blocked"
+    POLICY_INVALID = "policy_invalid"
+
+    # Limits
+    RATE_LIMITED = "rate_limited"
+    OVERLOADED = "overloaded"
+
+    # Tokens at a protected resource
+    TOKEN_MISSING = "token_missing"
+    TOKEN_INVALID = "token_invalid"
+    TOKEN_EXPIRED = "token_expired"
+    TOKEN_REVOKED = "token_revoked"
+    TOKEN_AUDIENCE = "token_audience"
+    INSUFFICIENT_SCOPE = "insufficient_scope"
+    VIEW_STALE = "view_stale"
+
+    # Revocation
+    SELECTOR_INVALID = "selector_invalid"
+
+    # The broker's own state
+    LEDGER_UNAVAILABLE = "ledger_unavailable"
+    LEDGER_CORRUPT = "ledger_corrupt"
+    STOPPING = "stopping"
+    INTERNAL = "internal"
+
+
+class BrokerError(Exception):
+    """A refusal or failure with a stable code and a text that is safe to show to the caller.
+
+    ``public`` never contains secrets, tokens, assertions or another party's data. The cause (``__cause__``) is for the
+    log's class name only and is never sent.
+    """
+
+    def __init__(self, code: Code, public: str, *, retry_after: int | None = None) -> None:
+        """``retry_after`` is in whole seconds, for codes that end by themselves."""
+        super().__init__(code.value)
+        self.code = code
+        self.public = public
+        self.retry_after = retry_after
+
+
+class Refused(BrokerError):
+    """The caller may not have what was asked. ``refusal`` names the ledger entry that records it, if there is one."""
+
+    def __init__(self, code: Code, public: str, *, refusal: str | None = None, retry_after: int | None = None) -> None:
+        """``refusal`` is the reference to quote to an operator (``broker policy explain --refusal``)."""
+        super().__init__(code, public, retry_after=retry_after)
+        self.refusal = refusal
+
+
+class Unavailable(BrokerError):
+    """The broker cannot do this now, and nothing was released. Retrying later may help."""
+
+
+class GuardFailed(BrokerError):
+    """A guard of a change did not hold inside the transaction; nothing of that change was applied."""
+
+
+class EpochMoved(Exception):
+    """A revocation was committed after the decision was made (law 2): catch up with the rules and decide again."""
+
+
+class Malformed(BrokerError):
+    """Input that could not be understood; the text says which part and why."""
+
+    def __init__(self, public: str, code: Code = Code.MALFORMED_REQUEST) -> None:
+        """``public`` names the field and the reason, without repeating untrusted input."""
+        super().__init__(code, public)

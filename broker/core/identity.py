@@ -1,0 +1,44 @@
+"""Who an agent is: the verified identity that every decision is made about."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import quote
+
+REGISTERED: Final = "registered"
+"""The issuer name of agents that were registered with the broker by their own public key."""
+
+MAX_NAME: Final = 128
+_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
+
+Attribute = str | int | bool | tuple[str, ...]
+"""A verified claim in the shape that the policy can match."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """An authenticated workload identity.
+
+    ``id`` is stable and unique: a registered agent's name has no slash; a federated agent's id is
+    ``<issuer name>/<path>`` and always has one, so the two can never collide. ``issuer`` is the *policy's name* of who
+    vouched (:data:`REGISTERED` for registered keys), ``subject`` the identity in that issuer's own words, and
+    ``attributes`` its verified claims, which policy rules match against.
+    """
+
+    id: str
+    issuer: str
+    subject: str
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+
+
+def is_name(text: str) -> bool:
+    """Whether ``text`` can name a registered agent, a role, a tier or an issuer: lower-case, no slash, <= 128."""
+    return _NAME.fullmatch(text) is not None
+
+
+def federated_id(issuer_name: str, *segments: str) -> str:
+    """Build a federated agent's id; segments are percent-encoded, so different inputs never give the same id."""
+    return "/".join([issuer_name, *(quote(segment, safe="-._~:@") for segment in segments)])

@@ -1,0 +1,71 @@
+"""Rotating the broker's signing keys: in good time, or at once in an emergency."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from broker.core.change import Change, PutKey, StoredKey
+from broker.core.entry import Kind, entry
+from broker.ports import Caller, Clock, Ledger, Records
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """The rows of the key ring that a rotation changes, and the ids of the keys whose tokens must die at once."""
+
+    rows: tuple[StoredKey, ...]
+    compromised: tuple[str, ...] = ()
+
+
+class KeyCustody(Protocol):
+    """Makes keys and holds them open for signing."""
+
+    def rotated(self, now: float) -> Rotation:
+        """Return a new key for each algorithm in use: published at once, signing only when verifiers know it."""
+        ...
+
+    def replaced(self, now: float) -> Rotation:
+        """Return new keys that sign at once, and every older key as revoked and compromised."""
+        ...
+
+    def replace(self, rows: Sequence[StoredKey]) -> None:
+        """Take these rows as the key ring from now on."""
+        ...
+
+
+class KeyRotation:
+    """Changes the key ring; the ledger records it before any new key signs."""
+
+    def __init__(self, *, custody: KeyCustody, ledger: Ledger, records: Records, clock: Clock) -> None:
+        """All rows are in the ledger; ``custody`` holds the private keys."""
+        self._custody = custody
+        self._ledger = ledger
+        self._records = records
+        self._clock = clock
+
+    async def keys(self) -> Sequence[StoredKey]:
+        """Return every key of the ring, revoked ones included."""
+        return await self._records.keys()
+
+    async def rotate(self, *, by: str, caller: Caller) -> Rotation:
+        """Rotate by the book: publish first, sign later, keep the old keys until their last token has expired."""
+        return await self._apply(self._custody.rotated(self._clock.now()), by, None, caller)
+
+    async def replace(self, *, by: str, reason: str, caller: Caller) -> Rotation:
+        """Replace all keys at once. The caller then revokes what the ``compromised`` keys have signed."""
+        return await self._apply(self._custody.replaced(self._clock.now()), by, reason, caller)
+
+    async def _apply(self, rotation: Rotation, by: str, reason: str | None, caller: Caller) -> Rotation:
+        record = entry(
+            Kind.KEYS_ROTATED,
+            self._clock.now(),
+            by=by,
+            reason=reason,
+            keys=[{"kid": row.kid, "alg": row.alg, "use": row.use, "revoked": row.revoked} for row in rotation.rows],
+            **caller.members(),
+        )
+        await self._ledger.commit(Change(record, (), tuple(PutKey(row) for row in rotation.rows), urgent=True))
+        self._custody.replace(await self._records.keys())
+        return rotation

@@ -1,0 +1,287 @@
+"""The ports: what the use cases need from the outside, as small protocols whose docstrings promise semantics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from broker.core.change import Change, Guard, Receipt, RegisteredAgent, StoredKey
+from broker.core.claims import AccessClaims
+from broker.core.identity import Agent
+from broker.core.rules import BlockIndex, Rule, RuleIndex
+from broker.core.selector import Selector
+
+# --- time and names -------------------------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    """The wall clock. A use case reads it once per operation."""
+
+    def now(self) -> float:
+        """Unix seconds."""
+        ...
+
+
+class Ids(Protocol):
+    """Makes names that nobody can guess and that never repeat."""
+
+    def new(self, prefix: str) -> str:
+        """Return ``<prefix>_<ULID>``: sortable by time, with 80 random bits."""
+        ...
+
+    def secret(self) -> str:
+        """Return 256 random bits as URL-safe text, for one-time codes."""
+        ...
+
+
+# --- the ledger -----------------------------------------------------------------------------------------------------
+
+
+class Ledger(Protocol):
+    """The only store. Changes go in through :meth:`commit`, and nowhere else."""
+
+    async def commit(self, change: Change) -> Receipt:
+        """Apply a change in one serialisable transaction, and return once it is durable.
+
+        Concurrent changes are grouped into one transaction; each stands or falls alone. Cancelling the caller does not
+        undo a commit. Guards are evaluated against everything committed before.
+
+        Raises ``EpochMoved`` if an ``EpochIs`` guard failed: the rules that moved the epoch are in the shared
+        :class:`RuleIndex` by then. Raises ``GuardFailed`` with the guard's code if another guard failed
+        (``ASSERTION_REPLAYED``, ``PROOF_REPLAYED``, ``RATE_LIMITED`` with ``retry_after``, ``CONFLICT``,
+        ``ENROLLMENT_INVALID``, ``NOT_FOUND``, ``IDEMPOTENCY_KEY_REUSED``). Raises ``Unavailable``
+        (``LEDGER_UNAVAILABLE``) if it could not be made durable; then it was not applied, or, if the store broke in the
+        middle of the commit, may have been: callers release nothing either way.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotent:
+    """What an idempotency key was used for."""
+
+    fingerprint: str
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """What a selector covers that is alive: counted from the ledger, dead and expired credentials left out."""
+
+    tokens: int
+    tasks: int
+    agents: int
+    latest_expiry: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One ledger entry as stored: its place, its canonical bytes, and its decoded members."""
+
+    seq: int
+    body: bytes
+    members: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TreeHead:
+    """The Merkle tree over all entries: how many, the RFC 6962 root, and the epoch."""
+
+    size: int
+    root: bytes
+    epoch: int
+
+
+class Records(Protocol):
+    """Reading the ledger. Reads run beside commits and see only what is durable.
+
+    Every method raises ``Unavailable`` (``LEDGER_UNAVAILABLE``) if the store cannot be read.
+    """
+
+    async def registered_agent(self, name: str) -> RegisteredAgent | None:
+        """Return a registered agent; cached, and never older than the last commit of this process."""
+        ...
+
+    async def registered_agents(self) -> Sequence[RegisteredAgent]:
+        """Return all registered agents by name."""
+        ...
+
+    async def enrollment(self, code_digest: bytes, now: float) -> str | None:
+        """Return the agent name that an unused, unexpired enrolment code is for."""
+        ...
+
+    async def keys(self) -> Sequence[StoredKey]:
+        """Return every key of the broker's ring, revoked ones included."""
+        ...
+
+    async def rules(self, *, before: int | None = None, limit: int = 100) -> Sequence[Rule]:
+        """Return committed rules, ended ones included, the youngest first, with numbers below ``before``."""
+        ...
+
+    async def rule(self, number: int) -> Rule | None:
+        """Return a committed rule by its number."""
+        ...
+
+    async def hits(self, selector: Selector, now: float, *, before: int | None = None) -> Hits:
+        """Count the live credentials that a selector covers; ``before`` leaves out tokens of that epoch or later."""
+        ...
+
+    async def record(self, seq: int) -> Record | None:
+        """Return the entry at a place."""
+        ...
+
+    async def record_of(self, ref: str) -> Record | None:
+        """Return the oldest entry whose ``ref`` this is: a token id, a refusal id, a rule id."""
+        ...
+
+    async def records(self, *, after: int = -1, limit: int = 100) -> Sequence[Record]:
+        """Return entries with a place above ``after``, oldest first."""
+        ...
+
+    async def head(self) -> TreeHead:
+        """Return the tree head as of the last commit."""
+        ...
+
+    async def checkpoint(self) -> str:
+        """Return a signed checkpoint (C2SP note) of the current head, persisted before it was signed."""
+        ...
+
+    async def inclusion(self, seq: int, size: int) -> Sequence[bytes]:
+        """Return the RFC 6962 inclusion proof of entry ``seq`` in the tree of ``size`` entries."""
+        ...
+
+    async def consistency(self, old: int, new: int) -> Sequence[bytes]:
+        """Return the RFC 6962 consistency proof between two tree sizes."""
+        ...
+
+    async def idempotent(self, key: str) -> Idempotent | None:
+        """Return what an idempotency key was used for, if it is remembered."""
+        ...
+
+
+@dataclass(slots=True)
+class Revocations:
+    """The rules and blocks in force, shared by all use cases of one process; the ledger keeps it current."""
+
+    rules: RuleIndex = field(default_factory=RuleIndex)
+    blocks: BlockIndex = field(default_factory=BlockIndex)
+
+
+# --- who is calling -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class UnverifiedAssertion:
+    """An assertion as it was presented; nothing about it is known to be true.
+
+    ``spiffe`` says that it was presented as ``client-assertion-type:jwt-spiffe``. ``as_grant`` says that it is the
+    ``assertion`` of a ``jwt-bearer`` grant, not a client authentication.
+    """
+
+    token: str
+    spiffe: bool = False
+    as_grant: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authenticated:
+    """An agent, and how it was authenticated.
+
+    ``method`` is ``private_key_jwt``, ``platform`` or ``spiffe``. ``guards`` must hold in the commit that acts on this
+    authentication (single use of an assertion); they are empty for reusable platform tokens. ``digest`` is the SHA-256
+    of the assertion (hex), ``assertion_id`` its ``jti``, ``key`` the id of the key that verified it.
+    """
+
+    agent: Agent
+    method: str
+    digest: str
+    guards: tuple[Guard, ...] = ()
+    assertion_id: str | None = None
+    key: str | None = None
+
+
+class Authenticator(Protocol):
+    """Turns an outside identity into an agent."""
+
+    async def authenticate(self, assertion: UnverifiedAssertion, now: float) -> Authenticated:
+        """Verify an assertion completely (protocol sheet B.3, every step but revocation and replay).
+
+        Raises ``Refused`` with ``ASSERTION_INVALID`` (the text does not say which issuers or agents exist), or
+        ``Unavailable`` with ``ISSUER_UNAVAILABLE`` when the issuer's keys cannot be had.
+        """
+        ...
+
+
+# --- signing --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Minted:
+    """A signed token that was not recorded yet and must not be released. ``kid`` is the signing key's thumbprint."""
+
+    token: str = field(repr=False)
+    kid: str
+
+
+class Signer(Protocol):
+    """Signs access tokens with the key that is active now."""
+
+    def kid(self) -> str:
+        """The id (RFC 7638 thumbprint) of the key that the next token is signed with."""
+        ...
+
+    def mint(self, claims: AccessClaims) -> Minted:
+        """Sign the claims as an RFC 9068 access token."""
+        ...
+
+    def check(self, minted: Minted, claims: AccessClaims, now: float) -> None:
+        """Verify our own output through the public verification path and compare every claim.
+
+        Raises ``Unavailable`` (``INTERNAL``) if it is not exactly what was meant; nothing is released then.
+        """
+        ...
+
+
+# --- telling others -------------------------------------------------------------------------------------------------
+
+
+class Meter(Protocol):
+    """Counts what happens, with fixed label values."""
+
+    def issued(self, role: str, method: str) -> None:
+        """Count one issued token."""
+        ...
+
+    def refused(self, code: str) -> None:
+        """Count one refusal, of an agent or of a stranger."""
+        ...
+
+    def revoked(self, *, durable: bool) -> None:
+        """Count one revocation."""
+        ...
+
+
+class Events(Protocol):
+    """Structured operational log. Values are text or numbers; secrets and tokens never go here."""
+
+    def info(self, event: str, **members: Any) -> None:  # noqa: ANN401 - JSON values
+        """Something normal that an operator wants to find later."""
+        ...
+
+    def error(self, event: str, **members: Any) -> None:  # noqa: ANN401 - JSON values
+        """Something an operator must look at."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Where a request came from, for the record: the peer's address, the request id, the W3C trace id."""
+
+    address: str
+    request_id: str
+    trace_id: str
+
+    def members(self) -> dict[str, str]:
+        """Return what every ledger entry about this request says of where it came from."""
+        return {"address": self.address, "request": self.request_id, "trace": self.trace_id}
