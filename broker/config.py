@@ -1,0 +1,236 @@
+"""The settings of a broker: a TOML file and the environment, checked as a whole, into frozen values."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, NoReturn
+from urllib.parse import urlsplit
+
+import msgspec
+
+MAX_FILE: Final = 256 * 1024
+PREFIX: Final = "BROKER_"
+"""``BROKER_LISTEN_PORT=9000`` sets ``port`` in ``[listen]``; the environment wins over the file."""
+
+
+class ConfigError(Exception):
+    """The settings cannot be used; the text names the file and the key."""
+
+
+class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the broker listens. With ``certificate`` and ``key`` (PEM files) it speaks TLS.
+
+    ``metrics`` is ``HOST:PORT`` of a separate listener for ``/metrics``; without it metrics are not served.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8640
+    certificate: str | None = None
+    key: str | None = None
+    metrics: str | None = None
+
+
+class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the ledger is: a SQLite file."""
+
+    path: str = "ledger.db"
+
+
+class MasterKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the key that seals the broker's private keys comes from: exactly one of a file, a variable, a command."""
+
+    file: str | None = None
+    environment: str | None = None
+    command: tuple[str, ...] | None = None
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Limits of the HTTP server; times in seconds. ``unauthenticated_per_minute`` counts failures per address."""
+
+    connections: int = 4096
+    header_bytes: int = 16_384
+    body_bytes: int = 65_536
+    header_seconds: float = 10.0
+    request_seconds: float = 30.0
+    keep_alive_seconds: float = 75.0
+    stop_seconds: float = 20.0
+    unauthenticated_per_minute: int = 600
+
+
+class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is logged: JSON lines on standard error. ``access`` adds a line per request."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    access: bool = True
+
+
+class OperatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the command line signs in: a registered agent and its private key file."""
+
+    agent: str = "operator"
+    key: str = "operator.pem"
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    issuer: str
+    policy: str = "policy.yaml"
+    tls_ends_in_front: bool = False
+    listen: Listen = Listen()
+    ledger: LedgerSettings = LedgerSettings()
+    master_key: MasterKey = MasterKey(file="master.key")
+    limits: Limits = Limits()
+    log: Log = Log()
+    operator: OperatorSettings = OperatorSettings()
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Checked settings. All paths are absolute, relative ones having been taken from the file's folder."""
+
+    issuer: str
+    policy: Path
+    listen: Listen
+    ledger: Path
+    master_key: MasterKey
+    limits: Limits
+    log: Log
+    operator: OperatorSettings
+
+    @property
+    def api_audience(self) -> str:
+        """The broker's own API as a resource."""
+        return f"{self.issuer}/v1"
+
+
+def load_config(path: Path, environment: Mapping[str, str] | None = None, *, port: int | None = None) -> Config:
+    """Read the settings in ``path``. ``port`` overrides the port; a loopback development issuer follows it.
+
+    Raises :class:`ConfigError` that names the key.
+    """
+    environment = os.environ if environment is None else environment
+    data = _with_environment(_read(path), environment, path)
+    try:
+        raw = msgspec.convert(data, _File)
+    except msgspec.ValidationError as error:
+        _fail(path, _key_of(error))
+    if port is not None:
+        raw = _on_port(raw, port)
+    _check(raw, path)
+    return _resolved(raw, path.resolve().parent)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_FILE + 1)
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror})"
+        raise ConfigError(msg) from error
+    if len(text) > MAX_FILE:
+        _fail(path, f"longer than {MAX_FILE} bytes")
+    try:
+        return tomllib.loads(text.decode())
+    except ValueError as error:
+        _fail(path, f"not valid TOML: {error}")
+
+
+def _with_environment(data: dict[str, Any], environment: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """Lay ``BROKER_SECTION_KEY`` variables over the file's values, in the type that the key has."""
+    for section, struct in (("", _File), *((f.name, f.type) for f in msgspec.structs.fields(_File))):
+        if not (isinstance(struct, type) and issubclass(struct, msgspec.Struct)):
+            continue
+        for field in msgspec.structs.fields(struct):
+            name = f"{PREFIX}{section}_{field.name}".replace("__", "_").upper()
+            nested = isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)
+            if name not in environment or nested:
+                continue
+            target = data if not section else data.setdefault(section, {})
+            try:
+                target[field.name] = msgspec.convert(environment[name], field.type, strict=False)
+            except msgspec.ValidationError as error:
+                _fail(path, f"{name} in the environment: {error}")
+    return data
+
+
+def _on_port(raw: _File, port: int) -> _File:
+    listen = msgspec.structs.replace(raw.listen, port=port)
+    parts = urlsplit(raw.issuer)
+    issuer = raw.issuer
+    if parts.scheme == "http" and parts.hostname is not None and _is_loopback(parts.hostname):
+        issuer = f"http://{parts.hostname}:{port}"
+    return msgspec.structs.replace(raw, listen=listen, issuer=issuer)
+
+
+def _check(raw: _File, path: Path) -> None:
+    problem = issuer_problem(raw.issuer, tls_ends_in_front=raw.tls_ends_in_front)
+    if problem is not None:
+        _fail(path, f"issuer: {problem}")
+    if (raw.listen.certificate is None) != (raw.listen.key is None):
+        _fail(path, "listen.certificate and listen.key: give both or neither")
+    if not 0 <= raw.listen.port <= 65535:  # noqa: PLR2004 - the range of TCP ports
+        _fail(path, "listen.port: must be 0 to 65535")
+    sources = (raw.master_key.file, raw.master_key.environment, raw.master_key.command)
+    if sum(source is not None for source in sources) != 1:
+        _fail(path, "master_key: give exactly one of file, environment, command")
+    for field in msgspec.structs.fields(Limits):
+        if getattr(raw.limits, field.name) <= 0:
+            _fail(path, f"limits.{field.name}: must be above 0")
+
+
+def issuer_problem(issuer: str, *, tls_ends_in_front: bool = False) -> str | None:
+    """Return what is wrong with an issuer URL (protocol sheet B.1), or None.
+
+    https, lower-case host, no path, query, fragment, user or trailing slash. Plain http and a port are for loopback
+    addresses only, or when TLS ends in front of the broker.
+    """
+    parts = urlsplit(issuer)
+    if parts.scheme not in {"https", "http"} or not parts.hostname:
+        return "must be an https URL"
+    if issuer != f"{parts.scheme}://{parts.netloc}" or parts.netloc != parts.netloc.lower() or "@" in parts.netloc:
+        return "must be scheme and lower-case host only: no path, query, fragment, user or trailing slash"
+    loopback = _is_loopback(parts.hostname)
+    if parts.scheme == "http" and not (loopback or tls_ends_in_front):
+        return "plain http is for loopback addresses only, unless tls_ends_in_front = true"
+    if ":" in parts.netloc.rpartition("]")[2] and not (loopback or tls_ends_in_front):
+        return "must not have a port"
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _resolved(raw: _File, folder: Path) -> Config:
+    def absolute(name: str) -> str:
+        return str((folder / name).absolute())
+
+    def maybe(name: str | None) -> str | None:
+        return None if name is None else absolute(name)
+
+    replace = msgspec.structs.replace
+    return Config(
+        issuer=raw.issuer,
+        policy=Path(absolute(raw.policy)),
+        listen=replace(raw.listen, certificate=maybe(raw.listen.certificate), key=maybe(raw.listen.key)),
+        ledger=Path(absolute(raw.ledger.path)),
+        master_key=replace(raw.master_key, file=maybe(raw.master_key.file)),
+        limits=raw.limits,
+        log=raw.log,
+        operator=replace(raw.operator, key=absolute(raw.operator.key)),
+    )
+
+
+def _key_of(error: msgspec.ValidationError) -> str:
+    text, _, where = str(error).partition(" - at `$.")
+    return f"{where.rstrip('`')}: {text}" if where else text
+
+
+def _fail(path: Path, problem: str) -> NoReturn:
+    msg = f"{path}: {problem}"
+    raise ConfigError(msg)

@@ -1,0 +1,107 @@
+"""Structured logs: one JSON object per line, with a last net that redacts what must never be printed."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Final, TextIO
+
+import msgspec
+import structlog
+
+MAX_VALUE: Final = 2048
+"""Longest text of one value in characters; longer ones are cut."""
+
+_REDACTED: Final = "[redacted]"
+_NAMES: Final = frozenset(
+    {"access_token", "assertion", "authorization", "client_assertion", "code", "dpop", "password", "proof", "secret"}
+)
+_JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+_PEM: Final = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")
+
+
+def redact(value: object) -> object:
+    """Return ``value`` without anything that looks like a token or private key, at any depth, cut to size."""
+    if isinstance(value, str):
+        clean = _REDACTED if _PEM.search(value) else _JWT.sub(_REDACTED, value)
+        return clean if len(clean) <= MAX_VALUE else clean[:MAX_VALUE] + "…"
+    if isinstance(value, Mapping):
+        return {str(name): _REDACTED if str(name) in _NAMES else redact(item) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [redact(item) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return redact(str(value))
+
+
+def _redacting(_logger: object, _method: str, members: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    # "code" is a reason code in our own events; an enrolment code never gets here under that name.
+    return {name: _REDACTED if name in _NAMES - {"code"} else redact(item) for name, item in members.items()}
+
+
+def _exception_class(_logger: object, _method: str, members: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Replace exception information by class names and code positions: messages can hold anything (law 8)."""
+    error = members.pop("exc_info", None)
+    if error is True:
+        error = sys.exc_info()[1]
+    if isinstance(error, BaseException):
+        members["error"] = describe(error)
+    return members
+
+
+def describe(error: BaseException) -> list[str]:
+    """Return the chain of causes as class names with the place in the code, without messages or values."""
+    chain: list[str] = []
+    current: BaseException | None = error
+    while current is not None and len(chain) < 8:  # noqa: PLR2004 - enough of a chain to find the cause
+        frame = current.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        code = None if frame is None else frame.tb_frame.f_code
+        place = "" if code is None or frame is None else f" at {code.co_name}:{frame.tb_lineno}"
+        chain.append(f"{type(current).__module__}.{type(current).__qualname__}{place}")
+        current = current.__cause__ or current.__context__
+    return chain
+
+
+def _line(_logger: object, _method: str, members: MutableMapping[str, Any]) -> str:
+    return msgspec.json.encode(members).decode()
+
+
+class _Foreign(logging.Handler):
+    """Brings the records of libraries into the same format; their exceptions by class name only."""
+
+    def __init__(self, events: structlog.stdlib.BoundLogger) -> None:
+        super().__init__(logging.WARNING)
+        self._events = events
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log a library's record."""
+        error = record.exc_info[1] if record.exc_info else None
+        members: dict[str, Any] = {"logger": record.name, "message": record.getMessage()}
+        if error is not None:
+            members["error"] = describe(error)
+        method = self._events.error if record.levelno >= logging.ERROR else self._events.warning
+        method("library", **members)
+
+
+def configure(level: str, stream: TextIO | None = None) -> structlog.stdlib.BoundLogger:
+    """Set up logging for this process and return the logger that implements the ``Events`` port."""
+    logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
+        structlog.PrintLogger(stream or sys.stderr),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            _exception_class,
+            _redacting,
+            _line,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        cache_logger_on_first_use=True,
+    )
+    root = logging.getLogger()
+    root.handlers = [_Foreign(logger)]
+    root.setLevel(logging.WARNING)
+    return logger
