@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from broker.core.change import Change, PutKey, StoredKey
 from broker.core.entry import Kind, entry
+from broker.core.key_schedule import Rotation
 from broker.ports import Caller, Clock, Ledger, Records
-
-
-@dataclass(frozen=True, slots=True)
-class Rotation:
-    """The rows of the key ring that a rotation changes, and the ids of the keys whose tokens must die at once."""
-
-    rows: tuple[StoredKey, ...]
-    compromised: tuple[str, ...] = ()
 
 
 class KeyCustody(Protocol):
