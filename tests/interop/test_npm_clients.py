@@ -1,0 +1,74 @@
+"""Strict OAuth clients from npm work against ``broker serve`` unmodified."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.running_broker import TICKETS, RunningBroker, run
+
+HERE = Path(__file__).parent
+PROGRAMS = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def npm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the locked npm packages and our scripts."""
+    folder = tmp_path_factory.mktemp("npm")
+    for file in (*HERE.glob("*.mjs"), *HERE.glob("package*.json")):
+        (folder / file.name).write_text(file.read_text())
+    run(["npm", "ci", "--no-audit", "--no-fund"], folder, PATH=f"{PROGRAMS}:{os.environ['PATH']}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
+    """A running broker."""
+    running = RunningBroker(tmp_path_factory.mktemp("broker"))
+    running.initialise()
+    running.start()
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def key(broker: RunningBroker) -> Path:
+    """The private key of the registered agent ``alpha``."""
+    return broker.agent("alpha")
+
+
+def _node(npm: Path, script: str, broker: RunningBroker, key: Path) -> dict[str, Any]:
+    environment = {"ISSUER": broker.issuer, "CLIENT": "alpha", "KEY": str(key), "RESOURCE": TICKETS}
+    output = run(["node", script], npm, PATH=f"{PROGRAMS}:{os.environ['PATH']}", **environment)
+    answer: dict[str, Any] = json.loads(output)
+    return answer
+
+
+def test_oauth4webapi(npm: Path, broker: RunningBroker, key: Path) -> None:
+    """A certified-strict client gets, validates, introspects and revokes tokens, and understands a refusal."""
+    answer = _node(npm, "oauth4webapi.mjs", broker, key)
+    assert answer == {
+        "token_type": "bearer",
+        "expires_in": 900,
+        "scope": "tickets:read",
+        "subject": "alpha",
+        "before": True,
+        "after": False,
+        "bound_type": "dpop",
+        "refused": {"name": "ResponseBodyError", "error": "invalid_scope", "status": 400},
+    }
+
+
+def test_openid_client(npm: Path, broker: RunningBroker, key: Path) -> None:
+    """openid-client needs nothing but the issuer and the key."""
+    answer = _node(npm, "openid-client.mjs", broker, key)
+    assert answer["token_type"] == "bearer"
+    assert answer["scope"] == "tickets:read"
+    assert answer["client_id"] == "alpha"
+    assert (answer["before"], answer["after"]) == (True, False)

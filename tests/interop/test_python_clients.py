@@ -1,0 +1,151 @@
+"""Stock OAuth clients from PyPI work against ``broker serve`` unmodified."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import requests
+from authlib.integrations.requests_client import OAuth2Session
+from authlib.oauth2.rfc7523 import PrivateKeyJWT
+from joserfc import jwt as jose_jwt
+from joserfc.jwk import KeySet
+from mcp.client.auth.extensions.client_credentials import PrivateKeyJWTOAuthProvider, SignedJWTParameters
+from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
+from requests_oauth2client import BearerToken, DPoPToken, OAuth2Client, PrivateKeyJwt
+from requests_oauth2client.exceptions import InvalidScope
+
+from tests.support.running_broker import TICKETS, RunningBroker
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
+    """A running broker."""
+    running = RunningBroker(tmp_path_factory.mktemp("broker"))
+    running.initialise()
+    running.start()
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def key(broker: RunningBroker) -> Path:
+    """The private key of the registered agent ``alpha``."""
+    return broker.agent("alpha")
+
+
+def _metadata(broker: RunningBroker) -> dict[str, str]:
+    response = requests.get(f"{broker.issuer}/.well-known/oauth-authorization-server", timeout=10)
+    response.raise_for_status()
+    metadata: dict[str, str] = response.json()
+    return metadata
+
+
+def test_authlib(broker: RunningBroker, key: Path) -> None:
+    """Authlib gets, introspects and revokes a token with its own private_key_jwt."""
+    metadata = _metadata(broker)
+    session = OAuth2Session(
+        client_id="alpha",
+        client_secret=key.read_text(),
+        token_endpoint_auth_method=PrivateKeyJWT(broker.issuer, alg="ES256"),
+        revocation_endpoint_auth_method=PrivateKeyJWT(broker.issuer, alg="ES256"),
+        scope="tickets:read",
+    )
+    token = session.fetch_token(metadata["token_endpoint"], grant_type="client_credentials", resource=TICKETS)
+    assert token["token_type"] == "Bearer"
+    assert token["scope"] == "tickets:read"
+    assert token["expires_at"] > time.time()
+
+    def introspect() -> bool:
+        answer = session.introspect_token(metadata["introspection_endpoint"], token=token["access_token"])
+        active: bool = answer.json()["active"]
+        return active
+
+    assert introspect()
+    assert session.revoke_token(metadata["revocation_endpoint"], token=token["access_token"]).status_code == 200
+    assert not introspect()
+
+
+def test_requests_oauth2client(broker: RunningBroker, key: Path) -> None:
+    """requests-oauth2client discovers the broker, gets a bearer and a DPoP token, and understands refusals."""
+    from jwskate import Jwk  # noqa: PLC0415 - the key type of this client
+
+    private = Jwk.from_pem(key.read_text()).with_kid_thumbprint()
+    client = OAuth2Client(
+        **{
+            name: value
+            for name, value in _metadata(broker).items()
+            if name in {"issuer", "token_endpoint", "revocation_endpoint", "introspection_endpoint", "jwks_uri"}
+        },
+        auth=PrivateKeyJwt(client_id="alpha", private_jwk=private, alg="ES256"),
+        testing=True,
+    )
+    token = client.client_credentials(scope="tickets:read", resource=TICKETS)
+    assert isinstance(token, BearerToken)
+    assert client.introspect_token(token)["active"]
+    client.revoke_access_token(token)
+    assert not client.introspect_token(token)["active"]
+    bound = client.client_credentials(scope="tickets:comment", resource=TICKETS, dpop=True)
+    assert isinstance(bound, DPoPToken)
+    with pytest.raises(InvalidScope):
+        client.client_credentials(scope="tickets:delete", resource=TICKETS)
+
+
+class _Memory:
+    """The token storage that the MCP client asks for."""
+
+    def __init__(self) -> None:
+        self.tokens: OAuthToken | None = None
+        self.information: OAuthClientInformationFull | None = None
+
+    async def get_tokens(self) -> OAuthToken | None:
+        return self.tokens
+
+    async def set_tokens(self, tokens: OAuthToken) -> None:
+        self.tokens = tokens
+
+    async def get_client_info(self) -> OAuthClientInformationFull | None:
+        return self.information
+
+    async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
+        self.information = client_info
+
+
+async def test_mcp(broker: RunningBroker) -> None:
+    """MCP's client is turned away from the broker's own API, discovers where to get a token, gets one and is let in."""
+    signing = SignedJWTParameters(
+        issuer="operator",
+        subject="operator",
+        signing_algorithm="ES256",
+        signing_key=(broker.home / "operator.pem").read_text(),
+    )
+    storage = _Memory()
+    provider = PrivateKeyJWTOAuthProvider(
+        server_url=f"{broker.issuer}/v1/agents",
+        storage=storage,
+        client_id="operator",
+        assertion_provider=signing.create_assertion_provider(),
+        scope="operator:read",
+        issuer=broker.issuer,
+    )
+    async with httpx.AsyncClient(auth=provider) as client:
+        response = await client.get(f"{broker.issuer}/v1/agents")
+    assert response.status_code == 200
+    assert storage.tokens is not None
+    assert storage.tokens.scope == "operator:read"
+
+
+def test_tokens_verify_with_another_implementation(broker: RunningBroker, key: Path) -> None:
+    """joserfc, which the broker does not use, verifies a token with the published keys alone."""
+    answer = broker.ask(
+        "token", "--agent", "alpha", "--key", str(key), "--audience", TICKETS, "--scope", "tickets:read"
+    )
+    keys = requests.get(_metadata(broker)["jwks_uri"], timeout=10).json()
+    token = jose_jwt.decode(answer["access_token"], KeySet.import_key_set(keys), algorithms=["ES256"])
+    assert token.header["typ"] == "at+jwt"
+    assert token.claims["iss"] == broker.issuer
+    assert token.claims["aud"] == TICKETS
+    assert token.claims["scope"] == "tickets:read"

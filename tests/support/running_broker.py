@@ -1,0 +1,192 @@
+"""A real broker in a process of its own, set up through its own command line, for end-to-end tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+START_SECONDS = 30.0
+TICKETS = "https://tickets.internal"
+PAYMENTS = "https://payments.internal"
+
+POLICY = """
+version: 1
+audiences:
+  https://tickets.internal:
+    scopes:
+      "tickets:read": {tier: read}
+      "tickets:comment": {tier: write}
+    servers: [{agent: gateway}]
+  https://payments.internal:
+    scopes: {"refunds:create": {tier: sensitive}}
+tiers:
+  read: {max_ttl: 15m}
+  write: {max_ttl: 10m, proof_of_possession: required}
+  sensitive: {max_ttl: 5m, proof_of_possession: required, approval: {approvers: operators, quorum: 1, expires: 10m}}
+roles:
+  support:
+    members: [{agent: alpha}, {agent: beta}]
+    allow:
+      - {audience: https://tickets.internal, scopes: ["tickets:read", "tickets:comment"]}
+      - {audience: https://payments.internal, scopes: ["refunds:create"]}
+    limits: {tokens_per_minute: 1000000}
+  watchers:
+    members: [{agent: gateway}]
+    allow:
+      - {audience: broker, scopes: ["revocations:read"]}
+  operators:
+    members: [{agent: operator}]
+    allow:
+      - audience: broker
+        scopes:
+          - "operator:read"
+          - "revocations:write"
+          - "revocations:read"
+          - "agents:write"
+          - "ledger:read"
+          - "keys:write"
+          - "policy:write"
+    limits: {tokens_per_minute: 10000}
+"""
+
+
+def free_port() -> int:
+    """Return a TCP port on the loopback address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class RunningBroker:
+    """A broker process and the files it lives on."""
+
+    folder: Path
+    policy: str = POLICY
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def issuer(self) -> str:
+        """The issuer URL."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def home(self) -> Path:
+        """The folder that ``broker init`` made."""
+        return self.folder / "broker"
+
+    @property
+    def config(self) -> Path:
+        """The settings file."""
+        return self.home / "broker.toml"
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger's database file."""
+        return self.home / "ledger.db"
+
+    @property
+    def log(self) -> Path:
+        """What the process has printed, over all its starts."""
+        return self.folder / "broker.log"
+
+    def initialise(self) -> None:
+        """Run ``broker init`` on our own port and put the test policy in place."""
+        self.command("init", str(self.home))
+        text = self.config.read_text().replace("8640", str(self.port))
+        self.config.write_text(text)
+        (self.home / "policy.yaml").write_text(self.policy)
+
+    def start(self) -> None:
+        """Start the process and wait until it is ready."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "broker", "serve", "--config", str(self.config)],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"{self.issuer}/readyz", timeout=2) as response:
+                    if response.status == 200:
+                        return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.02)
+        raise AssertionError(f"the broker did not start:\n{self.log.read_text()[-4000:]}")
+
+    def stop(self) -> int:
+        """Stop gracefully; returns the exit code."""
+        return self._end(signal.SIGTERM)
+
+    def kill(self) -> int:
+        """End the process without any warning (kill -9)."""
+        return self._end(signal.SIGKILL)
+
+    def _end(self, how: signal.Signals) -> int:
+        if self.process is None:
+            return 0
+        self.process.send_signal(how)
+        code = self.process.wait(30)
+        self.process = None
+        return code
+
+    def command(self, *arguments: str, expect: int = 0) -> str:
+        """Run a ``broker`` command against this broker; returns standard output."""
+        done = subprocess.run(
+            [sys.executable, "-m", "broker", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env={**os.environ, "BROKER_CONFIG": str(self.config), "COLUMNS": "200", "NO_COLOR": "1"},
+        )
+        assert done.returncode == expect, f"broker {arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def ask(self, *arguments: str) -> Any:
+        """Run a command with ``--json`` and return its answer."""
+        return json.loads(self.command(*arguments, "--json"))
+
+    def agent(self, name: str) -> Path:
+        """Register an agent with a fresh key; returns its private key file (PEM, PKCS 8)."""
+        private = self.folder / f"{name}.pem"
+        public = self.folder / f"{name}.pub.pem"
+        write_key_pair(private, public)
+        self.command("agent", "add", name, "--public-key", str(public))
+        return private
+
+
+def write_key_pair(private: Path, public: Path) -> ec.EllipticCurvePrivateKey:
+    """Write a fresh P-256 key pair as PEM files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    private.touch(0o600)
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return key
+
+
+def run(command: Sequence[str], folder: Path, **environment: str) -> str:
+    """Run a foreign program; returns its standard output, or fails with all that it printed."""
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, timeout=110, env={**os.environ, **environment}
+    )
+    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
