@@ -1,12 +1,13 @@
 """Ledger entries and their one canonical byte encoding (RFC 8785).
 
-An entry is a flat JSON object of texts, whole numbers, booleans, lists and objects; no floats, no nulls. For such values
-with ASCII member names the encoding below *is* RFC 8785; a property test holds it against an independent implementation.
+An entry is a JSON object of texts, whole numbers, booleans, lists and objects; no floats, no nulls, no number that
+another JSON reader could round. For such values the encoding below *is* RFC 8785; a property test holds it against an
+independent implementation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, Final
@@ -18,6 +19,12 @@ VERSION: Final = 1
 
 MAX_BODY: Final = 65_535
 """The longest canonical encoding in bytes: a tile's length prefix is 16 bits."""
+
+MAX_INT: Final = 2**53 - 1
+"""The largest whole number, either way from 0, that every JSON reader keeps exactly (RFC 7493 section 2.2)."""
+
+MAX_DEPTH: Final = 16
+"""How deep lists and objects may be nested in an entry."""
 
 
 class Kind(StrEnum):
@@ -63,7 +70,9 @@ class Columns:
 
 
 _COLUMNS: Final = tuple(f.name for f in fields(Columns))
+_NOTHING: Final[tuple[object, ...]] = (None, (), [], {})
 _encoder: Final = msgspec.json.Encoder(order="sorted")
+_given_order: Final = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +86,30 @@ class Entry:
 def entry(kind: Kind, at: float, **members: Any) -> Entry:  # noqa: ANN401 - members are JSON values
     """Make an entry of what happened at ``at`` (Unix seconds). Members that are None or empty are left out.
 
-    Raises ``ValueError`` when the encoding would be longer than :data:`MAX_BODY`.
+    Raises ``ValueError`` for a member that an entry cannot hold (see the head of this module), and when the encoding
+    would be longer than :data:`MAX_BODY`.
     """
+    if "v" in members:
+        msg = "an entry's version is not a member to choose"
+        raise ValueError(msg)
     data: dict[str, Any] = {"v": VERSION, "kind": kind.value, "at": int(at * 1000)}
-    data.update((name, value) for name, value in members.items() if value is not None and value not in ((), [], {}))
+    data |= {name: value for name, value in members.items() if type(value) is str or value not in _NOTHING}
+    return Entry(columns_of(data), encode(data))
+
+
+def encode(data: dict[str, Any]) -> bytes:
+    """Return the RFC 8785 encoding of an entry's members. Raises ``ValueError`` like :func:`entry`."""
+    for value in data.values():
+        if type(value) is not str:
+            _check(value, 1)
     body = _encoder.encode(data)
+    if not body.isascii():
+        # The sorted encoder orders names by code point, RFC 8785 by UTF-16 unit: the same, unless one is beyond ASCII.
+        body = _given_order.encode(_by_utf16(data))
     if len(body) > MAX_BODY:
         msg = f"an entry of {len(body)} bytes is longer than {MAX_BODY}"
         raise ValueError(msg)
-    return Entry(columns_of(data), body)
+    return body
 
 
 def columns_of(data: Mapping[str, Any]) -> Columns:
@@ -97,10 +121,49 @@ def decode(body: bytes) -> dict[str, Any]:
     """Read an entry's body back. Raises ``ValueError`` if it is not the canonical encoding of an entry."""
     try:
         data: dict[str, Any] = msgspec.json.decode(body, type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         msg = "not an entry: not a JSON object"
         raise ValueError(msg) from error
-    if _encoder.encode(data) != body:
+    if encode(data) != body:
         msg = "not an entry: not the canonical encoding"
         raise ValueError(msg)
+    if data.get("v") != VERSION or type(data.get("kind")) is not str or type(data.get("at")) is not int:
+        msg = f"not an entry: it needs v (of {VERSION}), kind and at"
+        raise ValueError(msg)
     return data
+
+
+def _check(value: object, depth: int) -> None:
+    """Raise ``ValueError`` if an entry cannot hold the value. Texts that are not Unicode fail when they are encoded."""
+    if isinstance(value, bool) or type(value) is str:
+        return
+    if type(value) is int:
+        if not -MAX_INT <= value <= MAX_INT:
+            msg = "an entry holds no whole number beyond 2^53 - 1"
+            raise ValueError(msg)
+        return
+    if depth > MAX_DEPTH:
+        msg = f"an entry is nested {MAX_DEPTH} deep at most"
+        raise ValueError(msg)
+    if isinstance(value, dict) and all(type(name) is str for name in value):
+        items: Iterable[object] = value.values()
+    elif isinstance(value, list | tuple):
+        items = value
+    else:
+        msg = f"an entry holds no {type(value).__name__}"
+        raise ValueError(msg)
+    for item in items:
+        _check(item, depth + 1)
+
+
+def _by_utf16(value: object) -> object:
+    """Return the value with the members of every object in the order of their names' UTF-16 code units."""
+    if isinstance(value, list | tuple):
+        return [_by_utf16(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _by_utf16(value[name]) for name in sorted(value, key=_utf16)}
+    return value
+
+
+def _utf16(name: str) -> bytes:
+    return name.encode("utf-16-be")
