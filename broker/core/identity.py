@@ -12,6 +12,9 @@ REGISTERED: Final = "registered"
 """The issuer name of agents that were registered with the broker by their own public key."""
 
 MAX_NAME: Final = 128
+MAX_ID: Final = 512
+"""The longest agent id: what a claim and a selector can hold."""
+
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
 
 Attribute = str | int | bool | tuple[str, ...]
@@ -40,5 +43,16 @@ def is_name(text: str) -> bool:
 
 
 def federated_id(issuer_name: str, *segments: str) -> str:
-    """Build a federated agent's id; segments are percent-encoded, so different inputs never give the same id."""
-    return "/".join([issuer_name, *(quote(segment, safe="-._~:@") for segment in segments)])
+    """Build a federated agent's id; segments are percent-encoded, so different inputs never give the same id.
+
+    Raises ``ValueError`` if there is no segment (the id would be a registered agent's name), if a segment is empty or
+    not Unicode text, or if the id would be longer than :data:`MAX_ID`: no selector could name such an agent.
+    """
+    if not segments or not all(segments):
+        msg = "an identity needs segments, and none may be empty"
+        raise ValueError(msg)
+    agent_id = "/".join([issuer_name, *(quote(segment, safe="-._~:@") for segment in segments)])
+    if len(agent_id) > MAX_ID:
+        msg = f"an identity of {len(agent_id)} characters is longer than {MAX_ID}"
+        raise ValueError(msg)
+    return agent_id
