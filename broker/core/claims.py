@@ -12,6 +12,7 @@ PRIVATE_CLAIM: Final = "broker"
 """The one private claim: epoch, task, lineage, role, tier, issuer."""
 
 MAX_TEXT: Final = 512
+MAX_SCOPE_TEXT: Final = 8192
 MAX_ACT_DEPTH: Final = 16
 
 
@@ -103,7 +104,7 @@ def parse_claims(payload: Mapping[str, Any]) -> AccessClaims:
         iat=_number(payload, "iat"),
         exp=_number(payload, "exp"),
         jti=_text(payload, "jti"),
-        scopes=tuple(_text(payload, "scope", limit=8192).split(" ")),
+        scopes=_scopes(payload),
         epoch=_number(private, "epoch"),
         task=_text(private, "task"),
         role=_text(private, "role"),
@@ -122,6 +123,14 @@ def _text(data: Mapping[str, Any], name: str, limit: int = MAX_TEXT) -> str:
         msg = f"{name}: must be text of 1 to {limit} characters"
         raise ClaimsError(msg)
     return value
+
+
+def _scopes(payload: Mapping[str, Any]) -> tuple[str, ...]:
+    scopes = tuple(_text(payload, "scope", limit=MAX_SCOPE_TEXT).split(" "))
+    if not all(scopes) or list(scopes) != sorted(set(scopes)):
+        msg = "scope: must be sorted, without duplicates, with one space between"
+        raise ClaimsError(msg)
+    return scopes
 
 
 def _number(data: Mapping[str, Any], name: str) -> int:

@@ -47,6 +47,11 @@ class Secret:
         msg = "a Secret cannot be pickled"
         raise TypeError(msg)
 
+    def __getstate__(self) -> NoReturn:
+        """Refuse to hand out the slots, which is what the default would do."""
+        msg = "a Secret has no state to show"
+        raise TypeError(msg)
+
     def __bytes__(self) -> NoReturn:
         """Refuse implicit conversion."""
         msg = "use Secret.reveal()"
