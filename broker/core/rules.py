@@ -92,10 +92,13 @@ class RuleIndex:
 
     def remove(self, rule_ids: Iterable[str]) -> None:
         """Forget rules (ended, or replaced); the epoch stays."""
+        anchors: set[Fact] = set()
         for rule in [self._rules.pop(rule_id) for rule_id in rule_ids if rule_id in self._rules]:
             anchor = rule.selector.facts()[0]
+            del self._buckets[anchor][rule.id]
+            anchors.add(anchor)
+        for anchor in anchors:  # once each, however many of its rules went
             bucket = self._buckets[anchor]
-            del bucket[rule.id]
             if bucket:
                 self._highest[anchor] = max(other.rank for other in bucket.values())
             else:
