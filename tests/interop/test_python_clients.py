@@ -6,13 +6,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import requests
 from authlib.integrations.requests_client import OAuth2Session
 from authlib.oauth2.rfc7523 import PrivateKeyJWT
 from joserfc import jwt as jose_jwt
 from joserfc.jwk import KeySet
+from jwskate import Jwk
 from mcp.client.auth.extensions.client_credentials import PrivateKeyJWTOAuthProvider, SignedJWTParameters
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from requests_oauth2client import BearerToken, DPoPToken, OAuth2Client, PrivateKeyJwt
@@ -71,15 +72,14 @@ def test_authlib(broker: RunningBroker, key: Path) -> None:
 
 def test_requests_oauth2client(broker: RunningBroker, key: Path) -> None:
     """requests-oauth2client discovers the broker, gets a bearer and a DPoP token, and understands refusals."""
-    from jwskate import Jwk  # noqa: PLC0415 - the key type of this client
-
     private = Jwk.from_pem(key.read_text()).with_kid_thumbprint()
+    metadata = _metadata(broker)
     client = OAuth2Client(
-        **{
-            name: value
-            for name, value in _metadata(broker).items()
-            if name in {"issuer", "token_endpoint", "revocation_endpoint", "introspection_endpoint", "jwks_uri"}
-        },
+        metadata["token_endpoint"],
+        issuer=metadata["issuer"],
+        revocation_endpoint=metadata["revocation_endpoint"],
+        introspection_endpoint=metadata["introspection_endpoint"],
+        jwks_uri=metadata["jwks_uri"],
         auth=PrivateKeyJwt(client_id="alpha", private_jwk=private, alg="ES256"),
         testing=True,
     )
@@ -131,7 +131,7 @@ async def test_mcp(broker: RunningBroker) -> None:
         scope="operator:read",
         issuer=broker.issuer,
     )
-    async with httpx.AsyncClient(auth=provider) as client:
+    async with httpx2.AsyncClient(auth=provider) as client:
         response = await client.get(f"{broker.issuer}/v1/agents")
     assert response.status_code == 200
     assert storage.tokens is not None

@@ -125,7 +125,7 @@ class RunningBroker:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
-                with urllib.request.urlopen(f"{self.issuer}/readyz", timeout=2) as response:
+                with urllib.request.urlopen(f"{self.issuer}/readyz", timeout=2) as response:  # noqa: S310 - http on loopback
                     if response.status == 200:
                         return
             except (urllib.error.URLError, OSError):
@@ -161,7 +161,7 @@ class RunningBroker:
         assert done.returncode == expect, f"broker {arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def ask(self, *arguments: str) -> Any:
+    def ask(self, *arguments: str) -> Any:  # noqa: ANN401 - JSON
         """Run a command with ``--json`` and return its answer."""
         return json.loads(self.command(*arguments, "--json"))
 
