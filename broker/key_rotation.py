@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -43,11 +44,11 @@ class KeyRotation:
 
     async def rotate(self, *, by: str, caller: Caller) -> Rotation:
         """Rotate by the book: publish first, sign later, keep the old keys until their last token has expired."""
-        return await self._apply(self._custody.rotated(self._clock.now()), by, None, caller)
+        return await self._apply(await asyncio.to_thread(self._custody.rotated, self._clock.now()), by, None, caller)
 
     async def replace(self, *, by: str, reason: str, caller: Caller) -> Rotation:
         """Replace all keys at once. The caller then revokes what the ``compromised`` keys have signed."""
-        return await self._apply(self._custody.replaced(self._clock.now()), by, reason, caller)
+        return await self._apply(await asyncio.to_thread(self._custody.replaced, self._clock.now()), by, reason, caller)
 
     async def _apply(self, rotation: Rotation, by: str, reason: str | None, caller: Caller) -> Rotation:
         record = entry(
