@@ -1,0 +1,1 @@
+"""The ledger: the append-only record and the only store, in SQL."""

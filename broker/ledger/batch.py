@@ -1,0 +1,104 @@
+"""Apply a batch of changes inside one transaction: judge each, write what was accepted, move the head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from sqlalchemy import Connection
+
+from broker.core.change import Change, PutAgent, Receipt, RemoveAgent
+from broker.core.errors import BrokerError, Code, EpochMoved, Unavailable
+from broker.core.merkle import Frontier
+from broker.ledger import sqlite
+from broker.ledger.guards import judge, load_view
+from broker.ledger.memory import Effects
+from broker.ledger.rows import entry_row
+from broker.ledger.writes import Writes, latest_committed_expiry
+
+Outcome = Receipt | BrokerError | EpochMoved
+"""What became of one change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of the ledger: the Merkle frontier over all entries, and the epoch."""
+
+    frontier: Frontier
+    epoch: int
+
+    @classmethod
+    def read(cls, connection: Connection) -> Self:
+        """Read the head. Raises :class:`Unavailable` (``LEDGER_CORRUPT``) if what is stored is not a head."""
+        size, frontier, epoch = sqlite.read_head(connection)
+        try:
+            return cls(Frontier.from_bytes(size, frontier), epoch)
+        except (ValueError, TypeError) as error:
+            raise Unavailable(Code.LEDGER_CORRUPT, "the ledger's head is damaged") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A change that waits for its transaction, with the row of its entry made beforehand."""
+
+    change: Change
+    row: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, change: Change) -> Self:
+        """Hash and arrange the entry now, so that the transaction does not have to."""
+        return cls(change, entry_row(change))
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a batch comes to, once its transaction is durable."""
+
+    outcomes: tuple[Outcome, ...]
+    head: Head
+    effects: Effects
+
+
+def write_batch(connection: Connection, head: Head, proposals: Sequence[Proposal], margin: float) -> Written:
+    """Judge and apply changes in their order; a refused one leaves no trace and does not disturb the others.
+
+    ``margin`` is in seconds: how long rules outlive the tokens that they hit.
+    """
+    view = load_view(connection, [proposal.change for proposal in proposals], head.epoch)
+    writes = Writes()
+    outcomes: list[Outcome] = []
+    rows: list[tuple[Any, ...]] = []
+    for proposal in proposals:
+        verdict = judge(view, proposal.change)
+        if verdict is None:
+            view.note(proposal.change)
+            writes.collect(proposal.change)
+            rows.append((head.frontier.size + len(rows), *proposal.row))
+        outcomes.append(Receipt(head.frontier.size + len(rows) - 1, view.epoch) if verdict is None else verdict)
+    if not rows:
+        return Written(tuple(outcomes), head, Effects())
+    sqlite.insert_entries(connection, rows)
+    if writes.rules:
+        # After the entries: the tokens of this very batch count, too.
+        writes.end_rules(latest_committed_expiry(connection), margin)
+    writes.write(connection)
+    new = Head(head.frontier.append([row[1] for row in rows]), view.epoch)
+    _move(connection, head, new)
+    return Written(tuple(outcomes), new, _effects(writes, proposals))
+
+
+def _move(connection: Connection, old: Head, new: Head) -> None:
+    frontier = new.frontier
+    moved = sqlite.move_head(connection, frontier.size, frontier.to_bytes(), new.epoch, expected=old.frontier.size)
+    if not moved:
+        raise Unavailable(Code.LEDGER_CORRUPT, "the ledger's head moved inside a transaction")
+
+
+def _effects(writes: Writes, proposals: Sequence[Proposal]) -> Effects:
+    return Effects(
+        tuple(writes.rules),
+        tuple(writes.blocks.values()),
+        tuple(writes.lifted),
+        any(isinstance(write, PutAgent | RemoveAgent) for p in proposals for write in p.change.writes),
+    )

@@ -1,0 +1,98 @@
+"""Signed checkpoints: the size and root are durable before they are signed, and no size ever has two roots."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from sqlalchemy import Connection, insert, select, update
+
+from broker.core.errors import BrokerError, Code, Unavailable
+from broker.ledger import schema
+from broker.ledger.batch import Head
+from broker.ledger.group_commit import GroupCommit
+from broker.ports import Clock
+
+EVERY_SECONDS: Final = 1.0
+"""How often a checkpoint is made while entries are being added."""
+
+Sign = Callable[[int, bytes], str]
+"""Makes a signed note (C2SP tlog-checkpoint) of a tree's size and root."""
+
+
+class Checkpoints:
+    """Makes checkpoints of the head: on demand, and by itself while there is traffic."""
+
+    def __init__(self, group: GroupCommit, sign: Sign | None, size: Callable[[], int], clock: Clock) -> None:
+        """``size`` returns the number of entries without reading the store; ``sign`` is None when there is no key."""
+        self._group = group
+        self._sign = sign
+        self._size = size
+        self._clock = clock
+        self._one_at_a_time = asyncio.Lock()
+        self._signed_size = -1
+        self._note = ""
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to make checkpoints in the background, if there is a key to sign them with."""
+        if self._sign is not None:
+            self._task = asyncio.create_task(self._keep_up(), name="ledger-checkpoints")
+
+    async def make(self) -> str:
+        """Return the signed checkpoint of the current head. Raises :class:`Unavailable`."""
+        if self._sign is None:
+            raise Unavailable(Code.LEDGER_UNAVAILABLE, "there is no key to sign checkpoints with")
+        async with self._one_at_a_time:
+            if self._signed_size != self._size():
+                await self._make(self._sign)
+            return self._note
+
+    async def close(self) -> None:
+        """Make a last checkpoint, if the store still can, and stop."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        try:
+            await self.make()
+        except BrokerError:
+            return  # nothing is lost: the next start signs the same head
+
+    async def _make(self, sign: Sign) -> None:
+        now = self._clock.now()
+        size, root, note = await self._group.run(lambda connection: _persist(connection, now))
+        if note is None:
+            note = sign(size, root)  # the size and root are durable by now, so no other root can follow
+            signed = note
+            await self._group.run(lambda connection: _store(connection, size, signed))
+        self._signed_size, self._note = size, note
+
+    async def _keep_up(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY_SECONDS)
+            try:
+                await self.make()
+            except BrokerError:
+                continue  # the ledger says itself that it is not well; the next second tries again
+
+
+def _persist(connection: Connection, now: float) -> tuple[int, bytes, str | None]:
+    """Write down the current size and root, or find that they are; return them with the note, if it exists."""
+    frontier = Head.read(connection).frontier
+    size, root = frontier.size, frontier.root()
+    table = schema.checkpoints.c
+    known = connection.execute(select(table.root, table.note).where(table.size == size)).one_or_none()
+    if known is None:
+        connection.execute(insert(schema.checkpoints).values(size=size, root=root, note=None, at=now))
+        return size, root, None
+    if known.root != root:
+        text = f"the ledger is damaged: the tree of {size} entries had another root when its checkpoint was made"
+        raise Unavailable(Code.LEDGER_CORRUPT, text)
+    return size, root, known.note
+
+
+def _store(connection: Connection, size: int, note: str) -> None:
+    table = schema.checkpoints
+    connection.execute(update(table).where(table.c.size == size, table.c.note.is_(None)).values(note=note))

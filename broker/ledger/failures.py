@@ -1,0 +1,64 @@
+"""What a failure of the store means: its kind in public words, without paths, statements or values."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from broker.core.errors import BrokerError, Code, Unavailable
+
+# The low byte of an SQLite result code; extended codes refine it.
+_KINDS: Final = {
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_BUSY: "the database is locked by another process",
+    sqlite3.SQLITE_LOCKED: "the database is locked by another process",
+    sqlite3.SQLITE_READONLY: "the database is read-only",
+    sqlite3.SQLITE_PERM: "the database may not be accessed",
+    sqlite3.SQLITE_IOERR: "the disk reports an error",
+    sqlite3.SQLITE_CORRUPT: "the database is damaged",
+    sqlite3.SQLITE_NOTADB: "the database is damaged",
+    sqlite3.SQLITE_CANTOPEN: "the database cannot be opened",
+    sqlite3.SQLITE_NOMEM: "memory is exhausted",
+    sqlite3.SQLITE_PROTOCOL: "the database is locked by another process",
+}
+_BROKEN: Final = frozenset(_KINDS)
+_LOW_BYTE: Final = 0xFF
+
+
+def is_store_failure(error: Exception) -> bool:
+    """Whether the store failed, so that nothing could have been written; otherwise one change is to blame."""
+    if isinstance(error, SQLAlchemyError) and not isinstance(error, DBAPIError):
+        return True
+    return isinstance(error, OSError) or _result_code(error) in _BROKEN
+
+
+def unavailable(error: Exception) -> Unavailable:
+    """Return what callers are told about a failure; the failure itself is its cause."""
+    if isinstance(error, Unavailable):
+        told = Unavailable(error.code, error.public, retry_after=error.retry_after)
+    elif isinstance(error, BrokerError):
+        told = Unavailable(error.code, error.public)
+    elif is_store_failure(error):
+        kind = _KINDS.get(_result_code(error), "the database does not answer")
+        told = Unavailable(Code.LEDGER_UNAVAILABLE, f"the ledger cannot be used now: {kind}")
+    else:
+        told = Unavailable(Code.INTERNAL, "the ledger could not process this")
+    told.__cause__ = error
+    return told
+
+
+def in_doubt(error: Exception) -> Unavailable:
+    """Return what callers are told when the store broke in the middle of making their changes durable."""
+    told = unavailable(error)
+    text = f"{told.public}; whether the last changes were written is not known yet"
+    doubt = Unavailable(Code.LEDGER_UNAVAILABLE, text)
+    doubt.__cause__ = error
+    return doubt
+
+
+def _result_code(error: Exception) -> int:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    code = getattr(cause, "sqlite_errorcode", None)
+    return code & _LOW_BYTE if isinstance(code, int) else 0

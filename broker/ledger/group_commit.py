@@ -1,0 +1,179 @@
+"""Group commit: one thread takes everything that waits, makes it durable in one transaction, and answers all at once.
+
+There is no pause to collect a larger batch: while one transaction is being synced, the next batch gathers by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection
+
+from broker.core.change import Change, Receipt
+from broker.core.errors import Code, Unavailable
+from broker.ledger.batch import Outcome, Proposal
+from broker.ledger.failures import unavailable
+from broker.ledger.memory import Effects
+from broker.ledger.writer import Writer
+
+MAX_BATCH: Final = 512
+"""The most changes in one transaction, urgent ones not counted."""
+
+MAX_WAITING: Final = 8192
+"""The most changes that may wait; more are refused at once, so that memory stays bounded (law 10)."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    proposal: Proposal
+    answer: asyncio.Future[Receipt]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Something else for the writer thread, in a transaction of its own."""
+
+    work: Callable[[Connection], Any]
+    answer: asyncio.Future[Any]
+
+
+@dataclass(slots=True)
+class _Taken:
+    """What the thread took from the queue at once."""
+
+    changes: list[_Waiting] = field(default_factory=list)
+    jobs: list[_Job] = field(default_factory=list)
+    last: bool = False
+
+
+class _Signal:
+    """What the queue holds besides work: "look at the urgent lane", and "stop"."""
+
+
+_LOOK: Final = _Signal()
+_STOP: Final = _Signal()
+
+
+class GroupCommit:
+    """The queue, the thread, and the way back to the event loop."""
+
+    def __init__(self, writer: Writer, effect: Callable[[Effects], None]) -> None:
+        """``effect`` brings the memory up to date; it runs on the event loop, before any answer is given."""
+        self._writer = writer
+        self._effect = effect
+        self._loop = asyncio.get_running_loop()
+        self._queue: SimpleQueue[_Waiting | _Job | _Signal] = SimpleQueue()
+        self._urgent: deque[_Waiting] = deque()
+        self._closed = False
+        # A daemon: a process that ends without closing must not hang. What was acknowledged is durable anyway.
+        self._thread = threading.Thread(target=self._work, name="ledger-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, change: Change) -> asyncio.Future[Receipt]:
+        """Queue a change; the future is its outcome. Raises :class:`Unavailable` when stopping or overloaded."""
+        self._require_open()
+        waiting = _Waiting(Proposal.of(change), self._loop.create_future())
+        if change.urgent:
+            self._urgent.append(waiting)
+            self._queue.put(_LOOK)
+            return waiting.answer
+        if self._queue.qsize() >= MAX_WAITING:
+            raise Unavailable(Code.OVERLOADED, "too many changes wait for the ledger", retry_after=1)
+        self._queue.put(waiting)
+        return waiting.answer
+
+    async def run(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` in a write transaction of its own, between batches. Raises :class:`Unavailable`."""
+        self._require_open()
+        answer: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put(_Job(work, answer))
+        return await answer
+
+    async def close(self) -> None:
+        """Finish everything that was accepted, then end the thread."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(_STOP)
+        while self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise Unavailable(Code.STOPPING, "the broker is stopping")
+
+    # --- in the writer thread ---------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        taken = _Taken()
+        while not taken.last:
+            taken = self._take()
+            if taken.changes:
+                self._commit(taken.changes)
+            for job in taken.jobs:
+                self._run(job)
+            self._writer.copy_back()
+
+    def _take(self) -> _Taken:
+        """Wait for work, then take all there is, urgent changes first."""
+        items = [self._queue.get()]
+        # Nobody else takes from the queue, so what it holds now can be had without waiting.
+        items += [self._queue.get_nowait() for _ in range(min(self._queue.qsize(), MAX_BATCH - 1))]
+        taken = _Taken([self._urgent.popleft() for _ in range(len(self._urgent))])
+        for item in items:
+            if isinstance(item, _Waiting):
+                taken.changes.append(item)
+            elif isinstance(item, _Job):
+                taken.jobs.append(item)
+            elif item is _STOP:
+                taken.last = True
+        return taken
+
+    def _commit(self, batch: Sequence[_Waiting]) -> None:
+        """The order of effects is the design.
+
+        1. The transaction is durable (or is known to have failed).
+        2. On the event loop, the memory is brought up to date: rules, blocks, caches.
+        3. In the same step, the callers are released. So who sees a receipt, or ``EpochMoved``, sees its rules, too.
+        """
+        outcomes = self._writer.apply([waiting.proposal for waiting in batch])
+        self._deliver(lambda: _answer(batch, outcomes))
+
+    def _run(self, job: _Job) -> None:
+        try:
+            result = self._writer.run(job.work)
+        except Exception as error:  # noqa: BLE001 - every failure is somebody's answer
+            failure = unavailable(error)
+            self._deliver(lambda: None if job.answer.done() else job.answer.set_exception(failure))
+            return
+        self._deliver(lambda: None if job.answer.done() else job.answer.set_result(result))
+
+    def _deliver(self, answer: Callable[[], None]) -> None:
+        effects = self._writer.take_effects()
+
+        def on_loop() -> None:
+            self._effect(effects)
+            answer()
+
+        try:
+            self._loop.call_soon_threadsafe(on_loop)
+        except RuntimeError:
+            # The loop was closed without closing the ledger: nobody is left to be told.
+            return
+
+
+def _answer(batch: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
+    for waiting, outcome in zip(batch, outcomes, strict=True):
+        if waiting.answer.done():
+            continue  # the caller was cancelled; its change is committed all the same
+        if isinstance(outcome, Receipt):
+            waiting.answer.set_result(outcome)
+        else:
+            waiting.answer.set_exception(outcome)

@@ -1,0 +1,117 @@
+"""Count what a selector covers that is still alive: previews, and what a rule has hit.
+
+A token counts if it was issued, has not expired, and no rule that is live kills it already. With few live rules all of
+that is one statement, which runs outside the interpreter lock. With many, the candidates are looked up one by one in an
+index of the rules, in pieces, so that the event loop never waits long for the lock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from math import isinf
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, Row, and_, distinct, false, func, not_, or_, select, true
+
+from broker.core.entry import Kind
+from broker.core.rules import Rule, RuleIndex
+from broker.core.selector import Fact, Selector
+from broker.ledger import schema
+from broker.ledger.sqlite import has_scope
+from broker.ports import Hits
+
+RULES_IN_SQL: Final = 40
+"""Up to how many live rules become part of the statement."""
+
+_PIECE: Final = 500
+_PAUSE: Final = 0.001
+_table: Final = schema.entries.c
+_EQUAL: Final = {
+    "token": _table.ref,
+    "task": _table.task,
+    "agent": _table.agent,
+    "role": _table.role,
+    "issuer": _table.issuer,
+    "audience": _table.audience,
+    "tier": _table.tier,
+}
+
+
+def count(
+    connection: Connection,
+    selector: Selector,
+    now: float,
+    before: int | None,
+    live: Sequence[Rule],
+    *,
+    rules_in_sql: int = RULES_IN_SQL,
+) -> Hits:
+    """Count live tokens under a selector. ``before`` leaves out tokens of that epoch or later, and rules from it on.
+
+    The latter because the question then is what *that* rule hit: what lived just before it.
+    """
+    rules = [rule for rule in live if before is None or rule.rank < before]
+    candidates = [_table.kind == Kind.TOKEN_ISSUED.value, _table.expires_at > now, _covered(selector)]
+    if before is not None:
+        candidates.append(_table.epoch < before)
+    if len(rules) > rules_in_sql:
+        return _count_one_by_one(connection, candidates, RuleIndex(rules))
+    candidates += [not_(_killed(rule)) for rule in rules]
+    query = select(
+        func.count(),
+        func.count(distinct(_table.task)),
+        func.count(distinct(_table.agent)),
+        func.max(_table.expires_at),
+    ).where(*candidates)
+    tokens, tasks, agents, latest = connection.execute(query).one()
+    return Hits(tokens, tasks, agents, latest)
+
+
+def _count_one_by_one(connection: Connection, candidates: Sequence[ColumnElement[bool]], rules: RuleIndex) -> Hits:
+    names = ("expires_at", "epoch", "ref", "task", "agent", "role", "issuer", "audience", "tier", "scope")
+    columns = [_table[name] for name in (*names, "key", "bound_key")]
+    tokens, latest = 0, None
+    tasks: set[str | None] = set()
+    agents: set[str | None] = set()
+    rows = connection.execution_options(yield_per=_PIECE).execute(select(*columns).where(*candidates))
+    for piece in rows.partitions():
+        for row in piece:
+            if rules.killer(_facts(row), row.epoch) is None:
+                tokens += 1
+                tasks.add(row.task)
+                agents.add(row.agent)
+                latest = row.expires_at if latest is None else max(latest, row.expires_at)
+        time.sleep(_PAUSE)  # hand the interpreter lock to the event loop
+    return Hits(tokens, len(tasks - {None}), len(agents - {None}), latest)
+
+
+def _covered(selector: Selector) -> ColumnElement[bool]:
+    if selector.everything:
+        return true()
+    return and_(*(_has(name, value) for name, value in selector.facts()))
+
+
+def _has(name: str, value: str) -> ColumnElement[bool]:
+    """Return the condition that a token has a fact, as :meth:`AccessClaims.facts` would say."""
+    if name in _EQUAL:
+        return _EQUAL[name] == value
+    if name == "key":
+        return or_(_table.key == value, _table.bound_key == value)
+    if name == "scope":
+        return has_scope(_table.scope, value)
+    return false()  # a lease, a secret, a backend: no token has one
+
+
+def _killed(rule: Rule) -> ColumnElement[bool]:
+    covered = _covered(rule.selector)
+    killed = covered if isinf(rule.rank) else and_(_table.epoch < rule.rank, covered)
+    # What a token does not have is NULL, and so would be the negation of asking for it.
+    return func.coalesce(killed, false())
+
+
+def _facts(row: Row[Any]) -> frozenset[Fact]:
+    single = [(name, getattr(row, column.name)) for name, column in _EQUAL.items()]
+    keys = [("key", row.key), ("key", row.bound_key)]
+    scopes = [("scope", scope) for scope in (row.scope or "").split(" ")]
+    return frozenset((name, value) for name, value in (*single, *keys, *scopes) if value)

@@ -1,0 +1,46 @@
+"""Run reads in a few threads of their own, beside the writer, each seeing one state of the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from sqlalchemy import Connection, Engine
+
+from broker.core.errors import Code, Unavailable
+from broker.ledger.failures import unavailable
+
+_THREADS: Final = 3
+
+T = TypeVar("T")
+
+
+class Reader:
+    """Read transactions. Nothing that runs here can write."""
+
+    def __init__(self, engine: Engine) -> None:
+        """``engine`` gives connections that cannot write."""
+        self._engine = engine
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="ledger-reader")
+        self._closed = False
+
+    async def read(self, query: Callable[[Connection], T]) -> T:
+        """Run a query in one read transaction. Raises :class:`Unavailable` if the store cannot be read."""
+        if self._closed:
+            raise Unavailable(Code.STOPPING, "the broker is stopping")
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, query)
+
+    async def close(self) -> None:
+        """Wait for running reads, then close the connections."""
+        self._closed = True
+        await asyncio.to_thread(self._threads.shutdown)
+        self._engine.dispose()
+
+    def _run(self, query: Callable[[Connection], T]) -> T:
+        try:
+            with self._engine.begin() as connection:
+                return query(connection)
+        except Exception as error:
+            raise unavailable(error) from error

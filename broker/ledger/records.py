@@ -1,0 +1,130 @@
+"""Reading what the ledger holds: entries, rules, agents, keys, proofs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from sqlalchemy import Connection, Select, select
+
+from broker.core.change import RegisteredAgent, StoredKey
+from broker.core.entry import decode
+from broker.core.errors import Code, Refused, Unavailable
+from broker.core.merkle import consistency_proof, inclusion_proof
+from broker.core.rules import Rule
+from broker.ledger import schema
+from broker.ledger.batch import Head
+from broker.ledger.rows import read_agent, read_key, read_rule
+from broker.ports import Idempotent, Record, TreeHead
+
+MAX_PAGE: Final = 1000
+"""The most rows in one answer, whatever was asked for."""
+
+_ENTRY: Final = select(schema.entries.c.seq, schema.entries.c.body)
+
+
+def registered_agent(connection: Connection, name: str) -> RegisteredAgent | None:
+    """Return a registered agent by its name."""
+    row = connection.execute(select(schema.agents).where(schema.agents.c.name == name)).one_or_none()
+    return None if row is None else read_agent(row)
+
+
+def registered_agents(connection: Connection) -> Sequence[RegisteredAgent]:
+    """Return all registered agents by name."""
+    return [read_agent(row) for row in connection.execute(select(schema.agents).order_by(schema.agents.c.name))]
+
+
+def enrollment(connection: Connection, code_digest: bytes, now: float) -> str | None:
+    """Return whom an enrolment code is for, if it can still be used."""
+    table = schema.enrollments.c
+    return connection.scalar(select(table.name).where(table.code_digest == code_digest, table.expires_at > now))
+
+
+def keys(connection: Connection) -> Sequence[StoredKey]:
+    """Return the broker's own keys, the oldest first."""
+    table = schema.keys.c
+    return [read_key(row) for row in connection.execute(select(schema.keys).order_by(table.created_at, table.kid))]
+
+
+def rules(connection: Connection, before: int | None, limit: int) -> Sequence[Rule]:
+    """Return rules below a number, the youngest first."""
+    number = schema.rules.c.number
+    query = select(schema.rules).order_by(number.desc()).limit(_page(limit))
+    if before is not None:
+        query = query.where(number < before)
+    return [read_rule(row) for row in connection.execute(query)]
+
+
+def rule(connection: Connection, number: int) -> Rule | None:
+    """Return a rule by its number."""
+    row = connection.execute(select(schema.rules).where(schema.rules.c.number == number)).one_or_none()
+    return None if row is None else read_rule(row)
+
+
+def idempotent(connection: Connection, key: str) -> Idempotent | None:
+    """Return what an idempotency key was used for."""
+    table = schema.idempotency.c
+    row = connection.execute(select(table.fingerprint, table.ref).where(table.key == key)).one_or_none()
+    return None if row is None else Idempotent(row.fingerprint, row.ref)
+
+
+def record(connection: Connection, seq: int) -> Record | None:
+    """Return the entry at a place."""
+    return _first(connection, _ENTRY.where(schema.entries.c.seq == seq))
+
+
+def record_of(connection: Connection, ref: str) -> Record | None:
+    """Return the oldest entry that a reference names."""
+    table = schema.entries.c
+    return _first(connection, _ENTRY.where(table.ref == ref).order_by(table.seq).limit(1))
+
+
+def records(connection: Connection, after: int, limit: int) -> Sequence[Record]:
+    """Return entries above a place, the oldest first."""
+    seq = schema.entries.c.seq
+    query = _ENTRY.where(seq > after).order_by(seq).limit(_page(limit))
+    return [_record(seq, body) for seq, body in connection.execute(query).tuples()]
+
+
+def tree_head(connection: Connection) -> TreeHead:
+    """Return size, root and epoch."""
+    head = Head.read(connection)
+    return TreeHead(head.frontier.size, head.frontier.root(), head.epoch)
+
+
+def inclusion(connection: Connection, seq: int, size: int) -> Sequence[bytes]:
+    """Return the proof that entry ``seq`` is in the tree of ``size`` entries. Raises :class:`Refused`."""
+    if not 0 <= seq < size or size > Head.read(connection).frontier.size:
+        raise Refused(Code.NOT_FOUND, "there is no such entry in a tree of this size")
+    return inclusion_proof(_leaves(connection, size), seq, size)
+
+
+def consistency(connection: Connection, old: int, new: int) -> Sequence[bytes]:
+    """Return the proof that the tree of ``new`` entries continues that of ``old``. Raises :class:`Refused`."""
+    if not 0 <= old <= new or new > Head.read(connection).frontier.size:
+        raise Refused(Code.NOT_FOUND, "there are no trees of these sizes, the older one first")
+    return consistency_proof(_leaves(connection, new), old, new)
+
+
+def _leaves(connection: Connection, size: int) -> Sequence[bytes]:
+    table = schema.entries.c
+    leaves = connection.scalars(select(table.leaf).where(table.seq < size).order_by(table.seq)).all()
+    if len(leaves) != size:
+        raise Unavailable(Code.LEDGER_CORRUPT, "the ledger is damaged: entries are missing")
+    return leaves
+
+
+def _first(connection: Connection, query: Select[tuple[int, bytes]]) -> Record | None:
+    row = connection.execute(query).tuples().one_or_none()
+    return None if row is None else _record(*row)
+
+
+def _record(seq: int, body: bytes) -> Record:
+    try:
+        return Record(seq, body, decode(body))
+    except ValueError as error:
+        raise Unavailable(Code.LEDGER_CORRUPT, f"the ledger is damaged: entry {seq} cannot be read") from error
+
+
+def _page(limit: int) -> int:
+    return max(0, min(limit, MAX_PAGE))

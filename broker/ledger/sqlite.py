@@ -1,0 +1,188 @@
+"""What is particular to SQLite: connections, transactions, and the statements of the hot path.
+
+Each statement that a step of the engine runs releases the interpreter lock and has to win it back from the event loop,
+which can take milliseconds. So a batch is written by few statements with many rows each, never row by row.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, Engine, QueuePool, create_engine, event, func, literal
+from sqlalchemy.engine.interfaces import DBAPIConnection
+
+from broker.ledger.schema import ENTRY_COLUMNS
+
+BUSY_SECONDS: Final = 2.0
+"""How long a transaction waits for a lock that another process holds, before it fails as locked."""
+
+_READERS: Final = 3
+_CACHED_STATEMENTS: Final = 256
+
+# A statement of n rows is compiled once for each n below, so that every batch finds its statements compiled.
+_ROWS: Final = (128, 64, 32, 16, 8, 4, 2, 1)
+
+_WRITER_SETTINGS: Final = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    "trusted_schema=OFF",
+    "cell_size_check=ON",
+    # The writer copies the log back itself, after the callers have their answers: see FileWatch.
+    "wal_autocheckpoint=0",
+)
+_READER_SETTINGS: Final = ("query_only=ON", "trusted_schema=OFF", "cell_size_check=ON", "wal_autocheckpoint=0")
+
+
+def writer_engine(path: Path, *, busy_seconds: float = BUSY_SECONDS, create: bool = False) -> Engine:
+    """Return an engine with one connection whose transactions hold the write lock from their start."""
+    mode = "rwc" if create else "rw"
+    return _engine(lambda: _connect(path, f"mode={mode}", busy_seconds), _WRITER_SETTINGS, "BEGIN IMMEDIATE", 1)
+
+
+def reader_engine(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> Engine:
+    """Return an engine for a few threads whose transactions see one state of the database and cannot write."""
+    return _engine(lambda: _connect(path, "mode=rw", busy_seconds), _READER_SETTINGS, "BEGIN", _READERS)
+
+
+def offline_engine(path: Path, *, immutable: bool) -> Engine:
+    """Return an engine that changes nothing; ``immutable`` also takes no locks (a file nobody can write)."""
+    query = "immutable=1" if immutable else "mode=ro"
+    return _engine(lambda: _connect(path, query, BUSY_SECONDS), ("query_only=ON", "trusted_schema=OFF"), "BEGIN", 1)
+
+
+def copy_back(connection: Connection) -> None:
+    """Copy what the write-ahead log holds into the database file, as far as no reader needs the log."""
+    connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
+
+
+def read_head(connection: Connection) -> tuple[int, bytes, int]:
+    """Return size, frontier and epoch as this transaction sees them."""
+    row = connection.exec_driver_sql("SELECT size, frontier, epoch FROM head").one()
+    return row[0], row[1], row[2]
+
+
+def move_head(connection: Connection, size: int, frontier: bytes, epoch: int, *, expected: int) -> bool:
+    """Write the head if its size is the expected one, and say whether it was: compare and swap."""
+    sql = "UPDATE head SET size = ?, frontier = ?, epoch = ? WHERE size = ?"
+    return connection.exec_driver_sql(sql, (size, frontier, epoch, expected)).rowcount == 1
+
+
+def touch(connection: Connection) -> None:
+    """Write without changing anything: fails exactly where a change would."""
+    connection.exec_driver_sql("UPDATE head SET size = size")
+
+
+def insert_entries(connection: Connection, rows: Sequence[tuple[object, ...]]) -> None:
+    """Insert entries; a row has the values of ``ENTRY_COLUMNS`` in their order."""
+    _insert(connection, f"INSERT INTO entries ({', '.join(ENTRY_COLUMNS)}) VALUES", rows)
+
+
+def insert_single_use(connection: Connection, rows: Sequence[tuple[bytes, int]]) -> None:
+    """Remember keys that are used up, with the time at which they may be forgotten."""
+    _insert(connection, "INSERT INTO single_use (key, expires_at) VALUES", rows)
+
+
+def used_keys(connection: Connection, keys: Sequence[bytes]) -> set[bytes]:
+    """Return which of the keys are used up."""
+    found: set[bytes] = set()
+    for start, count in _pieces(len(keys)):
+        marks = ",".join("?" * count)
+        sql = f"SELECT key FROM single_use WHERE key IN ({marks})"  # noqa: S608 - question marks only
+        rows = connection.exec_driver_sql(sql, tuple(keys[start : start + count]))
+        found.update(row[0] for row in rows)
+    return found
+
+
+def rate_counts(connection: Connection, keys: Sequence[str], after: int) -> dict[str, dict[int, int]]:
+    """Return how many changes each key counts in each of its steps above ``after``."""
+    # One row with everything in it, so that the engine is stepped once.
+    sql = (
+        "SELECT json_group_array(json_array(key, step, count)) FROM rates"
+        " WHERE key IN (SELECT value FROM json_each(?)) AND step > ?"
+    )
+    text = connection.exec_driver_sql(sql, (_json(list(keys)), after)).scalar_one()
+    counts: dict[str, dict[int, int]] = {key: {} for key in keys}
+    for key, step, count in msgspec.json.decode(text, type=list[tuple[str, int, int]]):
+        counts[key][step] = count
+    return counts
+
+
+def add_rates(connection: Connection, counts: Mapping[tuple[str, int], int]) -> None:
+    """Add to the counts of (key, step) pairs."""
+    sql = (
+        "INSERT INTO rates (key, step, count)"
+        " SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')"
+        " FROM json_each(?) WHERE true"
+        " ON CONFLICT (key, step) DO UPDATE SET count = count + excluded.count"
+    )
+    connection.exec_driver_sql(sql, (_json([(*pair, count) for pair, count in counts.items()]),))
+
+
+def has_scope(column: ColumnElement[str | None], scope: str) -> ColumnElement[bool]:
+    """Return the condition that a space-separated list contains a scope as a whole."""
+    return func.instr(literal(" ").concat(column).concat(literal(" ")), f" {scope} ") > 0
+
+
+def _engine(connect: Callable[[], sqlite3.Connection], settings: Iterable[str], begin: str, connections: int) -> Engine:
+    engine = create_engine(
+        "sqlite+pysqlite://",
+        creator=connect,
+        poolclass=QueuePool,
+        pool_size=connections,
+        max_overflow=0,
+        # The text of an error must not repeat what was being written.
+        hide_parameters=True,
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: DBAPIConnection, _record: object) -> None:
+        cursor = connection.cursor()
+        for setting in settings:
+            cursor.execute(f"PRAGMA {setting}")
+        cursor.close()
+
+    # The driver is told to begin nothing by itself (isolation_level=None), so that reads are transactions, too.
+    @event.listens_for(engine, "begin")
+    def start(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _connect(path: Path, query: str, busy_seconds: float) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"file:{quote(str(path))}?{query}",
+        uri=True,
+        timeout=busy_seconds,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=_CACHED_STATEMENTS,
+    )
+
+
+def _insert(connection: Connection, prefix: str, rows: Sequence[tuple[object, ...]]) -> None:
+    if not rows:
+        return
+    marks = f"({','.join('?' * len(rows[0]))})"
+    for start, count in _pieces(len(rows)):
+        values = [value for row in rows[start : start + count] for value in row]
+        connection.exec_driver_sql(f"{prefix} {','.join([marks] * count)}", tuple(values))
+
+
+def _pieces(total: int) -> Iterable[tuple[int, int]]:
+    """Cut a number of rows into pieces whose sizes are in ``_ROWS``: start and size of each."""
+    start = 0
+    for count in _ROWS:
+        while total - start >= count:
+            yield start, count
+            start += count
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()

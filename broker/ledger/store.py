@@ -1,0 +1,200 @@
+"""``SqlLedger``: the ledger and its records, assembled from their parts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Self
+
+from broker.core.change import Change, Receipt, RegisteredAgent, StoredKey
+from broker.core.errors import Unavailable
+from broker.core.rules import Rule
+from broker.core.selector import Selector
+from broker.ledger import hits, memory, records, sqlite
+from broker.ledger.checkpoints import Checkpoints, Sign
+from broker.ledger.compaction import forget_ended_rows
+from broker.ledger.group_commit import GroupCommit
+from broker.ledger.lockfile import LedgerLock
+from broker.ledger.opening import Opened, create_ledger, open_ledger
+from broker.ledger.reading import Reader
+from broker.ledger.watch import FileWatch
+from broker.ledger.writer import Writer
+from broker.ports import Clock, Hits, Idempotent, Record, Revocations, TreeHead
+
+RULE_MARGIN: Final = 300.0
+"""Seconds that a rule outlives the longest-lived token it could hit: room for the skew of verifiers' clocks."""
+
+_CACHED_AGENTS: Final = 4096
+
+
+class SqlLedger:
+    """Implements the ports ``Ledger`` and ``Records`` on one SQLite file. Belongs to the event loop that opened it."""
+
+    def __init__(
+        self,
+        opened: Opened,
+        writer: Writer,
+        reader: Reader,
+        lock: LedgerLock,
+        revocations: Revocations,
+        clock: Clock,
+        sign: Sign | None,
+    ) -> None:
+        """Use :meth:`open`."""
+        self.id = opened.ledger
+        self._writer = writer
+        self._reader = reader
+        self._lock = lock
+        self._revocations = revocations
+        self._agents: dict[str, RegisteredAgent | None] = {}
+        self._agents_age = 0
+        self._closed = False
+        self._take_effect(opened.effects)
+        memory.forget_ended(revocations, clock.now())
+        self._group = GroupCommit(writer, self._take_effect)
+        self._checkpoints = Checkpoints(self._group, sign, lambda: writer.head.frontier.size, clock)
+        self._checkpoints.start()
+
+    @staticmethod
+    def create(path: Path, now: float) -> str:
+        """Make a new, empty ledger; return its id. Raises ``Unavailable`` if there is a file already."""
+        return create_ledger(path, now)
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path,
+        revocations: Revocations,
+        *,
+        clock: Clock,
+        sign: Sign | None = None,
+        margin: float = RULE_MARGIN,
+        busy_seconds: float = sqlite.BUSY_SECONDS,
+    ) -> Self:
+        """Take the ledger for this process, migrate and check it, and load what is in force into ``revocations``.
+
+        Raises ``Unavailable`` with a text for the operator if another broker has it, or if it must not be used.
+        """
+        lock = await asyncio.to_thread(LedgerLock.acquire, path, clock)
+        engine = sqlite.writer_engine(path, busy_seconds=busy_seconds)
+        try:
+            opened = await asyncio.to_thread(open_ledger, engine, path, clock.now())
+            writer = Writer(engine, FileWatch(path), lock, opened.head, margin=margin)
+        except BaseException:
+            engine.dispose()
+            await asyncio.to_thread(lock.release)
+            raise
+        reader = Reader(sqlite.reader_engine(path, busy_seconds=busy_seconds))
+        return cls(opened, writer, reader, lock, revocations, clock, sign)
+
+    async def close(self) -> None:
+        """Finish what was accepted, make a last checkpoint, and give the ledger back. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        await self._checkpoints.close()
+        await self._group.close()
+        await self._reader.close()
+        await asyncio.to_thread(self._writer.close)
+        await asyncio.to_thread(self._lock.release)
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    async def commit(self, change: Change) -> Receipt:
+        """Apply a change; see the port for what is promised."""
+        return await self._group.submit(change)
+
+    def healthy(self) -> str | None:
+        """Return why the ledger cannot be written, in public words, or None if the last transaction was durable."""
+        return self._writer.trouble
+
+    async def probe(self) -> str | None:
+        """Try a transaction that changes nothing; return :meth:`healthy` after it."""
+        try:
+            await self._group.run(sqlite.touch)
+        except Unavailable as error:
+            return error.public
+        return self.healthy()
+
+    async def compact(self, now: float) -> int:
+        """Forget everything that has ended before ``now`` (law 11); return how many rows. Raises ``Unavailable``."""
+        memory.forget_ended(self._revocations, now)
+        return await forget_ended_rows(self._group, now)
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    async def registered_agent(self, name: str) -> RegisteredAgent | None:
+        """Return a registered agent; cached until a commit of this process changes any."""
+        if name in self._agents:
+            return self._agents[name]
+        age = self._agents_age
+        agent = await self._reader.read(lambda connection: records.registered_agent(connection, name))
+        if age == self._agents_age:  # else it may have been read before the commit that changed it
+            if len(self._agents) >= _CACHED_AGENTS:
+                self._agents.clear()
+            self._agents[name] = agent
+        return agent
+
+    async def registered_agents(self) -> Sequence[RegisteredAgent]:
+        """Return all registered agents by name."""
+        return await self._reader.read(records.registered_agents)
+
+    async def enrollment(self, code_digest: bytes, now: float) -> str | None:
+        """Return the agent name that an unused, unexpired enrolment code is for."""
+        return await self._reader.read(lambda connection: records.enrollment(connection, code_digest, now))
+
+    async def keys(self) -> Sequence[StoredKey]:
+        """Return every key of the broker's ring, revoked ones included."""
+        return await self._reader.read(records.keys)
+
+    async def rules(self, *, before: int | None = None, limit: int = 100) -> Sequence[Rule]:
+        """Return committed rules, the youngest first; at most ``records.MAX_PAGE``."""
+        return await self._reader.read(lambda connection: records.rules(connection, before, limit))
+
+    async def rule(self, number: int) -> Rule | None:
+        """Return a committed rule by its number."""
+        return await self._reader.read(lambda connection: records.rule(connection, number))
+
+    async def hits(self, selector: Selector, now: float, *, before: int | None = None) -> Hits:
+        """Count the live tokens that a selector covers; see the port."""
+        live = self._revocations.rules.live()
+        return await self._reader.read(lambda connection: hits.count(connection, selector, now, before, live))
+
+    async def record(self, seq: int) -> Record | None:
+        """Return the entry at a place."""
+        return await self._reader.read(lambda connection: records.record(connection, seq))
+
+    async def record_of(self, ref: str) -> Record | None:
+        """Return the oldest entry whose ``ref`` this is."""
+        return await self._reader.read(lambda connection: records.record_of(connection, ref))
+
+    async def records(self, *, after: int = -1, limit: int = 100) -> Sequence[Record]:
+        """Return entries above a place, the oldest first; at most ``records.MAX_PAGE``."""
+        return await self._reader.read(lambda connection: records.records(connection, after, limit))
+
+    async def head(self) -> TreeHead:
+        """Return the tree head as of the last commit."""
+        return await self._reader.read(records.tree_head)
+
+    async def checkpoint(self) -> str:
+        """Return a signed checkpoint of the current head. Raises ``Unavailable`` without a key to sign with."""
+        return await self._checkpoints.make()
+
+    async def inclusion(self, seq: int, size: int) -> Sequence[bytes]:
+        """Return an inclusion proof. Raises ``Refused`` (``NOT_FOUND``) if there is no such entry or tree."""
+        return await self._reader.read(lambda connection: records.inclusion(connection, seq, size))
+
+    async def consistency(self, old: int, new: int) -> Sequence[bytes]:
+        """Return a consistency proof. Raises ``Refused`` (``NOT_FOUND``) if there are no such trees."""
+        return await self._reader.read(lambda connection: records.consistency(connection, old, new))
+
+    async def idempotent(self, key: str) -> Idempotent | None:
+        """Return what an idempotency key was used for, if it is remembered."""
+        return await self._reader.read(lambda connection: records.idempotent(connection, key))
+
+    def _take_effect(self, effects: memory.Effects) -> None:
+        memory.apply(effects, self._revocations)
+        if effects.agents:
+            self._agents.clear()
+            self._agents_age += 1

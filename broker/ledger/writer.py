@@ -1,0 +1,221 @@
+"""The one connection that writes: each transaction is built on exactly the head that this process knows.
+
+The recovery path is the normal path: after any failure the connection is thrown away, and the next transaction opens a
+new one and compares the head that it finds with the head that it expects. Not thread-safe: one thread at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+from sqlalchemy import Connection, Engine
+
+from broker.core.errors import Code, Unavailable
+from broker.ledger import sqlite
+from broker.ledger.batch import Head, Outcome, Proposal, Written, write_batch
+from broker.ledger.failures import in_doubt, is_store_failure, unavailable
+from broker.ledger.memory import Effects, merged
+from broker.ledger.watch import FileWatch
+
+COPY_BACK_BYTES: Final = 4 * 1024 * 1024
+"""When the write-ahead log is longer than this, it is copied back into the database."""
+
+T = TypeVar("T")
+
+
+class Ownership(Protocol):
+    """Says whether this process still is the only one that may write."""
+
+    def check(self) -> None:
+        """Raise ``Unavailable`` if it is not."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Doubt:
+    """A batch whose COMMIT raised: durable or not, the next look at the head tells."""
+
+    written: Written
+
+
+class _CommitFailed(Exception):
+    """COMMIT itself raised; the cause says why."""
+
+
+class Writer:
+    """Runs write transactions, and knows the head as of the last one."""
+
+    def __init__(self, engine: Engine, watch: FileWatch, ownership: Ownership, head: Head, *, margin: float) -> None:
+        """``head`` is what the database holds now; ``margin`` (seconds) is how long rules outlive what they hit."""
+        self._engine = engine
+        self._watch = watch
+        self._ownership = ownership
+        self._head = head
+        self._margin = margin
+        self._connection: Connection | None = None
+        self._doubt: _Doubt | None = None
+        self._condemned: Unavailable | None = None
+        self._effects: list[Effects] = []
+        self.trouble: str | None = None
+        """Why the last transaction failed, in public words; None if it did not."""
+
+    @property
+    def head(self) -> Head:
+        """The head as of the last transaction that is known to be durable."""
+        return self._head
+
+    def apply(self, proposals: Sequence[Proposal]) -> Sequence[Outcome]:
+        """Apply a batch in one transaction and return what became of each change, in their order. Never raises."""
+        try:
+            outcomes = self._apply(proposals)
+        except _CommitFailed as failed:
+            self.settle()
+            return self._all_failed(proposals, failed.__cause__ or failed, in_doubt)
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the thread goes on
+            if isinstance(error, Unavailable) or is_store_failure(error) or len(proposals) == 1:
+                return self._all_failed(proposals, error, unavailable)
+            # One change has what the database refuses: find out which, so that the others do not suffer.
+            return [outcome for proposal in proposals for outcome in self.apply([proposal])]
+        self.trouble = None
+        return outcomes
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Run something else in a write transaction of its own: it must not touch entries, head or rules.
+
+        Raises :class:`Unavailable` if it was not applied or may not have been.
+        """
+        try:
+            result = self._transact(work)
+        except Exception as error:
+            cause = error.__cause__ if isinstance(error, _CommitFailed) and error.__cause__ else error
+            failure = unavailable(cause if isinstance(cause, Exception) else error)
+            self.trouble = failure.public
+            raise failure from error
+        self.trouble = None
+        return result
+
+    def settle(self) -> None:
+        """Find out, if possible now, whether a batch in doubt was applied."""
+        try:
+            self._transact(lambda _: None)
+        except Exception as error:  # noqa: BLE001 - it stays in doubt, and the next transaction asks again
+            self.trouble = unavailable(error).public
+
+    def take_effects(self) -> Effects:
+        """Return what became durable since the last call, also of batches that were in doubt then."""
+        effects, self._effects = self._effects, []
+        return effects[0] if len(effects) == 1 else merged(effects)
+
+    def copy_back(self) -> None:
+        """Copy a log that has become long back into the database. Failures show in the next transaction."""
+        if self._connection is None or self._watch.log_size < COPY_BACK_BYTES:
+            return
+        try:
+            sqlite.copy_back(self._connection)
+            self._watch.accept()
+        except Exception:  # noqa: BLE001 - nothing is lost: the log keeps everything
+            self._discard()
+
+    def close(self) -> None:
+        """Close the connection; the last one of a database also copies its log back."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._engine.dispose()
+
+    def _apply(self, proposals: Sequence[Proposal]) -> Sequence[Outcome]:
+        written: Written | None = None
+
+        def work(connection: Connection) -> Written:
+            nonlocal written
+            written = write_batch(connection, self._head, proposals, self._margin)
+            return written
+
+        try:
+            done = self._transact(work)
+        except _CommitFailed:
+            self._doubt = None if written is None else _Doubt(written)
+            raise
+        self._accept(done)
+        return done.outcomes
+
+    def _transact(self, work: Callable[[Connection], T]) -> T:
+        """Check the ground, begin, work, commit; after any failure the connection is gone and nothing half done."""
+        try:
+            self._check()
+            connection = self._connected()
+            transaction = connection.begin()
+            self._compare_head(connection)
+            result = work(connection)
+        except Exception:
+            self._discard()
+            raise
+        try:
+            transaction.commit()
+        except Exception as error:
+            self._discard()
+            raise _CommitFailed from error
+        self._watch.accept_log()
+        return result
+
+    def _check(self) -> None:
+        if self._condemned is not None:
+            raise self._condemned
+        self._ownership.check()
+        if self._connection is not None:
+            try:
+                self._watch.check()
+            except Unavailable as error:
+                self._condemned = error
+                raise
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            connection = self._engine.connect()
+            # Not lazily: what opening does to the files is ours, what happens to them afterwards is not.
+            connection.exec_driver_sql("SELECT 1 FROM head").all()
+            connection.rollback()
+            try:
+                self._watch.accept()
+            except Unavailable as error:
+                connection.close()
+                self._condemned = error
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _compare_head(self, connection: Connection) -> None:
+        found = Head.read(connection)
+        doubt, self._doubt = self._doubt, None
+        if found == self._head:
+            return
+        if doubt is not None and found == doubt.written.head:
+            self._accept(doubt.written)
+            return
+        text = "the ledger is not the one that this process wrote; it must be checked and the broker restarted"
+        self._condemned = Unavailable(Code.LEDGER_CORRUPT, text)
+        raise self._condemned
+
+    def _accept(self, written: Written) -> None:
+        self._head = written.head
+        self._effects.append(written.effects)
+
+    def _all_failed(
+        self, proposals: Sequence[Proposal], error: BaseException, told: Callable[[Exception], Unavailable]
+    ) -> Sequence[Outcome]:
+        cause = error if isinstance(error, Exception) else RuntimeError(type(error).__name__)
+        failures = [told(cause) for _ in proposals]
+        self.trouble = failures[0].public
+        return failures
+
+    def _discard(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            connection.invalidate()
+            connection.close()
+        except Exception:  # noqa: BLE001, S110 - it is being thrown away because it is broken
+            pass

@@ -1,0 +1,149 @@
+"""Collect what the accepted changes of a batch write, and write it table by table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+
+from broker.core.change import (
+    AddBlock,
+    AddEnrollment,
+    AddRule,
+    AgentAbsent,
+    BlockInForce,
+    Change,
+    EnrollmentOpen,
+    EpochIs,
+    IdempotencyFresh,
+    LiftBlock,
+    PutAgent,
+    PutKey,
+    RateWithin,
+    RegisteredAgent,
+    RemoveAgent,
+    StoredKey,
+    Unused,
+)
+from broker.core.entry import Kind
+from broker.core.rules import Block, Rule
+from broker.ledger import schema, sqlite
+from broker.ledger.guards import counted
+from broker.ledger.rows import agent_row, block_row, key_row, rule_row
+
+
+@dataclass(slots=True)
+class Writes:
+    """Everything that a batch writes besides its entries. Later changes win where they name the same row."""
+
+    single_use: dict[bytes, int] = field(default_factory=dict)
+    rates: Counter[tuple[str, int]] = field(default_factory=Counter)
+    idempotency: dict[str, IdempotencyFresh] = field(default_factory=dict)
+    enrollments: dict[bytes, AddEnrollment | None] = field(default_factory=dict)
+    agents: dict[str, RegisteredAgent | None] = field(default_factory=dict)
+    keys: dict[str, StoredKey] = field(default_factory=dict)
+    rules: list[Rule] = field(default_factory=list)
+    blocks: dict[str, Block] = field(default_factory=dict)
+    lifted: dict[str, float] = field(default_factory=dict)
+
+    def collect(self, change: Change) -> None:
+        """Take up what one accepted change writes, its guards included: some are used up by it."""
+        for guard in change.guards:
+            match guard:
+                case Unused():
+                    self.single_use[guard.key] = guard.expires_at
+                case IdempotencyFresh():
+                    self.idempotency[guard.key] = guard
+                case EnrollmentOpen(code_digest):
+                    self.enrollments[code_digest] = None
+                case EpochIs() | RateWithin() | AgentAbsent() | BlockInForce():
+                    pass
+        self.rates.update(counted(change))
+        if change.writes:
+            self._collect_writes(change)
+
+    def _collect_writes(self, change: Change) -> None:
+        for write in change.writes:
+            match write:
+                case AddRule(rule):
+                    self.rules.append(rule)
+                case AddBlock(block):
+                    self.blocks[block.id] = block
+                case LiftBlock(block_id, at):
+                    self.lifted[block_id] = at
+                case PutAgent(agent):
+                    self.agents[agent.name] = agent
+                case RemoveAgent(name):
+                    self.agents[name] = None
+                case AddEnrollment(code_digest):
+                    self.enrollments[code_digest] = write
+                case PutKey(key):
+                    self.keys[key.kid] = key
+
+    def end_rules(self, latest_expiry: float, margin: float) -> None:
+        """Set when the rules end: no token that they could hit lives longer than ``latest_expiry``."""
+        self.rules = [replace(rule, ends_at=max(latest_expiry, rule.at) + margin) for rule in self.rules]
+
+    def write(self, connection: Connection) -> None:
+        """Execute everything, one statement for each kind that occurs."""
+        if self.single_use:
+            sqlite.insert_single_use(connection, list(self.single_use.items()))
+        if self.rates:
+            sqlite.add_rates(connection, self.rates)
+        if self.rules:
+            connection.execute(insert(schema.rules), [rule_row(rule) for rule in self.rules])
+        if self.blocks or self.lifted:
+            self._write_blocks(connection)
+        if self.idempotency:
+            self._write_idempotency(connection)
+        if self.agents:
+            rows = [agent_row(agent) for agent in self.agents.values() if agent is not None]
+            _replace(connection, schema.agents.c.name, list(self.agents), rows)
+        if self.enrollments:
+            self._write_enrollments(connection)
+        if self.keys:
+            _replace(connection, schema.keys.c.kid, list(self.keys), [key_row(key) for key in self.keys.values()])
+
+    def _write_blocks(self, connection: Connection) -> None:
+        if self.blocks:
+            _replace(connection, schema.blocks.c.id, list(self.blocks), [block_row(b) for b in self.blocks.values()])
+        if self.lifted:
+            lift = update(schema.blocks).where(schema.blocks.c.id == bindparam("lifted"))
+            rows = [{"lifted": block_id, "lifted_at": at} for block_id, at in self.lifted.items()]
+            connection.execute(lift.values(lifted_at=bindparam("lifted_at")), rows)
+
+    def _write_idempotency(self, connection: Connection) -> None:
+        rows = [
+            {"key": use.key, "fingerprint": use.fingerprint, "ref": use.ref, "expires_at": use.expires_at}
+            for use in self.idempotency.values()
+        ]
+        _replace(connection, schema.idempotency.c.key, list(self.idempotency), rows)
+
+    def _write_enrollments(self, connection: Connection) -> None:
+        rows = [
+            {
+                "code_digest": added.code_digest,
+                "name": added.name,
+                "created_by": added.created_by,
+                "expires_at": added.expires_at,
+            }
+            for added in self.enrollments.values()
+            if added is not None
+        ]
+        _replace(connection, schema.enrollments.c.code_digest, list(self.enrollments), rows)
+
+
+def latest_committed_expiry(connection: Connection) -> float:
+    """Return when the longest-lived token that was ever committed expires; the index on expiry answers at once."""
+    table = schema.entries.c
+    latest = connection.scalar(select(func.max(table.expires_at)).where(table.kind == Kind.TOKEN_ISSUED.value))
+    return float(latest or 0)
+
+
+def _replace(connection: Connection, key: Any, names: list[Any], rows: list[dict[str, Any]]) -> None:  # noqa: ANN401
+    """Remove the rows of these names, then insert those that shall be there."""
+    connection.execute(delete(key.table).where(key.in_(names)))
+    if rows:
+        connection.execute(insert(key.table), rows)
