@@ -3,62 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+import contextlib
+from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-import msgspec
-
-from broker.core.change import (
-    AddBlock,
-    AddRule,
-    BlockInForce,
-    Change,
-    EpochIs,
-    Guard,
-    IdempotencyFresh,
-    LiftBlock,
-    Write,
-)
-from broker.core.entry import Entry, Kind, entry
+from broker.core.change import BlockInForce, Change, LiftBlock
+from broker.core.entry import Kind, entry
 from broker.core.errors import BrokerError, Code, EpochMoved, GuardFailed, Refused, Unavailable
+from broker.core.revoking import BlockFor, Making, Order, check_text, making
 from broker.core.rules import Block, Rule
 from broker.core.selector import Selector
 from broker.ports import Caller, Clock, Events, Hits, Ids, Ledger, Meter, Records, Revocations
 
+__all__ = ["BlockFor", "Order", "Outcome", "Revocation"]
+
 COUNTING_BOUND: Final = 0.01
 """Seconds that an answer waits for the count of what a rule hit. The rule itself never waits for it."""
 
-IDEMPOTENCY_SECONDS: Final = 24 * 3600
-MAX_REASON: Final = 1000
+LOOKUP_BOUND: Final = 0.05
+"""Seconds that a revocation waits to learn whether it was made before. A slow store must not delay it: the guard in the
+transaction is what makes an idempotency key exact, the look-up only answers a repeated request sooner."""
+
+MAX_ATTEMPTS: Final = 1000
+"""How often one rule is given the next number because others got in between, before it is left to be written later."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class BlockFor:
-    """A block to be made with a rule: until a time (Unix seconds), or until it is lifted."""
-
-    until: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """What an operator wants revoked. ``by`` is the operator's agent id."""
-
-    selector: Selector
-    reason: str
-    by: str
-    incident: str | None = None
-    block: BlockFor | None = None
-    idempotency_key: str | None = None
-
-    def fingerprint(self) -> str:
-        """Return a digest of what is asked, to tell a repeated request from a different one under the same key."""
-        block = None if self.block is None else [self.block.until]
-        asked = [self.selector.to_dict(), self.reason, self.incident, block]
-        return hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +63,7 @@ class Revocation:
         self._ids = ids
         self._meter = meter
         self._events = events
-        self._unwritten: dict[str, Callable[[int], Change]] = {}
+        self._unwritten: dict[str, Making] = {}
         self._running: set[asyncio.Task[Any]] = set()
 
     async def preview(self, selector: Selector) -> Hits:
@@ -106,120 +76,129 @@ class Revocation:
         The rule is in force in this process before anything is written, and stays so whatever happens to the caller
         or the ledger (law 1). Raises ``Refused`` for a reused idempotency key.
         """
-        now = self._clock.now()
-        _check_text("reason", order.reason)
-        _check_text("incident", order.incident or "-")
-        if order.block is not None and order.block.until is not None and order.block.until <= now:
-            raise Refused(Code.MALFORMED_REQUEST, "block.until: must be in the future")
-        earlier = await self._earlier(order)
-        if earlier is not None:
-            return earlier
-        rule = Rule(
-            id=self._ids.new("rule"),
-            selector=order.selector,
-            number=None,
-            at=now,
-            by=order.by,
-            reason=order.reason,
-            incident=order.incident,
+        made = making(
+            order,
+            rule_id=self._ids.new("rule"),
+            block_id=self._ids.new("blk"),
+            now=self._clock.now(),
+            origin=caller.members(),
         )
-        block = None
-        if order.block is not None:
-            block = Block(
-                id=self._ids.new("blk"),
-                selector=order.selector,
-                rule=None,
-                at=now,
-                by=order.by,
-                reason=order.reason,
-                until=order.block.until,
-            )
-        return await self._uninterrupted(self._enforce(order, rule, block, caller))
+        earlier = await self._earlier(order)
+        return await self._uninterrupted(self._enforce(made)) if earlier is None else earlier
 
     async def lift(self, block_id: str, *, by: str, reason: str, caller: Caller) -> None:
         """End a block; tokens that its rule killed stay dead. Raises ``GuardFailed`` (``NOT_FOUND``)."""
         now = self._clock.now()
-        _check_text("reason", reason)
+        check_text("reason", reason)
         record = entry(Kind.BLOCK_LIFTED, now, ref=block_id, by=by, reason=reason, **caller.members())
         change = Change(record, (BlockInForce(block_id),), (LiftBlock(block_id, now),))
+        if any(made.block is not None and made.block.id == block_id for made in self._unwritten.values()):
+            await self.write_pending()  # what was never written cannot be recorded as lifted
         await self._uninterrupted(self._ledger.commit(change))
 
     async def write_pending(self) -> int:
         """Try to write the rules that could not be made durable; returns how many still are not."""
-        for rule_id, change_at in list(self._unwritten.items()):
-            rule = self._revocations.rules.get(rule_id)
-            if rule is not None and rule.number is not None:
-                del self._unwritten[rule_id]
-                continue
+        for rule_id, made in list(self._unwritten.items()):
             try:
-                await self._commit(change_at)
+                await self._uninterrupted(self._write_late(made))
             except Unavailable:
                 break
-            del self._unwritten[rule_id]
-            self._events.info("rule.written_late", rule=rule_id)
+            if self._unwritten.pop(rule_id, None) is not None:
+                self._events.info("rule.written_late", rule=rule_id)
         return len(self._unwritten)
 
     async def outcome(self, rule: Rule) -> Outcome:
-        """Return the full outcome of a rule that was made before."""
+        """Return the full outcome of a rule that was made before. Raises ``Unavailable`` if it cannot be read."""
+        pending = self._unwritten.get(rule.id)
+        if rule.number is None:
+            return Outcome(rule=rule, block=None if pending is None else pending.block, hits=None, durable=False)
         blocks = (block for block in self._revocations.blocks.live(self._clock.now()) if block.rule == rule.number)
         hits = await self._records.hits(rule.selector, rule.at, before=rule.number)
-        return Outcome(rule=rule, block=next(blocks, None), hits=hits, durable=rule.number is not None)
+        return Outcome(rule=rule, block=next(blocks, None), hits=hits, durable=True)
 
-    async def _enforce(self, order: Order, rule: Rule, block: Block | None, caller: Caller) -> Outcome:
+    async def _enforce(self, made: Making) -> Outcome:
+        """Put a rule in force, then write it: in this order, so that it acts whatever becomes of the ledger (law 1)."""
+        rule, block = made.rule, made.block
         self._revocations.rules.add(rule)
         if block is not None:
             self._revocations.blocks.add(block)
-
-        def change_at(number: int) -> Change:
-            return _change(order, replace(rule, number=number), block and replace(block, rule=number), caller)
-
         try:
-            await self._commit(change_at)
-        except GuardFailed:
-            self._revocations.rules.remove([rule.id])
-            if block is not None:
-                self._revocations.blocks.lift(block.id)
-            raise
+            await self._commit(made)
+        except GuardFailed as failed:
+            self._withdraw(made)
+            if failed.code is not Code.IDEMPOTENCY_KEY_IN_USE:
+                raise
+            earlier = await self._earlier(made.order, bound=None)
+            if earlier is None:
+                raise
+            return earlier
         except Unavailable as error:
-            self._unwritten[rule.id] = change_at
+            self._unwritten[rule.id] = made
             self._meter.revoked(durable=False)
             self._events.error("rule.not_durable", rule=rule.id, code=error.code.value)
             return Outcome(rule=rule, block=block, hits=None, durable=False)
+        except BaseException:
+            self._unwritten[rule.id] = made  # not understood, so not known to be written: it is tried again
+            raise
         self._meter.revoked(durable=True)
         committed = self._revocations.rules.get(rule.id) or rule
         return Outcome(rule=committed, block=block, hits=await self._count(committed), durable=True)
 
-    async def _commit(self, change_at: Callable[[int], Change]) -> None:
-        while True:
-            try:
-                await self._ledger.commit(change_at(self._revocations.rules.epoch + 1))
-            except EpochMoved:
-                continue
-            return
+    def _withdraw(self, made: Making) -> None:
+        """Take back a rule that repeats an earlier request (same idempotency key), which is in force."""
+        self._revocations.rules.remove([made.rule.id])
+        if made.block is not None:
+            self._revocations.blocks.lift(made.block.id)
+
+    async def _commit(self, made: Making, *, keyed: bool = True) -> None:
+        """Write a rule under the next number, unless it turns out to be written already.
+
+        When a commit's outcome was unknown, the ledger puts what it finds on recovery into the shared rules; a rule
+        that has its number by then must not be written a second time.
+        """
+        for _ in range(MAX_ATTEMPTS):
+            if self._is_written(made):
+                return
+            with contextlib.suppress(EpochMoved):
+                await self._ledger.commit(made.change(self._revocations.rules.epoch + 1, keyed=keyed))
+                return
+        raise Unavailable(Code.OVERLOADED, "revocations are being made faster than this one can be written")
+
+    async def _write_late(self, made: Making) -> None:
+        try:
+            await self._commit(made)
+        except GuardFailed:
+            if self._is_written(made):
+                return
+            # Its key went to another request meanwhile. The operator was told that this rule is in force: it stays.
+            await self._commit(made, keyed=False)
+
+    def _is_written(self, made: Making) -> bool:
+        rule = self._revocations.rules.get(made.rule.id)
+        return rule is not None and rule.number is not None
 
     async def _count(self, rule: Rule) -> Hits | None:
-        counting = self._start(self._records.hits(rule.selector, rule.at, before=rule.number))
-        done, _ = await asyncio.wait({counting}, timeout=COUNTING_BOUND)
-        if not done:
-            return None
         try:
-            return counting.result()
+            return await self._within(COUNTING_BOUND, self._records.hits(rule.selector, rule.at, before=rule.number))
         except BrokerError:
             return None
 
-    async def _earlier(self, order: Order) -> Outcome | None:
-        """Return the outcome of an earlier request with the same idempotency key."""
-        if order.idempotency_key is None:
+    async def _earlier(self, order: Order, *, bound: float | None = LOOKUP_BOUND) -> Outcome | None:
+        """Return the outcome of an earlier request with the same idempotency key, if that is known by ``bound``."""
+        key = order.scoped_key()
+        if key is None:
             return None
+        for made in self._unwritten.values():
+            if made.order.scoped_key() == key:
+                _check_same(order, made.order.fingerprint())
+                return Outcome(rule=made.rule, block=made.block, hits=None, durable=False)
         try:
-            known = await self._records.idempotent(_scoped(order))
+            known = await self._within(bound, self._records.idempotent(key))
         except Unavailable:
             return None  # revoking comes first; twice is harmless
         if known is None:
             return None
-        if known.fingerprint != order.fingerprint():
-            text = "this Idempotency-Key was used for another request"
-            raise Refused(Code.IDEMPOTENCY_KEY_REUSED, text)
+        _check_same(order, known.fingerprint)
         rule = self._revocations.rules.get(known.ref) or await self._recorded_rule(known.ref)
         return await self.outcome(rule)
 
@@ -230,53 +209,28 @@ class Revocation:
             raise Unavailable(Code.LEDGER_CORRUPT, "the ledger knows the request but not its rule")
         return rule
 
+    async def _within(self, bound: float | None, reading: Coroutine[Any, Any, T]) -> T | None:
+        """Return what is read, or None if that takes longer than ``bound`` seconds."""
+        task = self._start(reading)
+        done, _ = await asyncio.wait({task}, timeout=bound)
+        return task.result() if done else None
+
     def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run to the end, whatever happens to the caller; the set keeps a running task from being collected."""
         task = asyncio.ensure_future(work)
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits for it gets it; nobody waiting is no fault to report
 
     async def _uninterrupted(self, work: Coroutine[Any, Any, T]) -> T:
         return await asyncio.shield(self._start(work))
 
 
-def _change(order: Order, rule: Rule, block: Block | None, caller: Caller) -> Change:
-    if rule.number is None:
-        msg = "a rule is written with its number"
-        raise ValueError(msg)
-    guards: tuple[Guard, ...] = (EpochIs(rule.number - 1),)
-    if order.idempotency_key is not None:
-        expires_at = int(rule.at) + IDEMPOTENCY_SECONDS
-        guards = (*guards, IdempotencyFresh(_scoped(order), order.fingerprint(), rule.id, expires_at))
-    writes: tuple[Write, ...] = (AddRule(rule),) if block is None else (AddRule(rule), AddBlock(block))
-    return Change(_rule_entry(rule, block, caller), guards, writes, urgent=True)
-
-
-def _rule_entry(rule: Rule, block: Block | None, caller: Caller) -> Entry:
-    described = (
-        None if block is None else {"id": block.id, **({} if block.until is None else {"until": int(block.until)})}
-    )
-    return entry(
-        Kind.RULE_ADDED,
-        rule.at,
-        ref=rule.id,
-        number=rule.number,
-        selector=rule.selector.to_dict(),
-        by=rule.by,
-        reason=rule.reason,
-        incident=rule.incident,
-        block=described,
-        **caller.members(),
-    )
-
-
-def _scoped(order: Order) -> str:
-    """Idempotency keys of different operators never meet."""
-    return hashlib.sha256(f"revocations\n{order.by}\n{order.idempotency_key}".encode()).hexdigest()
-
-
-def _check_text(name: str, text: str) -> None:
-    if not 0 < len(text) <= MAX_REASON or not text.isprintable() or text.isspace():
-        msg = f"{name}: must be 1 to {MAX_REASON} printable characters on one line"
-        raise Refused(Code.MALFORMED_REQUEST, msg)
+def _check_same(order: Order, fingerprint: str) -> None:
+    if order.fingerprint() != fingerprint:
+        raise Refused(Code.IDEMPOTENCY_KEY_REUSED, "this Idempotency-Key was used for another request")
