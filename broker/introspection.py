@@ -12,7 +12,6 @@ from broker.core.policy import Policy
 from broker.core.token_check import TokenCheck
 from broker.ports import Clock
 
-INACTIVE: Final[dict[str, Any]] = {"active": False}
 SEES_ALL: Final = "operator:read"
 
 
@@ -35,12 +34,16 @@ class Introspection:
         try:
             verified = self._check.check(token, self._clock.now(), None)
         except BrokerError:
-            return INACTIVE
+            return _inactive()
         claims = verified.claims
         entitled = (
             SEES_ALL in scopes or claims.client_id == asker.id or self._policy().serves(asker, audience=claims.aud)
         )
-        return _described(verified) if entitled else INACTIVE
+        return _described(verified) if entitled else _inactive()
+
+
+def _inactive() -> dict[str, Any]:
+    return {"active": False}
 
 
 def _described(verified: VerifiedToken) -> dict[str, Any]:
