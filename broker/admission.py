@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from broker.core.change import Change
 from broker.core.dpop import ReplayWindow, check_proof
-from broker.core.entry import Kind, entry
+from broker.core.entry import Entry, Kind, entry
 from broker.core.errors import BrokerError, Code, GuardFailed, Refused
 from broker.core.identity import Agent
 from broker.core.tally import Tally
 from broker.core.token_check import TokenCheck
-from broker.ports import Authenticator, Caller, Clock, Ledger, Meter, UnverifiedAssertion
+from broker.ports import Authenticated, Authenticator, Caller, Clock, Ledger, Meter, UnverifiedAssertion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,31 +84,21 @@ class Admission:
             if client_id is not None and client_id != who.agent.id:
                 text = "client_id is not the client that the assertion authenticates"
                 raise Refused(Code.CLIENT_AUTHENTICATION_FAILED, text)
-            if who.guards:
-                record = entry(
-                    Kind.ASSERTION_USED,
-                    now,
-                    agent=who.agent.id,
-                    issuer=who.agent.issuer,
-                    method=who.method,
-                    assertion=who.digest,
-                    assertion_id=who.assertion_id,
-                    assertion_key=who.key,
-                    **caller.members(),
-                )
-                await self._ledger.commit(Change(record, who.guards))
-        except GuardFailed as failed:
-            self._count(failed)
-            raise Refused(failed.code, failed.public) from failed
         except BrokerError as error:
             self._count(error)
             raise
+        if who.guards:
+            try:
+                await self._ledger.commit(Change(_used_entry(who, now, caller), who.guards))
+            except GuardFailed as failed:
+                self._count(failed)
+                raise Refused(failed.code, failed.public) from failed
         return Admitted(agent=who.agent)
 
     def _by_token(self, presented: Presented, now: float) -> Admitted:
         verified = self._check.check(presented.token, now, self._audience)
         claims = verified.claims
-        if (claims.jkt is not None) != (presented.scheme == "dpop"):
+        if presented.scheme != ("bearer" if claims.jkt is None else "dpop"):
             text = "a token that is bound to a key must come with the DPoP scheme, and only such a token"
             raise BrokerError(Code.TOKEN_INVALID, text)
         if claims.jkt is not None:
@@ -130,3 +120,17 @@ class Admission:
     def _count(self, error: BrokerError) -> None:
         self._strangers.add(error.code.value)
         self._meter.refused(error.code.value)
+
+
+def _used_entry(who: Authenticated, now: float, caller: Caller) -> Entry:
+    return entry(
+        Kind.ASSERTION_USED,
+        now,
+        agent=who.agent.id,
+        issuer=who.agent.issuer,
+        method=who.method,
+        assertion=who.digest,
+        assertion_id=who.assertion_id,
+        assertion_key=who.key,
+        **caller.members(),
+    )
