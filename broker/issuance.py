@@ -13,9 +13,10 @@ from broker.core.change import Change, EpochIs, Guard, RateWithin, Unused
 from broker.core.claims import AccessClaims
 from broker.core.decide import decide
 from broker.core.dpop import Proof, check_proof
-from broker.core.entry import Entry, Kind, entry
+from broker.core.entry import MAX_INT, Entry, Kind, entry
 from broker.core.errors import BrokerError, Code, EpochMoved, GuardFailed, Refused, Unavailable
 from broker.core.grant import Ask, Denied, Granted, NeedsApproval
+from broker.core.identity import Attribute
 from broker.core.policy import Policy
 from broker.core.tally import Allowance, Tally
 from broker.ports import (
@@ -121,7 +122,8 @@ class Issuance:
                 continue
             except GuardFailed as failed:
                 if failed.code in _STRANGERS:
-                    raise self._count(Refused(failed.code, failed.public)) from failed
+                    self._count(failed.code)
+                    raise Refused(failed.code, failed.public) from failed
                 raise await self._refusal(applicant, failed.code, failed.public, failed.retry_after) from failed
         busy = "revocations are being made faster than this request can be decided; try again"
         raise Unavailable(Code.OVERLOADED, busy, retry_after=1)
@@ -156,7 +158,8 @@ class Issuance:
                 raise Refused(Code.CLIENT_AUTHENTICATION_FAILED, text)
             proof = self._prove(request.proof, now)
         except BrokerError as error:
-            raise self._count(error) from error
+            self._count(error.code)
+            raise
         ask = request.ask if proof is None else _bound(request.ask, proof)
         used = () if proof is None else (Unused(proof.replay_key, proof.expires_at, "proof"),)
         return _Applicant(who=who, ask=ask, guards=(*who.guards, *used), caller=caller, now=now)
@@ -185,29 +188,31 @@ class Issuance:
             jkt=applicant.ask.jkt,
         )
 
-    def _count(self, error: BrokerError) -> BrokerError:
-        """Count a stranger's failure; it is recorded in aggregate."""
-        self._strangers.add(error.code.value)
-        self._meter.refused(error.code.value)
-        return error
+    def _count(self, code: Code) -> None:
+        """Count a refusal that is recorded in aggregate."""
+        self._strangers.add(code.value)
+        self._meter.refused(code.value)
 
     async def _refusal(
         self, applicant: _Applicant, code: Code, reason: str, retry_after: int | None = None
     ) -> BrokerError:
         """Record a refusal of an authenticated agent and return what to raise.
 
-        The assertion is used up with it. A refusal that cannot be recorded is answered with the ledger's failure.
+        The assertion is used up with it. An agent that is refused all the time gets no entry of its own for each
+        refusal, and its assertion is then left unused: it can only ask again. A refusal that cannot be recorded is
+        answered with the ledger's failure.
         """
-        self._meter.refused(code.value)
         if not self._recorded.admit(applicant.who.agent.id, applicant.now):
-            self._strangers.add(code.value)
+            self._count(code)
             return Refused(code, reason, retry_after=retry_after)
         refusal = self._ids.new("ref")
         record = _refused_entry(applicant, refusal, code, reason, self._policy().digest)
         try:
             await self._ledger.commit(Change(record, applicant.guards))
         except GuardFailed as failed:
-            return self._count(Refused(failed.code, failed.public))
+            self._count(failed.code)
+            return Refused(failed.code, failed.public)
+        self._meter.refused(code.value)
         return Refused(code, reason, refusal=refusal, retry_after=retry_after)
 
 
@@ -234,7 +239,7 @@ def _issued_entry(
         agent=agent.id,
         issuer=agent.issuer,
         subject=agent.subject,
-        attributes_digest=hashlib.sha256(_sorted_json.encode(agent.attributes)).hexdigest(),
+        attributes_digest=hashlib.sha256(_sorted_json.encode(dict(agent.attributes))).hexdigest(),
         role=claims.role,
         tier=claims.tier,
         task=claims.task,
@@ -259,7 +264,7 @@ def _refused_entry(applicant: _Applicant, refusal: str, code: Code, reason: str,
         agent=agent.id,
         issuer=agent.issuer,
         subject=agent.subject,
-        attributes={name: value for name, value in agent.attributes.items() if value not in ((), "")},
+        attributes={name: _recordable(value) for name, value in agent.attributes.items() if value not in ((), "")},
         code=code.value,
         reason=reason,
         audience=ask.audience,
@@ -269,6 +274,11 @@ def _refused_entry(applicant: _Applicant, refusal: str, code: Code, reason: str,
         policy=policy_digest,
         **_provenance(applicant),
     )
+
+
+def _recordable(value: Attribute) -> Attribute:
+    """Return a claim as an entry can hold it: a whole number that some JSON reader would round becomes text."""
+    return str(value) if isinstance(value, int) and abs(value) > MAX_INT else value
 
 
 def _provenance(applicant: _Applicant) -> dict[str, str | None]:
