@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
 
 from broker.core.change import Change, PutKey, StoredKey
 from broker.core.entry import Kind, entry
@@ -37,6 +37,7 @@ class KeyRotation:
         self._ledger = ledger
         self._records = records
         self._clock = clock
+        self._turn = asyncio.Lock()
 
     async def keys(self) -> Sequence[StoredKey]:
         """Return every key of the ring, revoked ones included."""
@@ -44,21 +45,36 @@ class KeyRotation:
 
     async def rotate(self, *, by: str, caller: Caller) -> Rotation:
         """Rotate by the book: publish first, sign later, keep the old keys until their last token has expired."""
-        return await self._apply(await asyncio.to_thread(self._custody.rotated, self._clock.now()), by, None, caller)
+        now = self._clock.now()
+        return await _whole(self._apply(self._custody.rotated, now, by, None, caller))
 
     async def replace(self, *, by: str, reason: str, caller: Caller) -> Rotation:
         """Replace all keys at once. The caller then revokes what the ``compromised`` keys have signed."""
-        return await self._apply(await asyncio.to_thread(self._custody.replaced, self._clock.now()), by, reason, caller)
+        now = self._clock.now()
+        return await _whole(self._apply(self._custody.replaced, now, by, reason, caller))
 
-    async def _apply(self, rotation: Rotation, by: str, reason: str | None, caller: Caller) -> Rotation:
-        record = entry(
-            Kind.KEYS_ROTATED,
-            self._clock.now(),
-            by=by,
-            reason=reason,
-            keys=[{"kid": row.kid, "alg": row.alg, "use": row.use, "revoked": row.revoked} for row in rotation.rows],
-            **caller.members(),
-        )
-        await self._ledger.commit(Change(record, (), tuple(PutKey(row) for row in rotation.rows), urgent=True))
-        self._custody.replace(await self._records.keys())
-        return rotation
+    async def _apply(
+        self, change: Callable[[float], Rotation], now: float, by: str, reason: str | None, caller: Caller
+    ) -> Rotation:
+        async with self._turn:
+            rotation = await asyncio.to_thread(change, now)  # making keys takes long enough to stall the event loop
+            # Read before the change, so that nothing can fail between its being recorded and its being in force.
+            ring = {row.kid: row for row in (*await self._records.keys(), *rotation.rows)}
+            record = entry(
+                Kind.KEYS_ROTATED,
+                now,
+                by=by,
+                reason=reason,
+                keys=[
+                    {"kid": row.kid, "alg": row.alg, "use": row.use, "revoked": row.revoked} for row in rotation.rows
+                ],
+                **caller.members(),
+            )
+            await self._ledger.commit(Change(record, (), tuple(PutKey(row) for row in rotation.rows), urgent=True))
+            self._custody.replace(tuple(ring.values()))
+            return rotation
+
+
+async def _whole(work: Coroutine[Any, Any, Rotation]) -> Rotation:
+    """Run to the end even if the caller gives up: the keys that the ledger records are those that sign."""
+    return await asyncio.shield(asyncio.ensure_future(work))

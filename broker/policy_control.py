@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from broker.core.change import Change
@@ -19,17 +20,26 @@ class PolicyControl:
         self._load = load
         self._ledger = ledger
         self._clock = clock
+        self._turn = asyncio.Lock()
 
     def current(self) -> Policy:
         """Return the policy in force."""
         return self._policy
 
     async def reload(self, *, by: str, caller: Caller | None = None) -> Policy:
-        """Load the policy file and put it in force once the ledger has recorded its digest."""
-        policy = self._load()
-        await self._record(policy, by, caller)
-        self._policy = policy
-        return policy
+        """Load the policy file and put it in force once the ledger has recorded its digest.
+
+        Raises what ``load`` raises, or ``Unavailable``; the policy in force stays then. Reloads happen one after the
+        other, and to the end even if the caller gives up: the last one that the ledger records is the one in force.
+        """
+        return await asyncio.shield(asyncio.ensure_future(self._replace(by, caller)))
+
+    async def _replace(self, by: str, caller: Caller | None) -> Policy:
+        async with self._turn:
+            policy = self._load()
+            await self._record(policy, by, caller)
+            self._policy = policy
+            return policy
 
     async def record(self) -> None:
         """Record the policy that the broker started with."""
