@@ -24,10 +24,10 @@ Sign = Callable[[int, bytes], str]
 class Checkpoints:
     """Makes checkpoints of the head: on demand, and by itself while there is traffic."""
 
-    def __init__(self, group: GroupCommit, sign: Sign | None, size: Callable[[], int], clock: Clock) -> None:
-        """``size`` returns the number of entries without reading the store; ``sign`` is None when there is no key."""
+    def __init__(self, group: GroupCommit, size: Callable[[], int], clock: Clock) -> None:
+        """``size`` returns the number of entries without reading the store."""
         self._group = group
-        self._sign = sign
+        self._sign: Sign | None = None
         self._size = size
         self._clock = clock
         self._one_at_a_time = asyncio.Lock()
@@ -35,9 +35,10 @@ class Checkpoints:
         self._note = ""
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin to make checkpoints in the background, if there is a key to sign them with."""
-        if self._sign is not None:
+    def sign_with(self, sign: Sign) -> None:
+        """Begin to make checkpoints; also in the background, from now on."""
+        self._sign = sign
+        if self._task is None:
             self._task = asyncio.create_task(self._keep_up(), name="ledger-checkpoints")
 
     async def make(self) -> str:
@@ -64,8 +65,8 @@ class Checkpoints:
         now = self._clock.now()
         size, root, note = await self._group.run(lambda connection: _persist(connection, now))
         if note is None:
-            note = sign(size, root)  # the size and root are durable by now, so no other root can follow
-            signed = note
+            # Only now: the size and root are durable, so no other root can follow.
+            note = signed = _signed(sign, size, root)
             await self._group.run(lambda connection: _store(connection, size, signed))
         self._signed_size, self._note = size, note
 
@@ -76,6 +77,15 @@ class Checkpoints:
                 await self.make()
             except BrokerError:
                 continue  # the ledger says itself that it is not well; the next second tries again
+
+
+def _signed(sign: Sign, size: int, root: bytes) -> str:
+    try:
+        return sign(size, root)
+    except BrokerError:
+        raise
+    except Exception as error:
+        raise Unavailable(Code.INTERNAL, "the checkpoint could not be signed") from error
 
 
 def _persist(connection: Connection, now: float) -> tuple[int, bytes, str | None]:

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection
@@ -27,6 +27,9 @@ MAX_BATCH: Final = 512
 
 MAX_WAITING: Final = 8192
 """The most changes that may wait; more are refused at once, so that memory stays bounded (law 10)."""
+
+IDLE_SECONDS: Final = 2.0
+"""After this long without work, what was written is copied from the log into the database itself."""
 
 T = TypeVar("T")
 
@@ -52,6 +55,8 @@ class _Taken:
     changes: list[_Waiting] = field(default_factory=list)
     jobs: list[_Job] = field(default_factory=list)
     last: bool = False
+    idle: bool = False
+    """Whether there was nothing to do for a while, for the first time since there was something."""
 
 
 class _Signal:
@@ -73,6 +78,7 @@ class GroupCommit:
         self._queue: SimpleQueue[_Waiting | _Job | _Signal] = SimpleQueue()
         self._urgent: deque[_Waiting] = deque()
         self._closed = False
+        self._worked = False
         # A daemon: a process that ends without closing must not hang. What was acknowledged is durable anyway.
         self._thread = threading.Thread(target=self._work, name="ledger-writer", daemon=True)
         self._thread.start()
@@ -119,11 +125,17 @@ class GroupCommit:
                 self._commit(taken.changes)
             for job in taken.jobs:
                 self._run(job)
-            self._writer.copy_back()
+            if taken.idle or self._writer.log_is_long:
+                self._writer.copy_back()
 
     def _take(self) -> _Taken:
         """Wait for work, then take all there is, urgent changes first."""
-        items = [self._queue.get()]
+        try:
+            items = [self._queue.get(timeout=IDLE_SECONDS if self._worked else None)]
+        except Empty:
+            self._worked = False
+            return _Taken(idle=True)
+        self._worked = True
         # Nobody else takes from the queue, so what it holds now can be had without waiting.
         items += [self._queue.get_nowait() for _ in range(min(self._queue.qsize(), MAX_BATCH - 1))]
         taken = _Taken([self._urgent.popleft() for _ in range(len(self._urgent))])

@@ -115,8 +115,8 @@ def _leaves(connection: Connection, size: int) -> Sequence[bytes]:
 
 
 def _first(connection: Connection, query: Select[tuple[int, bytes]]) -> Record | None:
-    row = connection.execute(query).tuples().one_or_none()
-    return None if row is None else _record(*row)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _record(row[0], row[1])
 
 
 def _record(seq: int, body: bytes) -> Record:

@@ -41,7 +41,11 @@ class _Doubt:
 
 
 class _CommitFailed(Exception):
-    """COMMIT itself raised; the cause says why."""
+    """COMMIT itself raised, for ``reason``."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__()
+        self.reason = reason
 
 
 class Writer:
@@ -72,12 +76,15 @@ class Writer:
             outcomes = self._apply(proposals)
         except _CommitFailed as failed:
             self.settle()
-            return self._all_failed(proposals, failed.__cause__ or failed, in_doubt)
+            self.trouble = in_doubt(failed.reason).public
+            return [in_doubt(failed.reason) for _ in proposals]
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the thread goes on
-            if isinstance(error, Unavailable) or is_store_failure(error) or len(proposals) == 1:
-                return self._all_failed(proposals, error, unavailable)
-            # One change has what the database refuses: find out which, so that the others do not suffer.
-            return [outcome for proposal in proposals for outcome in self.apply([proposal])]
+            if isinstance(error, Unavailable) or is_store_failure(error):
+                self.trouble = unavailable(error).public
+            elif len(proposals) > 1:
+                # One change has what the database refuses: find out which, so that the others do not suffer.
+                return [outcome for proposal in proposals for outcome in self.apply([proposal])]
+            return [unavailable(error) for _ in proposals]
         self.trouble = None
         return outcomes
 
@@ -89,12 +96,16 @@ class Writer:
         try:
             result = self._transact(work)
         except Exception as error:
-            cause = error.__cause__ if isinstance(error, _CommitFailed) and error.__cause__ else error
-            failure = unavailable(cause if isinstance(cause, Exception) else error)
+            failure = in_doubt(error.reason) if isinstance(error, _CommitFailed) else unavailable(error)
             self.trouble = failure.public
             raise failure from error
         self.trouble = None
         return result
+
+    @property
+    def log_is_long(self) -> bool:
+        """Whether the log is so long that it must be copied back even if there is other work."""
+        return self._watch.log_size >= COPY_BACK_BYTES
 
     def settle(self) -> None:
         """Find out, if possible now, whether a batch in doubt was applied."""
@@ -109,10 +120,14 @@ class Writer:
         return effects[0] if len(effects) == 1 else merged(effects)
 
     def copy_back(self) -> None:
-        """Copy a log that has become long back into the database. Failures show in the next transaction."""
-        if self._connection is None or self._watch.log_size < COPY_BACK_BYTES:
+        """Copy the log back into the database. Failures show in the next transaction.
+
+        The files are checked before, since what they become is taken as ours afterwards.
+        """
+        if self._connection is None:
             return
         try:
+            self._check()
             sqlite.copy_back(self._connection)
             self._watch.accept()
         except Exception:  # noqa: BLE001 - nothing is lost: the log keeps everything
@@ -156,7 +171,7 @@ class Writer:
             transaction.commit()
         except Exception as error:
             self._discard()
-            raise _CommitFailed from error
+            raise _CommitFailed(error) from error
         self._watch.accept_log()
         return result
 
@@ -201,14 +216,6 @@ class Writer:
     def _accept(self, written: Written) -> None:
         self._head = written.head
         self._effects.append(written.effects)
-
-    def _all_failed(
-        self, proposals: Sequence[Proposal], error: BaseException, told: Callable[[Exception], Unavailable]
-    ) -> Sequence[Outcome]:
-        cause = error if isinstance(error, Exception) else RuntimeError(type(error).__name__)
-        failures = [told(cause) for _ in proposals]
-        self.trouble = failures[0].public
-        return failures
 
     def _discard(self) -> None:
         connection, self._connection = self._connection, None
