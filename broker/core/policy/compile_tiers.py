@@ -1,0 +1,62 @@
+"""Compiling tiers: how long, with what proof and with whose approval, in rising order of sensitivity."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from broker.core.policy.document import Node
+from broker.core.policy.model import Approval, Tier
+from broker.core.policy.operator_scopes import OPERATOR_TIER
+
+DEFAULT_TTL: Final = 15 * 60
+"""Seconds that a grant lives at most, in a tier that does not say."""
+
+LONG_TTL: Final = 3600
+"""Seconds beyond which a tier must say ``allow_long: true``."""
+
+LONGEST_TTL: Final = 24 * 3600
+"""Seconds that no grant may exceed, whatever the policy says."""
+
+_MOST_APPROVERS: Final = 10
+_OPTIONAL: Final = ("max_ttl", "allow_long", "proof_of_possession", "approval")
+
+
+def compile_tiers(node: Node | None, roles: Collection[str]) -> dict[str, Tier]:
+    """Compile ``tiers``, and put the built-in tier ``operator`` above them unless the policy places it itself."""
+    entries = [] if node is None else list(node.names("a tier"))
+    tiers = {name: _tier(name, rank, entry, roles) for rank, (name, entry) in enumerate(entries)}
+    tiers.setdefault(OPERATOR_TIER, Tier(name=OPERATOR_TIER, rank=len(tiers), max_ttl=DEFAULT_TTL))
+    return tiers
+
+
+def _tier(name: str, rank: int, node: Node, roles: Collection[str]) -> Tier:
+    found = node.members(*_OPTIONAL)
+    allow_long = "allow_long" in found and found["allow_long"].flag() is True
+    return Tier(
+        name=name,
+        rank=rank,
+        max_ttl=_max_ttl(found["max_ttl"], allow_long=allow_long) if "max_ttl" in found else DEFAULT_TTL,
+        proof_required=(
+            "proof_of_possession" in found
+            and found["proof_of_possession"].choice(("required", "optional")) == "required"
+        ),
+        approval=_approval(found["approval"], roles) if "approval" in found else None,
+    )
+
+
+def _max_ttl(node: Node, *, allow_long: bool) -> int:
+    seconds = node.duration(LONGEST_TTL) or DEFAULT_TTL
+    if seconds > LONG_TTL and not allow_long:
+        node.fail("more than 1h keeps stolen credentials alive for long: add allow_long: true to the tier to insist")
+    return seconds
+
+
+def _approval(node: Node, roles: Collection[str]) -> Approval | None:
+    found = node.members(required=("approvers", "quorum", "expires"))
+    approvers = found["approvers"].reference(roles, "a role") if "approvers" in found else None
+    quorum = found["quorum"].number(1, _MOST_APPROVERS) if "quorum" in found else None
+    expires = found["expires"].duration(LONGEST_TTL) if "expires" in found else None
+    if approvers is None or quorum is None or expires is None:
+        return None
+    return Approval(approvers=approvers, quorum=quorum, expires=expires)
