@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn
-from urllib.parse import urlsplit
 
 import msgspec
 
 MAX_FILE: Final = 256 * 1024
 PREFIX: Final = "BROKER_"
 """``BROKER_LISTEN_PORT=9000`` sets ``port`` in ``[listen]``; the environment wins over the file."""
+
+_MAX_PORT: Final = 65_535
+_ISSUER: Final = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?|\[[0-9a-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?"
+)
 
 
 class ConfigError(Exception):
@@ -148,6 +154,8 @@ def _with_environment(data: dict[str, Any], environment: Mapping[str, str], path
             if name not in environment or nested:
                 continue
             target = data if not section else data.setdefault(section, {})
+            if not isinstance(target, dict):
+                _fail(path, f"{section}: must be a table")
             try:
                 target[field.name] = msgspec.convert(environment[name], field.type, strict=False)
             except msgspec.ValidationError as error:
@@ -157,10 +165,10 @@ def _with_environment(data: dict[str, Any], environment: Mapping[str, str], path
 
 def _on_port(raw: _File, port: int) -> _File:
     listen = msgspec.structs.replace(raw.listen, port=port)
-    parts = urlsplit(raw.issuer)
+    match = _ISSUER.fullmatch(raw.issuer)
     issuer = raw.issuer
-    if parts.scheme == "http" and parts.hostname is not None and _is_loopback(parts.hostname):
-        issuer = f"http://{parts.hostname}:{port}"
+    if match is not None and match["scheme"] == "http" and _is_loopback(match["host"]):
+        issuer = f"http://{match['host']}:{port}"
     return msgspec.structs.replace(raw, listen=listen, issuer=issuer)
 
 
@@ -168,16 +176,38 @@ def _check(raw: _File, path: Path) -> None:
     problem = issuer_problem(raw.issuer, tls_ends_in_front=raw.tls_ends_in_front)
     if problem is not None:
         _fail(path, f"issuer: {problem}")
-    if (raw.listen.certificate is None) != (raw.listen.key is None):
-        _fail(path, "listen.certificate and listen.key: give both or neither")
-    if not 0 <= raw.listen.port <= 65535:  # noqa: PLR2004 - the range of TCP ports
-        _fail(path, "listen.port: must be 0 to 65535")
-    sources = (raw.master_key.file, raw.master_key.environment, raw.master_key.command)
-    if sum(source is not None for source in sources) != 1:
+    _check_listen(raw, path)
+    source = raw.master_key
+    given = [value for value in (source.file, source.environment, source.command) if value is not None]
+    if len(given) != 1 or not all(given):
         _fail(path, "master_key: give exactly one of file, environment, command")
     for field in msgspec.structs.fields(Limits):
-        if getattr(raw.limits, field.name) <= 0:
-            _fail(path, f"limits.{field.name}: must be above 0")
+        if not 0 < getattr(raw.limits, field.name) < math.inf:
+            _fail(path, f"limits.{field.name}: must be a number above 0")
+    named = {
+        "policy": raw.policy,
+        "ledger.path": raw.ledger.path,
+        "operator.agent": raw.operator.agent,
+        "operator.key": raw.operator.key,
+    }
+    for name, value in named.items():
+        if not value:
+            _fail(path, f"{name}: must not be empty")
+
+
+def _check_listen(raw: _File, path: Path) -> None:
+    listen = raw.listen
+    if not 0 <= listen.port <= _MAX_PORT:
+        _fail(path, f"listen.port: must be 0 to {_MAX_PORT}")
+    if (listen.certificate is None) != (listen.key is None):
+        _fail(path, "listen.certificate and listen.key: give both or neither")
+    if listen.certificate is None and not (_is_loopback(listen.host) or raw.tls_ends_in_front):
+        text = "listen.host: without a certificate only a loopback address, unless tls_ends_in_front = true"
+        _fail(path, text)
+    if listen.metrics is not None:
+        host, _, port = listen.metrics.rpartition(":")
+        if not host or not (port.isascii() and port.isdigit()) or int(port[:6]) > _MAX_PORT:
+            _fail(path, "listen.metrics: must be HOST:PORT")
 
 
 def issuer_problem(issuer: str, *, tls_ends_in_front: bool = False) -> str | None:
@@ -186,22 +216,22 @@ def issuer_problem(issuer: str, *, tls_ends_in_front: bool = False) -> str | Non
     https, lower-case host, no path, query, fragment, user or trailing slash. Plain http and a port are for loopback
     addresses only, or when TLS ends in front of the broker.
     """
-    parts = urlsplit(issuer)
-    if parts.scheme not in {"https", "http"} or not parts.hostname:
-        return "must be an https URL"
-    if issuer != f"{parts.scheme}://{parts.netloc}" or parts.netloc != parts.netloc.lower() or "@" in parts.netloc:
-        return "must be scheme and lower-case host only: no path, query, fragment, user or trailing slash"
-    loopback = _is_loopback(parts.hostname)
-    if parts.scheme == "http" and not (loopback or tls_ends_in_front):
+    match = _ISSUER.fullmatch(issuer)
+    if match is None:
+        return "must be https:// and a lower-case host only: no path, query, fragment, user or trailing slash"
+    if match["port"] is not None and int(match["port"]) > _MAX_PORT:
+        return f"the port must be 0 to {_MAX_PORT}"
+    loopback = _is_loopback(match["host"])
+    if match["scheme"] == "http" and not (loopback or tls_ends_in_front):
         return "plain http is for loopback addresses only, unless tls_ends_in_front = true"
-    if ":" in parts.netloc.rpartition("]")[2] and not (loopback or tls_ends_in_front):
+    if match["port"] is not None and not (loopback or tls_ends_in_front):
         return "must not have a port"
     return None
 
 
 def _is_loopback(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
     except ValueError:
         return host == "localhost"
 
