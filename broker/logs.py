@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, Final, TextIO
 
 import msgspec
@@ -14,37 +14,77 @@ import structlog
 MAX_VALUE: Final = 2048
 """Longest text of one value in characters; longer ones are cut."""
 
+MAX_DEPTH: Final = 8
+"""How deep a value is followed."""
+
+_MAX_BITS: Final = 64
 _REDACTED: Final = "[redacted]"
 _NAMES: Final = frozenset(
-    {"access_token", "assertion", "authorization", "client_assertion", "code", "dpop", "password", "proof", "secret"}
+    {
+        "access_token",
+        "assertion",
+        "authorization",
+        "client_assertion",
+        "client_secret",
+        "code",
+        "cookie",
+        "dpop",
+        "master_key",
+        "password",
+        "private_key",
+        "proof",
+        "refresh_token",
+        "secret",
+        "set-cookie",
+        "subject_token",
+    }
 )
-_JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+_JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){0,4}")  # a match never fails late: linear time
 _PEM: Final = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 
 
-def redact(value: object) -> object:
-    """Return ``value`` without anything that looks like a token or private key, at any depth, cut to size."""
-    if isinstance(value, str):
-        clean = _REDACTED if _PEM.search(value) else _JWT.sub(_REDACTED, value)
-        return clean if len(clean) <= MAX_VALUE else clean[:MAX_VALUE] + "…"
+def redact(value: object, depth: int = 0) -> object:
+    """Return ``value`` without anything that looks like a token or private key, at any depth, cut to size.
+
+    The result can always be written as JSON. Exceptions are named by their class: their texts can hold anything.
+    """
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        return "[nested too deep]" if depth >= MAX_DEPTH else _redact_items(value, depth + 1)
+    if isinstance(value, BaseException):
+        return describe(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"[{len(value)} bytes]"
+    if isinstance(value, int):
+        return value if value.bit_length() < _MAX_BITS else "[a huge number]"
+    return value if value is None or isinstance(value, float) else _clean(str(value))
+
+
+def _redact_items(value: Mapping[object, object] | Iterable[object], depth: int) -> object:
     if isinstance(value, Mapping):
-        return {str(name): _REDACTED if str(name) in _NAMES else redact(item) for name, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [redact(item) for item in value]
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    return redact(str(value))
+        return {
+            _clean(str(name)): _REDACTED if str(name).lower() in _NAMES else redact(item, depth)
+            for name, item in value.items()
+        }
+    return [redact(item, depth) for item in value]
+
+
+def _clean(text: str) -> str:
+    unicode = text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()  # lone surrogates
+    clean = _REDACTED if _PEM.search(unicode) else _JWT.sub(_REDACTED, unicode)
+    return clean if len(clean) <= MAX_VALUE else clean[:MAX_VALUE] + "…"
 
 
 def _redacting(_logger: object, _method: str, members: MutableMapping[str, Any]) -> Mapping[str, Any]:
     # "code" is a reason code in our own events; an enrolment code never gets here under that name.
-    return {name: _REDACTED if name in _NAMES - {"code"} else redact(item) for name, item in members.items()}
+    return {name: _REDACTED if name.lower() in _NAMES - {"code"} else redact(item) for name, item in members.items()}
 
 
 def _exception_class(_logger: object, _method: str, members: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Replace exception information by class names and code positions: messages can hold anything (law 8)."""
     error = members.pop("exc_info", None)
-    if error is True:
+    if isinstance(error, tuple):
+        error = error[1]
+    elif error is True:
         error = sys.exc_info()[1]
     if isinstance(error, BaseException):
         members["error"] = describe(error)
@@ -54,15 +94,17 @@ def _exception_class(_logger: object, _method: str, members: MutableMapping[str,
 def describe(error: BaseException) -> list[str]:
     """Return the chain of causes as class names with the place in the code, without messages or values."""
     chain: list[str] = []
+    seen: set[int] = set()
     current: BaseException | None = error
-    while current is not None and len(chain) < 8:  # noqa: PLR2004 - enough of a chain to find the cause
+    while current is not None and id(current) not in seen and len(chain) < 8:  # noqa: PLR2004 - enough to find the cause
+        seen.add(id(current))
         frame = current.__traceback__
         while frame is not None and frame.tb_next is not None:
             frame = frame.tb_next
         code = None if frame is None else frame.tb_frame.f_code
         place = "" if code is None or frame is None else f" at {code.co_name}:{frame.tb_lineno}"
         chain.append(f"{type(current).__module__}.{type(current).__qualname__}{place}")
-        current = current.__cause__ or current.__context__
+        current = current.__context__ if current.__cause__ is None else current.__cause__
     return chain
 
 
@@ -71,7 +113,11 @@ def _line(_logger: object, _method: str, members: MutableMapping[str, Any]) -> s
 
 
 class _Foreign(logging.Handler):
-    """Brings the records of libraries into the same format; their exceptions by class name only."""
+    """Brings the records of libraries into the same format; their exceptions by class name only.
+
+    Only the first line of a message is kept: what follows it, such as the state of a failed task that ``asyncio``
+    appends, can hold the text of an exception.
+    """
 
     def __init__(self, events: structlog.stdlib.BoundLogger) -> None:
         super().__init__(logging.WARNING)
@@ -80,7 +126,11 @@ class _Foreign(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Log a library's record."""
         error = record.exc_info[1] if record.exc_info else None
-        members: dict[str, Any] = {"logger": record.name, "message": record.getMessage()}
+        try:
+            message = record.getMessage()
+        except Exception:  # noqa: BLE001 - a library's bad format must not fail what it reports on
+            message = str(record.msg)
+        members: dict[str, Any] = {"logger": record.name, "message": message.partition("\n")[0]}
         if error is not None:
             members["error"] = describe(error)
         method = self._events.error if record.levelno >= logging.ERROR else self._events.warning
