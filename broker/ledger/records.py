@@ -114,7 +114,7 @@ def _leaves(connection: Connection, size: int) -> Sequence[bytes]:
     return leaves
 
 
-def _first(connection: Connection, query: Select[tuple[int, bytes]]) -> Record | None:
+def _first(connection: Connection, query: Select[int, bytes]) -> Record | None:
     row = connection.execute(query).one_or_none()
     return None if row is None else _record(row[0], row[1])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -51,9 +52,23 @@ def reader_engine(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> Engine:
 
 
 def offline_engine(path: Path, *, immutable: bool) -> Engine:
-    """Return an engine that changes nothing; ``immutable`` also takes no locks (a file nobody can write)."""
-    query = "immutable=1" if immutable else "mode=ro"
-    return _engine(lambda: _connect(path, query, BUSY_SECONDS), ("query_only=ON", "trusted_schema=OFF"), "BEGIN", 1)
+    """Return an engine that changes nothing, and reads even what is not text in a column of text.
+
+    ``immutable`` also makes no file beside the database and takes no locks: for a file that nobody is using.
+    """
+
+    def connect() -> sqlite3.Connection:
+        connection = _connect(path, "immutable=1" if immutable else "mode=ro", BUSY_SECONDS)
+        connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
+        return connection
+
+    return _engine(connect, ("query_only=ON", "trusted_schema=OFF", "cell_size_check=ON"), "BEGIN", 1)
+
+
+def integrity_problems(connection: Connection) -> list[str]:
+    """Return what SQLite itself finds wrong with the structure of the file and its indexes, in its own words."""
+    rows = connection.exec_driver_sql("PRAGMA integrity_check(20)").scalars()
+    return [str(row) for row in rows if row != "ok"]
 
 
 def copy_back(connection: Connection) -> None:

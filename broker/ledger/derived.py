@@ -1,0 +1,136 @@
+"""What the other tables must hold, derived from the entries alone: rules, blocks, registered agents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, Table, select
+
+from broker.core.entry import Kind
+from broker.core.errors import BrokerError
+from broker.core.selector import parse_selector
+from broker.ledger import schema
+from broker.ledger.rows import read_selector
+
+_MILLISECONDS: Final = 1000
+
+
+@dataclass(slots=True)
+class _Rule:
+    """A ``rule.added`` entry: its place and members."""
+
+    seq: int
+    members: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class _Block:
+    """The block that a ``rule.added`` entry made, and whether an entry lifted it."""
+
+    rule: int
+    made: Mapping[str, Any]
+    selector: object
+    lifted: bool = False
+
+
+class Derived:
+    """Follows the entries in their order, then compares the tables with what they come to."""
+
+    def __init__(self) -> None:
+        """Nothing is recorded yet."""
+        self._rules: list[_Rule] = []
+        self._blocks: dict[str, _Block] = {}
+        self._agents: dict[str, str | None] = {}
+
+    @property
+    def epoch(self) -> int:
+        """How many rules were recorded."""
+        return len(self._rules)
+
+    def take(self, seq: int, members: Mapping[str, Any]) -> None:
+        """Take up an entry."""
+        match members["kind"]:
+            case Kind.RULE_ADDED:
+                self._rules.append(_Rule(seq, members))
+                block = members.get("block")
+                if isinstance(block, Mapping):
+                    self._blocks[str(block.get("id"))] = _Block(self.epoch, block, members.get("selector"))
+            case Kind.BLOCK_LIFTED:
+                if (known := self._blocks.get(str(members.get("ref")))) is not None:
+                    known.lifted = True
+            case Kind.AGENT_REGISTERED:
+                self._agents[str(members.get("agent"))] = members.get("key")
+            case Kind.AGENT_REMOVED:
+                self._agents[str(members.get("agent"))] = None
+            case _:
+                pass
+
+    def compare(self, connection: Connection) -> Iterator[str]:
+        """Yield what the tables say differently, in plain words."""
+        yield from self._compare_rules(connection)
+        yield from self._compare_blocks(connection)
+        yield from self._compare_agents(connection)
+
+    def _compare_rules(self, connection: Connection) -> Iterator[str]:
+        rows = _by(connection, schema.rules, "number")
+        for number, rule in enumerate(self._rules, start=1):
+            row = rows.pop(number, None)
+            if row is None:
+                yield f"rule {number}, recorded by entry {rule.seq}, is missing from the rules"
+                continue
+            if wrong := _differences(number, rule.members, row):
+                yield f"rule {number} differs from entry {rule.seq}, which recorded it, in: {', '.join(wrong)}"
+        yield from (f"no entry recorded rule {number}" for number in rows)
+
+    def _compare_blocks(self, connection: Connection) -> Iterator[str]:
+        rows = _by(connection, schema.blocks, "id")
+        for block_id, block in self._blocks.items():
+            row = rows.pop(block_id, None)
+            if row is None:
+                yield f"the block that rule {block.rule} made is missing from the blocks"
+                continue
+            until = None if row.until is None else int(row.until)
+            if not _same_selector(row.selector, block.selector) or until != block.made.get("until"):
+                yield f"the block that rule {block.rule} made differs from what was recorded"
+            if (row.lifted_at is not None) != block.lifted:
+                was = "was lifted by no entry, but is" if row.lifted_at is not None else "was lifted, but is not"
+                yield f"the block that rule {block.rule} made {was} in the blocks"
+        yield from (f"no entry recorded the block with rule {row.rule}" for row in rows.values())
+
+    def _compare_agents(self, connection: Connection) -> Iterator[str]:
+        keys = {name: key for name, key in self._agents.items() if key is not None}
+        stored = {name: row.key for name, row in _by(connection, schema.agents, "name").items()}
+        for name in sorted(keys.keys() | stored.keys()):
+            if name not in stored:
+                yield f"the agent {name!r} was registered, but is missing from the agents"
+            elif name not in keys:
+                yield f"the agent {name!r} is among the agents, but no entry registered it"
+            elif keys[name] != stored[name]:
+                yield f"the agent {name!r} has another key than the one that was recorded"
+
+
+def _differences(number: int, members: Mapping[str, Any], row: Row[Any]) -> list[str]:
+    """Return the names of what a rule's row says differently from its entry."""
+    checks = {
+        "id": row.id == members.get("ref"),
+        "number": number == members.get("number"),
+        "selector": _same_selector(row.selector, members.get("selector")),
+        "at": int(row.at * _MILLISECONDS) == members.get("at"),
+        "by": row.by == members.get("by"),
+        "reason": row.reason == members.get("reason"),
+        "incident": row.incident == members.get("incident"),
+    }
+    return [name for name, same in checks.items() if not same]
+
+
+def _same_selector(stored: str, recorded: object) -> bool:
+    try:
+        return read_selector(stored) == parse_selector(recorded)
+    except (BrokerError, ValueError):
+        return False
+
+
+def _by(connection: Connection, table: Table, key: str) -> dict[Any, Row[Any]]:
+    return {getattr(row, key): row for row in connection.execute(select(table).order_by(table.c[key])).all()}
