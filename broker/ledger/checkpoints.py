@@ -24,22 +24,16 @@ Sign = Callable[[int, bytes], str]
 class Checkpoints:
     """Makes checkpoints of the head: on demand, and by itself while there is traffic."""
 
-    def __init__(self, group: GroupCommit, size: Callable[[], int], clock: Clock) -> None:
-        """``size`` returns the number of entries without reading the store."""
+    def __init__(self, group: GroupCommit, sign: Sign | None, size: Callable[[], int], clock: Clock) -> None:
+        """``size`` returns the number of entries without reading the store; ``sign`` is None when there is no key."""
         self._group = group
-        self._sign: Sign | None = None
+        self._sign = sign
         self._size = size
         self._clock = clock
         self._one_at_a_time = asyncio.Lock()
         self._signed_size = -1
         self._note = ""
-        self._task: asyncio.Task[None] | None = None
-
-    def sign_with(self, sign: Sign) -> None:
-        """Begin to make checkpoints; also in the background, from now on."""
-        self._sign = sign
-        if self._task is None:
-            self._task = asyncio.create_task(self._keep_up(), name="ledger-checkpoints")
+        self._task = None if sign is None else asyncio.create_task(self._keep_up(), name="ledger-checkpoints")
 
     async def make(self) -> str:
         """Return the signed checkpoint of the current head. Raises :class:`Unavailable`."""

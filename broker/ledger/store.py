@@ -39,6 +39,7 @@ class SqlLedger:
         lock: LedgerLock,
         revocations: Revocations,
         clock: Clock,
+        sign: Sign | None,
     ) -> None:
         """Use :meth:`open`."""
         self.id = opened.ledger
@@ -52,7 +53,7 @@ class SqlLedger:
         self._take_effect(opened.effects)
         memory.forget_ended(revocations, clock.now())
         self._group = GroupCommit(writer, self._take_effect)
-        self._checkpoints = Checkpoints(self._group, lambda: writer.head.frontier.size, clock)
+        self._checkpoints = Checkpoints(self._group, sign, lambda: writer.head.frontier.size, clock)
 
     @staticmethod
     def create(path: Path, now: float) -> str:
@@ -66,10 +67,13 @@ class SqlLedger:
         revocations: Revocations,
         *,
         clock: Clock,
+        sign: Sign | None = None,
         margin: float = RULE_MARGIN,
         busy_seconds: float = sqlite.BUSY_SECONDS,
     ) -> Self:
         """Take the ledger for this process, migrate and check it, and load what is in force into ``revocations``.
+
+        ``sign`` signs checkpoints; it may raise ``Unavailable`` until its key, which is kept in the ledger, is loaded.
 
         Raises ``Unavailable`` with a text for the operator if another broker has it, or if it must not be used.
         """
@@ -83,14 +87,7 @@ class SqlLedger:
             await asyncio.to_thread(lock.release)
             raise
         reader = Reader(sqlite.reader_engine(path, busy_seconds=busy_seconds))
-        return cls(opened, writer, reader, lock, revocations, clock)
-
-    def sign_checkpoints_with(self, sign: Sign) -> None:
-        """Make checkpoints from now on: at least every second while entries are added, and on demand.
-
-        The key that signs them is itself kept in the ledger, which is why it comes after :meth:`open`.
-        """
-        self._checkpoints.sign_with(sign)
+        return cls(opened, writer, reader, lock, revocations, clock, sign)
 
     async def close(self) -> None:
         """Finish what was accepted, make a last checkpoint, and give the ledger back. May be called twice."""
