@@ -118,6 +118,10 @@ class SqlLedger:
             return error.public
         return self.healthy()
 
+    async def probe_if_troubled(self) -> str | None:
+        """Probe only if the last transaction failed: to learn that it works again before somebody needs it."""
+        return None if self.healthy() is None else await self.probe()
+
     async def compact(self, now: float) -> int:
         """Forget everything that has ended before ``now`` (law 11); return how many rows. Raises ``Unavailable``."""
         memory.forget_ended(self._revocations, now)
