@@ -1,0 +1,194 @@
+"""The claims of access tokens, and the facts that revocation looks at."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from broker.core.claims import MAX_ACT_DEPTH, MAX_TEXT, AccessClaims, ClaimsError, parse_claims
+from broker.core.selector import Selector
+
+CLAIMS = AccessClaims(
+    iss="https://broker.example",
+    sub="prod/support/triage",
+    aud="https://tickets.internal",
+    client_id="prod/support/triage",
+    iat=1_795_300_000,
+    exp=1_795_300_300,
+    jti="tok_1",
+    scopes=("tickets:comment", "tickets:read"),
+    epoch=41,
+    task="task_3",
+    role="support-triage",
+    tier="write",
+    issuer="prod",
+)
+FULL = replace(
+    CLAIMS,
+    path=("task_1", "task_2"),
+    parents=("tok_a", "tok_b"),
+    agents=("prod/planner", "prod/root"),
+    jkt="thumb",
+)
+
+
+@pytest.mark.parametrize("claims", [CLAIMS, FULL])
+def test_claims_come_back_from_their_payload(claims: AccessClaims) -> None:
+    """What is minted is what is read."""
+    assert parse_claims(claims.to_payload()) == claims
+
+
+def test_the_payload_is_an_rfc_9068_token() -> None:
+    """The standard claims have their standard shape; everything else is in one private claim."""
+    assert FULL.to_payload() == {
+        "iss": "https://broker.example",
+        "sub": "prod/support/triage",
+        "aud": "https://tickets.internal",
+        "client_id": "prod/support/triage",
+        "iat": 1_795_300_000,
+        "nbf": 1_795_300_000,
+        "exp": 1_795_300_300,
+        "jti": "tok_1",
+        "scope": "tickets:comment tickets:read",
+        "act": {"sub": "prod/planner", "act": {"sub": "prod/root"}},
+        "cnf": {"jkt": "thumb"},
+        "broker": {
+            "epoch": 41,
+            "task": "task_3",
+            "role": "support-triage",
+            "tier": "write",
+            "issuer": "prod",
+            "path": ["task_1", "task_2"],
+            "parents": ["tok_a", "tok_b"],
+        },
+    }
+
+
+def test_what_is_absent_is_left_out() -> None:
+    """A token without lineage, delegation or a bound key has no empty claims for them."""
+    payload = CLAIMS.to_payload()
+    assert not {"act", "cnf"} & payload.keys()
+    assert not {"path", "parents"} & payload["broker"].keys()
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        Selector(token="tok_1"),
+        Selector(token="tok_a"),
+        Selector(task="task_3"),
+        Selector(task="task_1"),
+        Selector(agent="prod/support/triage"),
+        Selector(agent="prod/root"),
+        Selector(key="kid"),
+        Selector(key="thumb"),
+        Selector(role="support-triage"),
+        Selector(scope="tickets:read"),
+        Selector(audience="https://tickets.internal"),
+        Selector(tier="write"),
+        Selector(issuer="prod"),
+        Selector(token="tok_b", task="task_2", agent="prod/planner", scope="tickets:comment", tier="write"),
+    ],
+)
+def test_a_token_dies_with_each_of_its_own_keys_and_its_ancestors(selector: Selector) -> None:
+    """Every selector that names the token, an ancestor, its task or key finds it."""
+    assert selector.selects(FULL.facts("kid"))
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        Selector(token="tok"),
+        Selector(task="task"),
+        Selector(agent="prod"),
+        Selector(key="other"),
+        Selector(scope="tickets:read tickets:comment"),
+        Selector(scope="tickets"),
+        Selector(audience="https://tickets.internal/"),
+        Selector(lease="tok_1"),
+    ],
+)
+def test_near_misses_do_not_select(selector: Selector) -> None:
+    """Prefixes, joined lists and other fields are not the token's facts."""
+    assert not selector.selects(FULL.facts("kid"))
+
+
+def without(name: str) -> dict[str, Any]:
+    """Return a full payload without one claim."""
+    return {claim: value for claim, value in FULL.to_payload().items() if claim != name}
+
+
+def with_private(**members: object) -> dict[str, Any]:
+    """Return a full payload with members of the private claim replaced."""
+    return FULL.to_payload() | {"broker": FULL.to_payload()["broker"] | members}
+
+
+def deep_act(depth: int) -> dict[str, Any]:
+    """Return an ``act`` claim that is nested so deep."""
+    act: dict[str, Any] = {"sub": "a"}
+    for _ in range(depth - 1):
+        act = {"sub": "a", "act": act}
+    return act
+
+
+@pytest.mark.parametrize("name", ["iss", "sub", "aud", "client_id", "iat", "exp", "jti", "scope", "broker"])
+def test_every_claim_is_needed(name: str) -> None:
+    """A token that lacks one is not ours, however well it is signed."""
+    with pytest.raises(ClaimsError, match=name):
+        parse_claims(without(name))
+
+
+@pytest.mark.parametrize("name", ["epoch", "task", "role", "tier", "issuer"])
+def test_every_private_member_is_needed(name: str) -> None:
+    """A token whose revocation could not be checked is not ours."""
+    private = {member: value for member, value in FULL.to_payload()["broker"].items() if member != name}
+    with pytest.raises(ClaimsError, match=name):
+        parse_claims(FULL.to_payload() | {"broker": private})
+
+
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        (FULL.to_payload() | {"aud": ["https://tickets.internal"]}, "aud"),
+        (FULL.to_payload() | {"sub": ""}, "sub"),
+        (FULL.to_payload() | {"sub": "x" * (MAX_TEXT + 1)}, "sub"),
+        (FULL.to_payload() | {"exp": "1795300300"}, "exp"),
+        (FULL.to_payload() | {"exp": 1795300300.5}, "exp"),
+        (FULL.to_payload() | {"exp": True}, "exp"),
+        (FULL.to_payload() | {"iat": -1}, "iat"),
+        (FULL.to_payload() | {"scope": ["a"]}, "scope"),
+        (FULL.to_payload() | {"scope": "a  b"}, "scope"),
+        (FULL.to_payload() | {"scope": " a"}, "scope"),
+        (FULL.to_payload() | {"scope": "b a"}, "scope"),
+        (FULL.to_payload() | {"scope": "a a"}, "scope"),
+        (FULL.to_payload() | {"scope": " "}, "scope"),
+        (FULL.to_payload() | {"broker": []}, "broker"),
+        (with_private(epoch="41"), "epoch"),
+        (with_private(epoch=False), "epoch"),
+        (with_private(epoch=-1), "epoch"),
+        (with_private(path="task_1"), "path"),
+        (with_private(path=[1]), "path"),
+        (with_private(parents=[""]), "parents"),
+        (with_private(parents={"a": 1}), "parents"),
+        (with_private(tier=None), "tier"),
+        (FULL.to_payload() | {"cnf": {}}, "cnf"),
+        (FULL.to_payload() | {"cnf": {"jkt": "a", "x5t#S256": "b"}}, "cnf"),
+        (FULL.to_payload() | {"cnf": {"x5t#S256": "b"}}, "jkt"),
+        (FULL.to_payload() | {"cnf": "thumb"}, "cnf"),
+        (FULL.to_payload() | {"act": "prod/planner"}, "act"),
+        (FULL.to_payload() | {"act": {"sub": 1}}, "sub"),
+        (FULL.to_payload() | {"act": {}}, "sub"),
+        (FULL.to_payload() | {"act": deep_act(MAX_ACT_DEPTH + 1)}, "act"),
+    ],
+)
+def test_ill_shaped_claims_are_refused(payload: dict[str, Any], says: str) -> None:
+    """A claim of another shape than ours is refused by name, not coerced."""
+    with pytest.raises(ClaimsError, match=says):
+        parse_claims(payload)
+
+
+def test_the_deepest_delegation_is_read() -> None:
+    """The bound on the chain is the bound, not one less."""
+    assert len(parse_claims(FULL.to_payload() | {"act": deep_act(MAX_ACT_DEPTH)}).agents) == MAX_ACT_DEPTH
