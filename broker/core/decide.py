@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from broker.core.errors import Code
@@ -69,8 +69,27 @@ def settle(ask: Ask, verdicts: Iterable[Decision]) -> Decision:
     return best
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a role allows, before blocks and the conditions of tiers; ``lines`` are the policy's, one for each scope."""
+
+    granted: Granted
+    lines: tuple[ScopeAllow, ...]
+
+
 def judge(role: Role, blocks: BlockIndex, agent: Agent, ask: Ask, now: float) -> Decision:
     """Return what one role, which has ``agent`` as a member, says to an ask."""
+    offer = offered(role, ask)
+    if isinstance(offer, Denied):
+        return offer
+    block = blocks.refusing(offer.granted.facts(agent, ask), now)
+    if block is not None:
+        return Denied(Code.BLOCKED, f"blocked by an operator: {block.id}")
+    return _conditions(offer, ask)
+
+
+def offered(role: Role, ask: Ask) -> Offer | Denied:
+    """Return what a role allows if it allows all that is asked for, or why not."""
     allowed = role.audiences.get(ask.audience or "")
     if allowed is None:
         return _NOT_HERE
@@ -80,16 +99,8 @@ def judge(role: Role, blocks: BlockIndex, agent: Agent, ask: Ask, now: float) ->
     missing = [scope for scope in scopes if scope not in allowed.scopes]
     if missing:
         return Denied(Code.SCOPE_NOT_ALLOWED, "not allowed to this agent: " + _listed(missing))
-    lines = [allowed.scopes[scope] for scope in scopes]
-    granted = _grant(role, ask, tuple(scopes), lines)
-    block = blocks.refusing(granted.facts(agent, ask), now)
-    if block is not None:
-        return Denied(Code.BLOCKED, f"blocked by an operator: {block.id}")
-    return _conditions(granted, ask, lines)
-
-
-def _grant(role: Role, ask: Ask, scopes: tuple[str, ...], lines: list[ScopeAllow]) -> Granted:
-    return Granted(
+    lines = tuple([allowed.scopes[scope] for scope in scopes])
+    granted = Granted(
         role=role.name,
         audience=ask.audience or "",
         scopes=scopes,
@@ -99,18 +110,19 @@ def _grant(role: Role, ask: Ask, scopes: tuple[str, ...], lines: list[ScopeAllow
         agent_per_minute=role.limits.tokens_per_minute,
         role_per_minute=role.limits.role_tokens_per_minute,
     )
+    return Offer(granted, lines)
 
 
-def _conditions(granted: Granted, ask: Ask, lines: list[ScopeAllow]) -> Decision:
+def _conditions(offer: Offer, ask: Ask) -> Decision:
     """Return what is still missing for a grant, if anything.
 
     Every tier among the scopes is asked, not only the highest: a condition cannot be shed by asking for more.
     """
-    if ask.jkt is None and any(line.tier.proof_required for line in lines):
+    if ask.jkt is None and any(line.tier.proof_required for line in offer.lines):
         return Denied(Code.PROOF_REQUIRED, "these scopes need a DPoP proof of possession of a key (RFC 9449)")
-    asking = [(line.tier, line.tier.approval) for line in lines if line.tier.approval is not None]
+    asking = [(line.tier, line.tier.approval) for line in offer.lines if line.tier.approval is not None]
     if not asking:
-        return granted
+        return offer.granted
     tier, approval = max(asking, key=lambda pair: pair[0].rank)
     return NeedsApproval(tier.name, approval.approvers, approval.quorum, approval.expires)
 

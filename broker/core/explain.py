@@ -1,0 +1,165 @@
+"""Explaining a decision: what every role says to an ask, line by line, in plain words, for the operator's eyes.
+
+The verdicts are those of :mod:`broker.core.decide` itself, so an explanation cannot differ from the decision. Unlike a
+denial's reason it speaks of the whole policy: it is never sent to the agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from broker.core.decide import NO_AUDIENCE, judge, offered, settle
+from broker.core.grant import Ask, Decision, Denied, Granted, NeedsApproval
+from broker.core.identity import Agent, Attribute
+from broker.core.lifetime import format_duration
+from broker.core.policy import Policy, Role
+from broker.core.policy.document import path_of
+from broker.core.policy.model import AudienceAllow, ScopeAllow
+from broker.core.rules import BlockIndex
+
+
+@dataclass(frozen=True, slots=True)
+class RoleExplanation:
+    """What one role says. ``verdict`` is None if the agent is no member, or the ask names no audience."""
+
+    role: str
+    member: bool
+    lines: tuple[str, ...]
+    verdict: Decision | None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The decision, what is said about the ask as such, and what each role says in the order of the file."""
+
+    decision: Decision
+    notes: tuple[str, ...]
+    roles: tuple[RoleExplanation, ...]
+
+    def lines(self) -> list[str]:
+        """Return the explanation as text, the outcome first."""
+        text = [outcome(self.decision), *self.notes]
+        for role in self.roles:
+            text += [f"role {role.role}: {_summary(role)}", *(f"  {line}" for line in role.lines)]
+        return text
+
+
+def explain(policy: Policy, blocks: BlockIndex, agent: Agent, ask: Ask, now: float) -> Explanation:
+    """Explain what :func:`broker.core.decide.decide` says to the same arguments, and why."""
+    mine = {role.name for role in policy.roles_of(agent)}
+    roles = [_role(role, blocks, agent, ask, now, member=role.name in mine) for role in policy.roles.values()]
+    verdicts = [role.verdict for role in roles if role.verdict is not None]
+    decision = NO_AUDIENCE if ask.audience is None else settle(ask, verdicts)
+    return Explanation(decision, tuple(_notes(policy, ask)), tuple(roles))
+
+
+def outcome(decision: Decision) -> str:
+    """Return a decision in one line."""
+    match decision:
+        case Granted():
+            scopes = " ".join(decision.scopes)
+            life = format_duration(decision.ttl)
+            return (
+                f"granted: {scopes} for {life} in role {decision.role}, tier {decision.tier}, by {decision.allowed_by}"
+            )
+        case Denied(code, reason):
+            return f"denied ({code.value}): {reason}"
+        case NeedsApproval(tier, approvers, quorum, expires):
+            return (
+                f"needs approval: tier {tier} asks for {quorum} of role {approvers} within {format_duration(expires)}"
+            )
+
+
+def recorded_request(members: Mapping[str, Any]) -> tuple[Agent, Ask]:
+    """Return who asked for what, from the decoded members of a ``token.refused`` entry of the ledger.
+
+    Raises ``ValueError`` if the entry does not say.
+    """
+    agent, issuer, subject = members.get("agent"), members.get("issuer"), members.get("subject")
+    if not isinstance(agent, str) or not isinstance(issuer, str) or not isinstance(subject, str):
+        raise ValueError("the entry does not record a token request")  # noqa: TRY004 - the entry's fault, not the code's
+    attributes: dict[str, Attribute] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in members.get("attributes", {}).items()
+    }
+    scope = members.get("scope")
+    ask = Ask(
+        audience=members.get("audience"),
+        scopes=None if scope is None else tuple(scope.split(" ")),
+        task=members.get("task"),
+        jkt=members.get("bound_key"),
+    )
+    return Agent(agent, issuer, subject, attributes), ask
+
+
+def _notes(policy: Policy, ask: Ask) -> Iterator[str]:
+    audience = policy.audiences.get(ask.audience or "")
+    if ask.audience is None:
+        return
+    if audience is None:
+        yield f"the policy does not know the audience {ask.audience}"
+        return
+    for scope in ask.scopes or ():
+        if scope not in audience.scopes:
+            yield f"the policy does not know the scope {scope} at {ask.audience}"
+
+
+def _role(role: Role, blocks: BlockIndex, agent: Agent, ask: Ask, now: float, *, member: bool) -> RoleExplanation:
+    if not member or ask.audience is None:
+        return RoleExplanation(role.name, member, tuple(_membership(role, agent)), None)
+    verdict = judge(role, blocks, agent, ask, now)
+    lines = (*_membership(role, agent), *_allowed(role, ask), *_blocked(role, blocks, agent, ask, now))
+    return RoleExplanation(role.name, member, lines, verdict)
+
+
+def _summary(role: RoleExplanation) -> str:
+    if not role.member:
+        return "the agent is not a member"
+    return "the agent is a member" if role.verdict is None else outcome(role.verdict)
+
+
+def _membership(role: Role, agent: Agent) -> Iterator[str]:
+    for place, member in enumerate(role.members):
+        why = member.mismatch(agent)
+        path = path_of(("roles", role.name, "members", place))
+        yield f"{path} ({member}): " + ("matches" if why is None else f"does not match, {why}")
+
+
+def _allowed(role: Role, ask: Ask) -> Iterator[str]:
+    allowed = role.audiences.get(ask.audience or "")
+    if allowed is None:
+        yield f"allows nothing at {ask.audience}"
+        return
+    scopes = _asked(allowed, ask)
+    if ask.scopes is None:
+        defaults = " ".join(scopes)
+        yield f"no scope was asked for: the default is {defaults}" if scopes else "no scope was asked for, no default"
+    for scope in scopes:
+        line = allowed.scopes.get(scope)
+        yield f"{scope}: is not allowed here" if line is None else f"{scope}: {_terms(line, ask)}"
+
+
+def _asked(allowed: AudienceAllow, ask: Ask) -> Sequence[str]:
+    return allowed.default_scopes if ask.scopes is None else ask.scopes
+
+
+def _terms(line: ScopeAllow, ask: Ask) -> str:
+    """Say on which terms a scope is allowed."""
+    tier = line.tier
+    parts = [f"allowed by {line.path}, tier {tier.name}, for {format_duration(line.ttl)} at most"]
+    if tier.proof_required:
+        shown = "not shown" if ask.jkt is None else "shown"
+        parts.append(f"with proof of possession ({shown})")
+    if tier.approval is not None:
+        parts.append(f"after approval by {tier.approval.quorum} of role {tier.approval.approvers}")
+    return ", ".join(parts)
+
+
+def _blocked(role: Role, blocks: BlockIndex, agent: Agent, ask: Ask, now: float) -> Iterator[str]:
+    offer = offered(role, ask)
+    block = None if isinstance(offer, Denied) else blocks.refusing(offer.granted.facts(agent, ask), now)
+    if block is not None:
+        covers = ", ".join(f"{field} {value}" for field, value in block.selector.facts())
+        yield f"block {block.id} by {block.by} covers {covers}: {block.reason}"
