@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnectionInTime
 
 from broker.core.errors import BrokerError, Code, Unavailable
 
@@ -29,9 +30,7 @@ _LOW_BYTE: Final = 0xFF
 
 def is_store_failure(error: Exception) -> bool:
     """Whether the store failed, so that nothing could have been written; otherwise one change is to blame."""
-    if isinstance(error, SQLAlchemyError) and not isinstance(error, DBAPIError):
-        return True
-    return isinstance(error, OSError) or _result_code(error) in _BROKEN
+    return isinstance(error, OSError | NoConnectionInTime) or _result_code(error) in _BROKEN
 
 
 def unavailable(error: Exception) -> Unavailable:

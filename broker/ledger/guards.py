@@ -238,10 +238,10 @@ def _blocks_in_force(connection: Connection, block_ids: Sequence[str]) -> set[st
 def _open_enrollments(connection: Connection, digests: Sequence[bytes]) -> dict[bytes, tuple[str, float]]:
     table = schema.enrollments.c
     query = select(table.code_digest, table.name, table.expires_at).where(table.code_digest.in_(digests))
-    return {digest: (name, expires_at) for digest, name, expires_at in connection.execute(query).tuples()}
+    return {digest: (name, expires_at) for digest, name, expires_at in connection.execute(query)}
 
 
 def _idempotency(connection: Connection, keys: Sequence[str]) -> dict[str, tuple[str, float]]:
     table = schema.idempotency.c
     query = select(table.key, table.fingerprint, table.expires_at).where(table.key.in_(keys))
-    return {key: (fingerprint, expires_at) for key, fingerprint, expires_at in connection.execute(query).tuples()}
+    return {key: (fingerprint, expires_at) for key, fingerprint, expires_at in connection.execute(query)}

@@ -85,7 +85,7 @@ def _check_end(connection: Connection, head: Head) -> None:
     if youngest != head.epoch:
         raise _corrupt(f"the head is at epoch {head.epoch}, but the youngest rule is number {youngest}")
     query = select(schema.entries.c.seq, schema.entries.c.leaf, schema.entries.c.body)
-    for seq, leaf, body in connection.execute(query.where(schema.entries.c.seq >= size - _CHECKED_BODIES)).tuples():
+    for seq, leaf, body in connection.execute(query.where(schema.entries.c.seq >= size - _CHECKED_BODIES)):
         if leaf_hash(body) != leaf:
             raise _corrupt(f"entry {seq} does not have the hash that was stored with it")
     for start, end, node in _last_subtrees(head.frontier):

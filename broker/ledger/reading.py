@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from broker.core.errors import Code, Unavailable
+from broker.core.errors import Code, Refused, Unavailable
 from broker.ledger.failures import unavailable
 
 _THREADS: Final = 3
@@ -27,7 +27,10 @@ class Reader:
         self._closed = False
 
     async def read(self, query: Callable[[Connection], T]) -> T:
-        """Run a query in one read transaction. Raises :class:`Unavailable` if the store cannot be read."""
+        """Run a query in one read transaction.
+
+        Raises :class:`Unavailable` if the store cannot be read, and lets the query's own :class:`Refused` pass.
+        """
         if self._closed:
             raise Unavailable(Code.STOPPING, "the broker is stopping")
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, query)
@@ -42,5 +45,7 @@ class Reader:
         try:
             with self._engine.begin() as connection:
                 return query(connection)
+        except Refused:
+            raise
         except Exception as error:
             raise unavailable(error) from error

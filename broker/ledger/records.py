@@ -83,7 +83,7 @@ def records(connection: Connection, after: int, limit: int) -> Sequence[Record]:
     """Return entries above a place, the oldest first."""
     seq = schema.entries.c.seq
     query = _ENTRY.where(seq > after).order_by(seq).limit(_page(limit))
-    return [_record(seq, body) for seq, body in connection.execute(query).tuples()]
+    return [_record(seq, body) for seq, body in connection.execute(query)]
 
 
 def tree_head(connection: Connection) -> TreeHead:

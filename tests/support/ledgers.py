@@ -1,0 +1,156 @@
+"""Realistic changes, and ledgers to commit them to."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from broker.core.change import (
+    AddBlock,
+    AddRule,
+    BlockInForce,
+    Change,
+    EpochIs,
+    Guard,
+    LiftBlock,
+    PutAgent,
+    Receipt,
+    RegisteredAgent,
+)
+from broker.core.entry import Kind, entry
+from broker.core.rules import Block, Rule
+from broker.core.selector import Selector
+from broker.ledger import SqlLedger
+from broker.ledger.verify import Report, verify_file
+from broker.ports import Revocations
+
+NOW = 1_795_300_000.0
+TTL = 900
+
+
+@dataclass
+class FixedClock:
+    """A wall clock that stands until it is moved."""
+
+    time: float = NOW
+
+    def now(self) -> float:
+        return self.time
+
+
+@dataclass
+class Bench:
+    """An open ledger, what it shares with the use cases, and its file."""
+
+    ledger: SqlLedger
+    revocations: Revocations
+    path: Path
+    clock: FixedClock = field(default_factory=FixedClock)
+
+    @property
+    def epoch(self) -> int:
+        return self.revocations.rules.epoch
+
+    async def issue(self, ref: str, *guards: Guard, epoch: int | None = None, **members: Any) -> Receipt:  # noqa: ANN401 - JSON values
+        """Commit a token as the issuing use case does: guarded by the epoch it was decided at."""
+        epoch = self.epoch if epoch is None else epoch
+        return await self.ledger.commit(issued(ref, epoch, *guards, **members))
+
+    async def revoke(self, selector: Selector, rule_id: str = "") -> Rule:
+        """Commit a rule at the next number."""
+        number = self.epoch + 1
+        rule_id = rule_id or f"rule_{number}"
+        await self.ledger.commit(added(Rule(rule_id, selector, number, self.clock.now(), "op", "because")))
+        rule = self.revocations.rules.get(rule_id)
+        assert rule is not None
+        return rule
+
+    async def verified(self) -> Report:
+        """Verify the whole ledger as it is now, beside the running one."""
+        report = await asyncio.to_thread(verify_file, self.path)
+        assert report.problems == ()
+        return report
+
+
+@asynccontextmanager
+async def opened(path: Path, *, clock: FixedClock | None = None, **options: Any) -> AsyncIterator[Bench]:  # noqa: ANN401 - passed on
+    """Open the ledger at ``path``, making it first if it is not there."""
+    clock = clock or FixedClock()
+    if not path.exists():
+        SqlLedger.create(path, clock.now())
+    revocations = Revocations()
+    ledger = await SqlLedger.open(path, revocations, clock=clock, **options)
+    try:
+        yield Bench(ledger, revocations, path, clock)
+    finally:
+        await ledger.close()
+
+
+def issued(ref: str, epoch: int, *guards: Guard, at: float = NOW, urgent: bool = False, **members: Any) -> Change:  # noqa: ANN401 - JSON values
+    """Return the change that issues a token."""
+    described: dict[str, Any] = {
+        "agent": "cluster/support/triage",
+        "issuer": "cluster",
+        "role": "support-triage",
+        "tier": "read",
+        "task": "task_1",
+        "audience": "https://tickets.example",
+        "scope": "tickets:read",
+        "key": "signing-key",
+        "expires_at": int(at) + TTL,
+    }
+    described |= members
+    record = entry(Kind.TOKEN_ISSUED, at, ref=ref, epoch=epoch, **described)
+    return Change(record, (EpochIs(epoch), *guards), urgent=urgent)
+
+
+def noted(*guards: Guard, at: float = NOW, **members: Any) -> Change:  # noqa: ANN401 - JSON values
+    """Return a change that records something harmless."""
+    return Change(entry(Kind.BROKER_STARTED, at, **members), guards)
+
+
+def added(rule: Rule, block: Block | None = None, *guards: Guard) -> Change:
+    """Return the change that adds a rule, and a block with it."""
+    assert rule.number is not None
+    described = None
+    if block is not None:
+        described = {"id": block.id, **({} if block.until is None else {"until": int(block.until)})}
+    record = entry(
+        Kind.RULE_ADDED,
+        rule.at,
+        ref=rule.id,
+        number=rule.number,
+        selector=rule.selector.to_dict(),
+        by=rule.by,
+        reason=rule.reason,
+        incident=rule.incident,
+        block=described,
+    )
+    writes = (AddRule(rule),) if block is None else (AddRule(rule), AddBlock(block))
+    return Change(record, (EpochIs(rule.number - 1), *guards), writes, urgent=True)
+
+
+def lifted(block_id: str, at: float = NOW) -> Change:
+    """Return the change that lifts a block."""
+    return Change(entry(Kind.BLOCK_LIFTED, at, ref=block_id), (BlockInForce(block_id),), (LiftBlock(block_id, at),))
+
+
+def registered(name: str, key: str = "thumbprint", *guards: Guard) -> Change:
+    """Return the change that registers an agent's key."""
+    agent = RegisteredAgent(name, {"kty": "OKP", "crv": "Ed25519", "x": key}, key, NOW, "op")
+    return Change(entry(Kind.AGENT_REGISTERED, NOW, agent=name, key=key), guards, (PutAgent(agent),))
+
+
+def digest(text: str) -> bytes:
+    """Return the SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).digest()
+
+
+async def outcomes(ledger: SqlLedger, changes: Sequence[Change]) -> list[Receipt | BaseException]:
+    """Commit changes at the same moment, so that they share a transaction, and return what became of each."""
+    return await asyncio.gather(*(ledger.commit(change) for change in changes), return_exceptions=True)
