@@ -1,0 +1,90 @@
+"""Counters, gauges and histograms for operators, with label values from closed or bounded sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+MAX_ROLES: Final = 200
+"""Roles come from the policy, which can be replaced any number of times; later ones are counted as ``other``."""
+
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+
+_OTHER: Final = "other"
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_BATCH: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class Metrics:
+    """Everything that is measured, in a registry of its own. Implements the ``Meter`` port."""
+
+    def __init__(self) -> None:
+        """Children of labelled metrics are remembered: looking one up costs more than counting."""
+        self._registry = CollectorRegistry()
+        self._issued = self._counter("broker_tokens_issued", "Tokens released, by role and method.", "role", "method")
+        self._refused = self._counter("broker_refusals", "Refusals of agents and strangers, by code.", "code")
+        self._revoked = self._counter("broker_revocations", "Revocations, by whether they were durable.", "durable")
+        self._durations = Histogram(
+            "broker_request_duration_seconds",
+            "Time from the end of a request's header to its answer.",
+            ("route", "status"),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._batches = Histogram(
+            "broker_ledger_batch_changes",
+            "Changes per ledger transaction.",
+            buckets=_BATCH,
+            registry=self._registry,
+        )
+        self._roles: set[str] = set()
+        self._counters: dict[tuple[str, ...], Counter] = {}
+        self._histograms: dict[tuple[str, int], Histogram] = {}
+
+    def issued(self, role: str, method: str) -> None:
+        """Count one issued token."""
+        if role not in self._roles:
+            if len(self._roles) >= MAX_ROLES:
+                role = _OTHER
+            self._roles.add(role)
+        self._count(self._issued, role, method)
+
+    def refused(self, code: str) -> None:
+        """Count one refusal, of an agent or of a stranger."""
+        self._count(self._refused, code)
+
+    def revoked(self, *, durable: bool) -> None:
+        """Count one revocation."""
+        self._count(self._revoked, "true" if durable else "false")
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Record how long an answer took. ``route`` is a route's path template; only the status class is kept."""
+        key = (route, status // 100)
+        child = self._histograms.get(key)
+        if child is None:
+            child = self._histograms[key] = self._durations.labels(route, f"{key[1]}xx")
+        child.observe(seconds)
+
+    def batched(self, changes: int) -> None:
+        """Record how many changes one ledger transaction held."""
+        self._batches.observe(changes)
+
+    def watch(self, name: str, meaning: str, read: Callable[[], float]) -> None:
+        """Show what ``read`` returns as the gauge ``broker_<name>``; it is called once per scrape."""
+        Gauge(f"broker_{name}", meaning, registry=self._registry).set_function(read)
+
+    def text(self) -> bytes:
+        """Return all metrics in the Prometheus text format."""
+        return generate_latest(self._registry)
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(name, meaning, labels, registry=self._registry)
+
+    def _count(self, counter: Counter, *labels: str) -> None:
+        child = self._counters.get(labels)
+        if child is None:
+            child = self._counters[labels] = counter.labels(*labels)
+        child.inc()
