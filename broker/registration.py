@@ -16,10 +16,12 @@ from broker.core.change import (
     RegisteredAgent,
     RemoveAgent,
 )
+from broker.core.enrollment_proof import check_enrollment_proof
 from broker.core.entry import Entry, Kind, entry
 from broker.core.errors import Code, GuardFailed, Malformed, Refused
 from broker.core.identity import MAX_NAME, is_name
 from broker.core.jwk import JWKError, parse_jwk
+from broker.core.jwt import InvalidToken
 from broker.core.tally import Tally
 from broker.ports import Caller, Clock, Ids, Ledger, Records
 
@@ -77,11 +79,15 @@ class Registration:
         await self._ledger.commit(Change(record, (), (write,)))
         return Enrollment(name=name, code=code, expires_at=expires_at)
 
-    async def redeem(self, code: str, jwk: Mapping[str, Any], caller: Caller) -> RegisteredAgent:
+    async def redeem(
+        self, code: str, jwk: Mapping[str, Any], *, proof: str, audience: str, caller: Caller
+    ) -> RegisteredAgent:
         """Register the key of an agent that presents an enrolment code; the code is used up.
 
-        Raises ``Refused`` (``ENROLLMENT_INVALID``). A wrong code costs one indexed read and nothing lasting (law 10).
-        An agent that is registered already gets its key replaced: that is what a new code for its name is for.
+        ``proof`` is a JWT for ``audience`` (the broker's issuer) that is signed with the key, made for this code: so
+        nobody can register a key that is not theirs. Raises ``Refused`` (``ENROLLMENT_INVALID``) or ``Malformed``. A
+        wrong code costs one indexed read and nothing lasting (law 10). An agent that is registered already gets its key
+        replaced: that is what a new code for its name is for.
         """
         now, digest = self._clock.now(), _digest(code)
         name = await self._records.enrollment(digest, now)
@@ -89,6 +95,11 @@ class Registration:
             self._strangers.add(Code.ENROLLMENT_INVALID.value)
             raise Refused(Code.ENROLLMENT_INVALID, _INVALID)
         agent = _agent(name, jwk, now, name)
+        try:
+            check_enrollment_proof(proof, jwk, code=code, audience=audience, now=now)
+        except InvalidToken as error:
+            self._strangers.add(Code.ENROLLMENT_INVALID.value)
+            raise Refused(Code.ENROLLMENT_INVALID, f"proof: {error}") from error
         guard = EnrollmentOpen(digest, name, now)
         try:
             await self._ledger.commit(Change(_registered(agent, caller), (guard,), (PutAgent(agent),)))
