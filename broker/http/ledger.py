@@ -1,0 +1,95 @@
+"""``/v1/ledger``: reading the record, and the proofs that it is whole."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from aiohttp import hdrs, web
+
+from broker.core.errors import BrokerError, Code, Malformed
+from broker.http.answer import NO_STORE, answer
+from broker.http.call import Call
+from broker.http.paging import cursor_at, cursor_of, limit_of, link_to, only, query_value, whole_number
+from broker.ports import Record
+
+
+async def entries(call: Call) -> web.Response:
+    """``GET /v1/ledger/entries``: entries oldest first, in pages; or with ``ref`` the one that has this reference."""
+    only(call.request, "limit", "cursor", "after", "ref")
+    ref = query_value(call.request, "ref")
+    if ref is not None:
+        return answer({"entries": [_described(_found(await call.services.records.record_of(ref)))], "next": None})
+    limit, after = limit_of(call.request), cursor_of(call.request)
+    if after is None:
+        text = query_value(call.request, "after")
+        after = -1 if text is None else whole_number("after", text)
+    records = await call.services.records.records(after=after, limit=limit)
+    cursor = cursor_at(records[-1].seq) if len(records) == limit else None
+    found = {"entries": [_described(record) for record in records], "next": cursor}
+    return answer(found, link=link_to(call.request, cursor))
+
+
+async def entry(call: Call) -> web.Response:
+    """``GET /v1/ledger/entries/{seq}``: the entry at a place."""
+    seq = whole_number("seq", call.path_value("seq"))
+    return answer(_described(_found(await call.services.records.record(seq))))
+
+
+async def checkpoint(call: Call) -> web.Response:
+    """``GET /v1/ledger/checkpoint``: the signed head of the tree (a C2SP note)."""
+    note = await call.services.records.checkpoint()
+    headers = {hdrs.CONTENT_TYPE: "text/plain; charset=utf-8", hdrs.CACHE_CONTROL: NO_STORE}
+    return web.Response(body=note.encode(), headers=headers)
+
+
+async def proof(call: Call) -> web.Response:
+    """``GET /v1/ledger/proof/{seq}?size=``: that an entry is in the tree of ``size`` entries (default: all of now)."""
+    only(call.request, "size")
+    seq = whole_number("seq", call.path_value("seq"))
+    size = await _size(call, "size")
+    if seq >= size:
+        raise BrokerError(Code.NOT_FOUND, f"the tree of {size} entries has no entry {seq}")
+    hashes = await call.services.records.inclusion(seq, size)
+    return answer({"seq": seq, "size": size, "hashes": _encoded(hashes)})
+
+
+async def consistency(call: Call) -> web.Response:
+    """``GET /v1/ledger/consistency?old=&new=``: that the tree of ``new`` entries only appends to that of ``old``."""
+    only(call.request, "old", "new")
+    old = query_value(call.request, "old")
+    if old is None:
+        raise Malformed("old: missing")
+    new = await _size(call, "new")
+    first = whole_number("old", old)
+    if not 0 < first <= new:
+        raise Malformed("old: must be 1 to new")
+    hashes = await call.services.records.consistency(first, new)
+    return answer({"old": first, "new": new, "hashes": _encoded(hashes)})
+
+
+async def _size(call: Call, name: str) -> int:
+    """Return the tree size that is asked about. Raises ``Malformed`` for one that the tree does not have yet."""
+    head = (await call.services.records.head()).size
+    text = query_value(call.request, name)
+    size = head if text is None else whole_number(name, text)
+    if size > head:
+        raise Malformed(f"{name}: the ledger has {head} entries")
+    return size
+
+
+def _found(record: Record | None) -> Record:
+    if record is None:
+        raise BrokerError(Code.NOT_FOUND, "the ledger has no such entry")
+    return record
+
+
+def _described(record: Record) -> dict[str, Any]:
+    """Return an entry with its place. Its body stands there byte for byte, so that it can be hashed."""
+    return {"seq": record.seq, "entry": msgspec.Raw(record.body)}
+
+
+def _encoded(hashes: Iterable[bytes]) -> list[str]:
+    return [base64.b64encode(digest).decode() for digest in hashes]

@@ -1,0 +1,119 @@
+"""``/v1/policy``: loading the policy file anew, and explaining what the policy says to a request."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from broker.core.audience import canonical_audience
+from broker.core.entry import Kind
+from broker.core.errors import BrokerError, Code, Malformed
+from broker.core.explain import Explanation, recorded_request
+from broker.core.explain import explain as explain_decision
+from broker.core.grant import Ask, Denied, Granted, NeedsApproval
+from broker.core.identity import REGISTERED, Agent, Attribute
+from broker.core.policy import BROKER
+from broker.core.scope import parse_scopes
+from broker.core.task import parse_task_id
+from broker.http.answer import answer
+from broker.http.bodies import read_json
+from broker.http.call import Call
+from broker.ports import Record
+
+ANY_KEY: Final = "any key"
+"""Stands for the key of an explained request that is made with a proof of possession."""
+
+_OUTCOMES: Final = {Granted: "granted", Denied: "denied", NeedsApproval: "needs_approval"}
+
+
+class AgentWish(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """An agent as its issuer would vouch for it; a registered one by default."""
+
+    id: str
+    issuer: str = REGISTERED
+    subject: str | None = None
+    attributes: dict[str, str | int | bool | list[str]] = {}
+
+
+class AskWish(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What that agent would ask for. ``proof`` says that it proves possession of a key."""
+
+    audience: str | None = None
+    scopes: list[str] | None = None
+    task: str | None = None
+    proof: bool = False
+
+
+class ExplanationBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What ``POST /v1/policy/explain`` takes: a past refusal by its id, or an agent and what it would ask for."""
+
+    refusal: str | None = None
+    agent: AgentWish | None = None
+    ask: AskWish | None = None
+
+
+async def reload(call: Call) -> web.Response:
+    """``POST /v1/policy/reload``: load the policy file; a bad one changes nothing and every problem is named."""
+    policy = await call.services.policy_control.reload(by=call.operator.agent.id, caller=call.caller)
+    return answer({"policy": policy.digest})
+
+
+async def explain(call: Call) -> web.Response:
+    """``POST /v1/policy/explain``: why the policy in force now grants or refuses a request, line by line."""
+    body = await read_json(call, ExplanationBody)
+    recorded = None
+    if body.refusal is not None:
+        if body.agent is not None or body.ask is not None:
+            raise Malformed("give a refusal, or an agent and an ask, not both")
+        record = await _refusal(call, body.refusal)
+        agent, ask = recorded_request(record.members)
+        recorded = {"seq": record.seq, "entry": msgspec.Raw(record.body)}
+    elif body.agent is None or body.ask is None:
+        raise Malformed("give a refusal, or an agent and an ask")
+    else:
+        agent, ask = _agent(body.agent), _ask(call, body.ask)
+    policy, blocks = call.services.policy_control.current(), call.services.revocations.blocks
+    explanation = explain_decision(policy, blocks, agent, ask, call.services.clock.now())
+    return answer({"policy": policy.digest, **_described(explanation), "refusal": recorded})
+
+
+async def _refusal(call: Call, ref: str) -> Record:
+    record = await call.services.records.record_of(ref)
+    if record is None or record.members.get("kind") != Kind.TOKEN_REFUSED:
+        raise BrokerError(Code.NOT_FOUND, "the ledger has no refusal of this id")
+    return record
+
+
+def _described(explanation: Explanation) -> dict[str, Any]:
+    """Return the decision, every line that led to it as data, and all of it as text for people."""
+    return {
+        "outcome": _OUTCOMES[type(explanation.decision)],
+        "decision": explanation.decision,
+        "notes": explanation.notes,
+        "roles": explanation.roles,
+        "text": explanation.lines(),
+    }
+
+
+def _agent(wish: AgentWish) -> Agent:
+    attributes = {name: _attribute(value) for name, value in wish.attributes.items()}
+    return Agent(wish.id, wish.issuer, wish.id if wish.subject is None else wish.subject, attributes)
+
+
+def _ask(call: Call, wish: AskWish) -> Ask:
+    audience = wish.audience
+    if audience is not None:
+        audience = call.site.api_audience if audience == BROKER else canonical_audience(audience)
+    return Ask(
+        audience=audience,
+        scopes=None if wish.scopes is None else parse_scopes(" ".join(wish.scopes)),
+        task=None if wish.task is None else parse_task_id(wish.task),
+        jkt=ANY_KEY if wish.proof else None,
+    )
+
+
+def _attribute(value: Attribute | list[str]) -> Attribute:
+    """Return a claim in the shape that the policy matches: a list is a tuple there."""
+    return tuple(value) if isinstance(value, list) else value

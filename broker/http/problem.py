@@ -1,0 +1,195 @@
+"""Errors on the wire: what each code is as HTTP status, as problem details (RFC 9457) and as OAuth error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
+
+from broker.core.errors import BrokerError, Code, Refused
+
+PROBLEM_JSON: Final = "application/problem+json"
+
+PROBLEMS: Final[Mapping[Code, tuple[HTTPStatus, str]]] = MappingProxyType(
+    {
+        Code.MALFORMED_REQUEST: (HTTPStatus.BAD_REQUEST, "The request cannot be understood"),
+        Code.DUPLICATE_PARAMETER: (HTTPStatus.BAD_REQUEST, "A parameter is given twice"),
+        Code.UNKNOWN_FIELD: (HTTPStatus.BAD_REQUEST, "A field is not known"),
+        Code.TOO_LARGE: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The request is too large"),
+        Code.TOO_SLOW: (HTTPStatus.REQUEST_TIMEOUT, "The request came too slowly"),
+        Code.UNSUPPORTED_MEDIA_TYPE: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The content type is not supported"),
+        Code.METHOD_NOT_ALLOWED: (HTTPStatus.METHOD_NOT_ALLOWED, "The method is not allowed"),
+        Code.NOT_FOUND: (HTTPStatus.NOT_FOUND, "Not found"),
+        Code.CONFLICT: (HTTPStatus.CONFLICT, "It exists already"),
+        Code.IDEMPOTENCY_KEY_MISSING: (HTTPStatus.BAD_REQUEST, "An Idempotency-Key is needed"),
+        Code.IDEMPOTENCY_KEY_REUSED: (
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "The Idempotency-Key was used for another request",
+        ),
+        Code.IDEMPOTENCY_KEY_IN_USE: (HTTPStatus.CONFLICT, "The request with this Idempotency-Key is still running"),
+        Code.UNSUPPORTED_GRANT_TYPE: (HTTPStatus.BAD_REQUEST, "The grant type is not supported"),
+        Code.CLIENT_AUTHENTICATION_MISSING: (HTTPStatus.UNAUTHORIZED, "The client did not authenticate"),
+        Code.CLIENT_AUTHENTICATION_FAILED: (HTTPStatus.UNAUTHORIZED, "The client could not be authenticated"),
+        Code.CLIENT_AUTHENTICATION_AMBIGUOUS: (HTTPStatus.BAD_REQUEST, "The client authenticated in more than one way"),
+        Code.ASSERTION_INVALID: (HTTPStatus.UNAUTHORIZED, "The assertion is not valid"),
+        Code.ASSERTION_REPLAYED: (HTTPStatus.UNAUTHORIZED, "The assertion was used before"),
+        Code.ISSUER_UNAVAILABLE: (HTTPStatus.SERVICE_UNAVAILABLE, "The keys of the issuer cannot be had now"),
+        Code.ENROLLMENT_INVALID: (HTTPStatus.BAD_REQUEST, "The enrolment code is not valid"),
+        Code.PROOF_REQUIRED: (HTTPStatus.UNAUTHORIZED, "A proof of possession is required"),
+        Code.PROOF_INVALID: (HTTPStatus.UNAUTHORIZED, "The proof of possession is not valid"),
+        Code.PROOF_REPLAYED: (HTTPStatus.UNAUTHORIZED, "The proof of possession was used before"),
+        Code.PROOF_NONCE_REQUIRED: (HTTPStatus.UNAUTHORIZED, "The proof of possession needs a nonce"),
+        Code.NO_ROLE: (HTTPStatus.FORBIDDEN, "The agent has no role"),
+        Code.AUDIENCE_REQUIRED: (HTTPStatus.BAD_REQUEST, "An audience must be named"),
+        Code.AUDIENCE_AMBIGUOUS: (HTTPStatus.BAD_REQUEST, "More than one audience is named"),
+        Code.AUDIENCE_NOT_ALLOWED: (HTTPStatus.FORBIDDEN, "The audience is not allowed"),
+        Code.SCOPE_REQUIRED: (HTTPStatus.BAD_REQUEST, "A scope must be named"),
+        Code.SCOPE_MALFORMED: (HTTPStatus.BAD_REQUEST, "The scope is malformed"),
+        Code.SCOPE_NOT_ALLOWED: (HTTPStatus.FORBIDDEN, "The scope is not allowed"),
+        Code.TASK_MALFORMED: (HTTPStatus.BAD_REQUEST, "The task id is malformed"),
+        Code.DETAILS_NOT_SUPPORTED: (HTTPStatus.BAD_REQUEST, "Authorization details are not supported"),
+        Code.APPROVAL_REQUIRED: (HTTPStatus.FORBIDDEN, "A person must approve this"),
+        Code.BLOCKED: (HTTPStatus.FORBIDDEN, "A block refuses this"),
+        Code.POLICY_INVALID: (HTTPStatus.UNPROCESSABLE_ENTITY, "The policy cannot be used"),
+        Code.RATE_LIMITED: (HTTPStatus.TOO_MANY_REQUESTS, "Too many requests"),
+        Code.OVERLOADED: (HTTPStatus.SERVICE_UNAVAILABLE, "The broker is overloaded"),
+        Code.TOKEN_MISSING: (HTTPStatus.UNAUTHORIZED, "An access token is needed"),
+        Code.TOKEN_INVALID: (HTTPStatus.UNAUTHORIZED, "The access token is not valid"),
+        Code.TOKEN_EXPIRED: (HTTPStatus.UNAUTHORIZED, "The access token has expired"),
+        Code.TOKEN_REVOKED: (HTTPStatus.UNAUTHORIZED, "The access token has been revoked"),
+        Code.TOKEN_AUDIENCE: (HTTPStatus.UNAUTHORIZED, "The access token is for another resource"),
+        Code.INSUFFICIENT_SCOPE: (HTTPStatus.FORBIDDEN, "The access token lacks a scope"),
+        Code.VIEW_STALE: (HTTPStatus.SERVICE_UNAVAILABLE, "The view of the rules is too old"),
+        Code.SELECTOR_INVALID: (HTTPStatus.BAD_REQUEST, "The selector is not valid"),
+        Code.LEDGER_UNAVAILABLE: (HTTPStatus.SERVICE_UNAVAILABLE, "The ledger is not available"),
+        Code.LEDGER_CORRUPT: (HTTPStatus.SERVICE_UNAVAILABLE, "The ledger is damaged"),
+        Code.STOPPING: (HTTPStatus.SERVICE_UNAVAILABLE, "The broker is stopping"),
+        Code.INTERNAL: (HTTPStatus.INTERNAL_SERVER_ERROR, "Internal error"),
+    }
+)
+"""What each code is as HTTP status and title. Total: a test holds it against the enumeration."""
+
+OAUTH_ERRORS: Final[Mapping[Code, str]] = MappingProxyType(
+    {
+        Code.MALFORMED_REQUEST: "invalid_request",
+        Code.DUPLICATE_PARAMETER: "invalid_request",
+        Code.UNKNOWN_FIELD: "invalid_request",
+        Code.TOO_LARGE: "invalid_request",
+        Code.TOO_SLOW: "invalid_request",
+        Code.UNSUPPORTED_MEDIA_TYPE: "invalid_request",
+        Code.METHOD_NOT_ALLOWED: "invalid_request",
+        Code.NOT_FOUND: "invalid_request",
+        Code.CONFLICT: "invalid_request",
+        Code.IDEMPOTENCY_KEY_MISSING: "invalid_request",
+        Code.IDEMPOTENCY_KEY_REUSED: "invalid_request",
+        Code.IDEMPOTENCY_KEY_IN_USE: "invalid_request",
+        Code.UNSUPPORTED_GRANT_TYPE: "unsupported_grant_type",
+        Code.CLIENT_AUTHENTICATION_MISSING: "invalid_client",
+        Code.CLIENT_AUTHENTICATION_FAILED: "invalid_client",
+        Code.CLIENT_AUTHENTICATION_AMBIGUOUS: "invalid_request",
+        Code.ASSERTION_INVALID: "invalid_client",
+        Code.ASSERTION_REPLAYED: "invalid_client",
+        Code.ISSUER_UNAVAILABLE: "temporarily_unavailable",
+        Code.ENROLLMENT_INVALID: "invalid_grant",
+        Code.PROOF_REQUIRED: "invalid_dpop_proof",
+        Code.PROOF_INVALID: "invalid_dpop_proof",
+        Code.PROOF_REPLAYED: "invalid_dpop_proof",
+        Code.PROOF_NONCE_REQUIRED: "use_dpop_nonce",
+        Code.NO_ROLE: "unauthorized_client",
+        Code.AUDIENCE_REQUIRED: "invalid_target",
+        Code.AUDIENCE_AMBIGUOUS: "invalid_target",
+        Code.AUDIENCE_NOT_ALLOWED: "invalid_target",
+        Code.SCOPE_REQUIRED: "invalid_scope",
+        Code.SCOPE_MALFORMED: "invalid_scope",
+        Code.SCOPE_NOT_ALLOWED: "invalid_scope",
+        Code.TASK_MALFORMED: "invalid_request",
+        Code.DETAILS_NOT_SUPPORTED: "invalid_authorization_details",
+        Code.APPROVAL_REQUIRED: "invalid_scope",
+        Code.BLOCKED: "unauthorized_client",
+        Code.POLICY_INVALID: "server_error",
+        Code.RATE_LIMITED: "temporarily_unavailable",
+        Code.OVERLOADED: "temporarily_unavailable",
+        Code.TOKEN_MISSING: "invalid_token",
+        Code.TOKEN_INVALID: "invalid_token",
+        Code.TOKEN_EXPIRED: "invalid_token",
+        Code.TOKEN_REVOKED: "invalid_token",
+        Code.TOKEN_AUDIENCE: "invalid_token",
+        Code.INSUFFICIENT_SCOPE: "insufficient_scope",
+        Code.VIEW_STALE: "temporarily_unavailable",
+        Code.SELECTOR_INVALID: "invalid_request",
+        Code.LEDGER_UNAVAILABLE: "temporarily_unavailable",
+        Code.LEDGER_CORRUPT: "server_error",
+        Code.STOPPING: "temporarily_unavailable",
+        Code.INTERNAL: "server_error",
+    }
+)
+"""What each code is as OAuth error, where the assertion is the client's authentication. Total, like the table above."""
+
+_OWN_STATUS: Final = frozenset(
+    {
+        HTTPStatus.METHOD_NOT_ALLOWED,
+        HTTPStatus.REQUEST_TIMEOUT,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+    }
+)
+"""Statuses that OAuth error answers keep; every other one is a plain 400 (RFC 6749, 5.2)."""
+
+_ABOUT_ASSERTION: Final = frozenset({Code.ASSERTION_INVALID, Code.ASSERTION_REPLAYED})
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def status_of(code: Code) -> HTTPStatus:
+    """Return the HTTP status of a code outside the OAuth endpoints."""
+    return PROBLEMS[code][0]
+
+
+def oauth_error(code: Code, *, as_grant: bool = False) -> str:
+    """Return the OAuth error of a code. A bad assertion that was the grant itself is ``invalid_grant`` (RFC 7521)."""
+    return "invalid_grant" if as_grant and code in _ABOUT_ASSERTION else OAUTH_ERRORS[code]
+
+
+def oauth_status(code: Code) -> HTTPStatus:
+    """Return the HTTP status of a code at the OAuth endpoints, leaving aside when a challenge makes it 401."""
+    status = PROBLEMS[code][0]
+    return status if status in _OWN_STATUS else HTTPStatus.BAD_REQUEST
+
+
+def problem_body(error: BrokerError, issuer: str, request_id: str) -> bytes:
+    """Return problem details (RFC 9457) as JSON; ``instance`` is the request id."""
+    status, title = PROBLEMS[error.code]
+    body: dict[str, Any] = {
+        "type": f"{issuer}/problems/{error.code.value}",
+        "title": title,
+        "status": status.value,
+        "detail": error.public,
+        "instance": request_id,
+        "code": error.code.value,
+    }
+    return _encode(_with_reference(body, error))
+
+
+def oauth_body(error: BrokerError, *, as_grant: bool) -> bytes:
+    """Return an OAuth error answer as JSON, with the broker's own ``code`` and the reference of the refusal."""
+    body: dict[str, Any] = {
+        "error": oauth_error(error.code, as_grant=as_grant),
+        "error_description": ascii_text(error.public),
+        "code": error.code.value,
+    }
+    return _encode(_with_reference(body, error))
+
+
+def ascii_text(text: str) -> str:
+    """Return ``text`` in the characters that ``error_description`` may have: %x20-21 / %x23-5B / %x5D-7E."""
+    return "".join("'" if character in '"\\' else character if " " <= character <= "~" else "?" for character in text)
+
+
+def _with_reference(body: dict[str, Any], error: BrokerError) -> dict[str, Any]:
+    if isinstance(error, Refused) and error.refusal is not None:
+        body["refusal"] = error.refusal
+    return body

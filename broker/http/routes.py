@@ -1,0 +1,82 @@
+"""The route table: every route with what its caller needs. What is not in it does not exist (default deny)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from broker.http import agents, discovery, health, keys, ledger, oauth, oauth_clients, paths, policy, revocations
+from broker.http.call import Access, Route
+from broker.http.discovery import Discovery
+
+PUBLIC: Final = Access.PUBLIC
+CLIENT: Final = Access.CLIENT
+
+API_ROUTES: Final[tuple[Route, ...]] = (
+    Route("POST", "/v1/revocations", "revocations:write", revocations.create),
+    Route("GET", "/v1/revocations", "operator:read", revocations.index),
+    Route("GET", "/v1/revocations/snapshot", "revocations:read", revocations.snapshot),
+    Route("GET", "/v1/revocations/{rule}", "operator:read", revocations.show),
+    Route("GET", "/v1/blocks", "operator:read", revocations.blocks),
+    Route("DELETE", "/v1/blocks/{id}", "revocations:write", revocations.lift),
+    Route("GET", "/v1/agents", "operator:read", agents.index),
+    Route("POST", "/v1/agents", "agents:write", agents.register),
+    Route("DELETE", "/v1/agents/{name}", "agents:write", agents.remove),
+    Route("POST", "/v1/enrollments", "agents:write", agents.invite),
+    Route("POST", "/v1/enrollments/redeem", PUBLIC, agents.redeem),
+    Route("GET", "/v1/ledger/entries", "ledger:read", ledger.entries),
+    Route("GET", "/v1/ledger/entries/{seq}", "ledger:read", ledger.entry),
+    Route("GET", "/v1/ledger/checkpoint", "ledger:read", ledger.checkpoint),
+    Route("GET", "/v1/ledger/proof/{seq}", "ledger:read", ledger.proof),
+    Route("GET", "/v1/ledger/consistency", "ledger:read", ledger.consistency),
+    Route("GET", "/v1/keys", "operator:read", keys.index),
+    Route("POST", "/v1/keys/rotate", "keys:write", keys.rotate),
+    Route("POST", "/v1/policy/reload", "policy:write", policy.reload),
+    Route("POST", "/v1/policy/explain", "operator:read", policy.explain),
+)
+"""The broker's own API: bearer or DPoP tokens, problem details."""
+
+OAUTH_ROUTES: Final[tuple[Route, ...]] = (
+    Route("POST", paths.TOKEN, CLIENT, oauth.token),
+    Route("POST", paths.REVOKE, CLIENT, oauth_clients.revoke),
+    Route("POST", paths.INTROSPECT, CLIENT, oauth_clients.introspect, protected=True),
+    Route("GET", paths.AUTHORIZE, PUBLIC, discovery.authorize),
+)
+
+HEALTH_ROUTES: Final[tuple[Route, ...]] = (
+    Route("GET", "/healthz", PUBLIC, health.alive),
+    Route("GET", "/readyz", PUBLIC, health.ready),
+)
+
+METRICS_ROUTES: Final[tuple[Route, ...]] = (*HEALTH_ROUTES, Route("GET", "/metrics", PUBLIC, health.metrics))
+"""What the private listener serves, and nothing else."""
+
+
+def scopes_of(routes: Iterable[Route]) -> frozenset[str]:
+    """Return the scopes that routes need."""
+    return frozenset(route.access for route in routes if isinstance(route.access, str))
+
+
+def document_routes(documents: Discovery) -> tuple[Route, ...]:
+    """Return the routes of the public documents, which any web page may read."""
+    readable = (
+        Route("GET", paths.AUTHORIZATION_SERVER, PUBLIC, documents.server),
+        Route("GET", paths.OPENID_CONFIGURATION, PUBLIC, documents.server),
+        Route("GET", paths.PROTECTED_RESOURCE, PUBLIC, documents.resource),
+        Route("GET", paths.API_METADATA, PUBLIC, documents.resource),
+        Route("GET", paths.JWKS, PUBLIC, discovery.jwks),
+        Route("GET", "/problems/{code}", PUBLIC, discovery.problem),
+    )
+    asked_first = tuple(Route("OPTIONS", route.path, PUBLIC, discovery.preflight) for route in readable)
+    return (*readable, *asked_first)
+
+
+def by_place(routes: Iterable[Route]) -> Mapping[tuple[str, str], Route]:
+    """Return the table by method and path; a GET route answers HEAD too. Raises ``ValueError`` for two in one place."""
+    table: dict[tuple[str, str], Route] = {}
+    for route in routes:
+        for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
+            if table.setdefault((method, route.path), route) is not route:
+                msg = f"two routes for {method} {route.path}"
+                raise ValueError(msg)
+    return table
