@@ -1,0 +1,218 @@
+"""``make bench``: throughput and revocation times on this machine, as ratios within one run.
+
+Machines are noisy: read the ratios and the spread, not single figures. Rounds alternate between the things compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
+from rich.console import Console
+from rich.table import Table
+
+from broker.core.access_token import verify_access_token
+from broker.core.claims import AccessClaims
+from broker.core.jwk import KeySet, VerificationKey, public_jwk, thumbprint
+from broker.core.rules import Rule, RuleIndex
+from broker.core.selector import Selector
+from tests.bench.stage import Load, Stage
+from tests.support.running_broker import RunningBroker, free_port
+
+ROUNDS = 3
+SECONDS = 4.0
+ASSERTIONS = 6000
+FEW, MANY = 1_000, 1_000_000
+
+
+def main() -> None:
+    """Run everything and print one table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tokens", type=int, default=MANY, help="live tokens in the large ledger")
+    many = parser.parse_args().tokens
+    table = Table(title=f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
+    for column in ("work", "figure", "ratio", "what the ratio is to"):
+        table.add_column(column)
+    with tempfile.TemporaryDirectory(prefix="broker-bench-") as folder:
+        stage = Stage(Path(folder))
+        stage.start()
+        try:
+            _throughput(stage, table)
+        finally:
+            stage.stop()
+        _offline(table)
+        _revocation(Path(folder), table, many)
+    Console(width=150).print(table)
+
+
+def _throughput(stage: Stage, table: Table) -> None:
+    """Issuing and introspecting at 32 connections, in turn with a bare handler that sends the same bytes."""
+    federated = stage.federated()
+    operator = stage.operator_token()
+    token = str(stage.send("/oauth2/token", _form_of(federated[0]))["access_token"])
+    introspect = [stage.post("/oauth2/introspect", {"token": token}, f"Authorization: Bearer {operator}")]
+    port = free_port()
+    bare = subprocess.Popen([sys.executable, "-m", "tests.bench.bare", str(port)])
+    work: Mapping[str, Callable[[], Load]] = {
+        "bare": lambda: stage.load(introspect, seconds=SECONDS, port=port),
+        "federated": lambda: stage.load(federated, seconds=SECONDS),
+        "assertion": lambda: stage.load(stage.assertions(ASSERTIONS), seconds=60, once=True),
+        "introspection": lambda: stage.load(introspect, seconds=SECONDS),
+    }
+    _wait_for(port)
+    rounds: dict[str, list[Load]] = {name: [] for name in work}
+    try:
+        for _ in range(ROUNDS):
+            for name, run in work.items():
+                rounds[name].append(run())
+    finally:
+        bare.terminate()
+        bare.wait()
+    base = _median(rounds["bare"])
+    for name, title in (
+        ("bare", "a bare aiohttp handler with the introspection's body"),
+        ("federated", "tokens issued, durable, platform token"),
+        ("assertion", "tokens issued, durable, private_key_jwt"),
+        ("introspection", "introspections"),
+    ):
+        rates = [load.per_second for load in rounds[name]]
+        p99 = statistics.median(load.p99 for load in rounds[name])
+        figure = f"{_median(rounds[name]):,.0f}/s ({min(rates):,.0f} to {max(rates):,.0f}), p99 {p99:.1f} ms"
+        table.add_row(title, figure, f"{_median(rounds[name]) / base:.2f}", "the bare handler")
+
+
+def _offline(table: Table) -> None:
+    """Verifying a token with 100 rules alive, in turn with bare ``jwt.decode``."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    kid, now = thumbprint(public_jwk(key.public_key())), int(time.time())
+    claims = AccessClaims(
+        iss="https://broker.example",
+        sub="prod-cluster/support/triage",
+        aud="https://tickets.internal",
+        client_id="prod-cluster/support/triage",
+        iat=now,
+        exp=now + 900,
+        jti="tok_" + "0" * 26,
+        scopes=("tickets:read",),
+        epoch=100,
+        task="task_" + "0" * 26,
+        role="triage",
+        tier="read",
+        issuer="prod-cluster",
+    )
+    token = jwt.encode(claims.to_payload(), key, algorithm="ES256", headers={"kid": kid, "typ": "at+jwt"})
+    keys = KeySet([VerificationKey(kid=kid, alg="ES256", key=key.public_key(), thumbprint=kid)])
+    rules = RuleIndex(
+        Rule(id=str(n), selector=Selector(agent=f"agent-{n}"), number=n, at=now, by="operator", reason="bench")
+        for n in range(1, 101)
+    )
+
+    def ours() -> None:
+        verified = verify_access_token(token, keys, issuer=claims.iss, audience=claims.aud, now=now)
+        if rules.killer(verified.facts, verified.claims.epoch) is not None:
+            raise AssertionError
+
+    def bare() -> None:
+        jwt.decode(token, key.public_key(), algorithms=["ES256"], audience=claims.aud)
+
+    times = {name: [] for name in ("ours", "bare")}  # type: dict[str, list[float]]
+    for _ in range(7):
+        for name, run in (("ours", ours), ("bare", bare)):
+            before = time.perf_counter()
+            for _ in range(2000):
+                run()
+            times[name].append((time.perf_counter() - before) / 2000 * 1e6)
+    mine, theirs = statistics.median(times["ours"]), statistics.median(times["bare"])
+    figure = f"{1e6 / mine:,.0f}/s ({mine:.0f} µs)"
+    table.add_row("offline verifications, 100 rules alive", figure, f"{mine / theirs:.2f}", "time of bare jwt.decode")
+
+
+def _revocation(folder: Path, table: Table, many: int) -> None:
+    """One rule over few and over very many live tokens: until it is answered, until introspection refuses."""
+    medians: dict[int, float] = {}
+    for count in (FEW, many):
+        broker = RunningBroker(folder / str(count))
+        broker.folder.mkdir()
+        broker.initialise()
+        subprocess.run([sys.executable, "-m", "tests.bench.seed", str(broker.ledger), str(count)], check=True)
+        before = time.perf_counter()
+        broker.start()
+        ready = time.perf_counter() - before
+        try:
+            answered = [_revoke_once(broker) for _ in range(9)]
+        finally:
+            broker.stop()
+        medians[count] = statistics.median(answered)
+        spread = f"{min(answered):.1f} to {max(answered):.1f}"
+        ratio = f"{medians[count] / medians[FEW]:.2f}"
+        figure = f"{medians[count]:.1f} ms ({spread}); start to ready {ready:.1f} s"
+        table.add_row(f"one revocation, durable, {count:,} live tokens", figure, ratio, f"{FEW:,} live tokens")
+
+
+def _revoke_once(broker: RunningBroker) -> float:
+    """Return how many milliseconds one revocation of everything in a role takes, from request to answer."""
+    answer = broker.ask(
+        "token", "--agent", "operator", "--key", str(broker.home / "operator.pem"),
+        "--audience", f"{broker.issuer}/v1", "--scope", "revocations:write",
+    )  # fmt: skip
+    body = {"selector": {"role": "triage"}, "reason": "benchmark"}
+    headers = {
+        "Authorization": f"Bearer {answer['access_token']}",
+        "Content-Type": "application/json",
+        "Idempotency-Key": str(uuid.uuid4()),
+    }
+    url = f"{broker.issuer}/v1/revocations"
+    request = Request(url, data=json.dumps(body).encode(), headers=headers)  # noqa: S310 - http on loopback
+    before = time.perf_counter()
+    with urlopen(request) as response:  # noqa: S310
+        durable = json.load(response)["durable"]
+    elapsed = (time.perf_counter() - before) * 1000
+    if not durable:
+        msg = "the rule is not durable"
+        raise RuntimeError(msg)
+    return elapsed
+
+
+def _median(loads: list[Load]) -> float:
+    return statistics.median(load.per_second for load in loads)
+
+
+def _form_of(request: bytes) -> dict[str, str]:
+    from urllib.parse import parse_qsl  # noqa: PLC0415
+
+    return dict(parse_qsl(request.partition(b"\r\n\r\n")[2].decode()))
+
+
+def _wait_for(port: int) -> None:
+    async def connect() -> None:
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.05)
+            else:
+                writer.close()
+                return
+
+    asyncio.run(asyncio.wait_for(connect(), 20))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except urllib.error.HTTPError as error:
+        sys.exit(f"{error.url}: {error.code} {error.read().decode()}")

@@ -1,0 +1,163 @@
+"""What the benchmark runs against: a broker and a cluster in processes of their own, and requests made beforehand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlencode
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from broker.demo.cluster import token_file
+from tests.bench.load import write_requests
+from tests.support.running_broker import TICKETS, RunningBroker, free_port
+
+POLICY = """
+version: 1
+issuers:
+  prod-cluster: {preset: kubernetes, issuer: "CLUSTER", allow_private: true, allow_http: true}
+audiences:
+  https://tickets.internal: {scopes: {"tickets:read": {tier: read}}}
+tiers:
+  read: {max_ttl: 15m}
+roles:
+  triage:
+    members:
+      - {issuer: prod-cluster, subject: "system:serviceaccount:support:triage"}
+      - {agent: alpha}
+    allow: [{audience: https://tickets.internal, scopes: ["tickets:read"]}]
+    limits: {tokens_per_minute: 100000000}
+  operators:
+    members: [{agent: operator}]
+    allow:
+      - {audience: broker, scopes: ["operator:read", "revocations:write", "revocations:read", "agents:write"]}
+    limits: {tokens_per_minute: 100000}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one run of the load generator measured; times in milliseconds."""
+
+    per_second: float
+    p50: float
+    p99: float
+    answers: int
+
+
+class Stage:
+    """A broker with a cluster that vouches for one workload."""
+
+    def __init__(self, folder: Path) -> None:
+        """Everything lives in ``folder``."""
+        self.folder = folder
+        self.cluster_port = free_port()
+        cluster = f"http://127.0.0.1:{self.cluster_port}"
+        self.broker = RunningBroker(folder, policy=POLICY.replace("CLUSTER", cluster))
+        self._cluster: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start both processes."""
+        self.broker.initialise()
+        text = self.broker.config.read_text()
+        self.broker.config.write_text(text.replace("access = true", "access = false"))
+        arguments = [str(self.folder), str(self.cluster_port), self.broker.issuer]
+        self._cluster = subprocess.Popen([sys.executable, "-m", "broker.demo.cluster", *arguments])
+        self.broker.start()
+        self.key = _read_key(self.broker.agent("alpha"))
+        self.operator_key = _read_key(self.broker.home / "operator.pem")
+
+    def stop(self) -> None:
+        """Stop both."""
+        self.broker.stop()
+        if self._cluster is not None:
+            self._cluster.terminate()
+            self._cluster.wait()
+
+    def federated(self) -> list[bytes]:
+        """One token request that is repeated as it is: the platform token is reusable."""
+        form = {
+            "grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer",
+            "assertion": token_file(self.folder, "triage").read_text(),
+            "resource": TICKETS,
+            "scope": "tickets:read",
+        }
+        return [self.post("/oauth2/token", form)]
+
+    def assertions(self, count: int) -> list[bytes]:
+        """Token requests with private_key_jwt: each assertion can be used once."""
+        return [self.post("/oauth2/token", self._by_assertion("alpha", self.key)) for _ in range(count)]
+
+    def operator_token(self) -> str:
+        """Return an access token for the broker's own API."""
+        form = self._by_assertion("operator", self.operator_key)
+        form |= {"resource": f"{self.broker.issuer}/v1", "scope": "operator:read revocations:write"}
+        return str(self.send("/oauth2/token", form)["access_token"])
+
+    def send(self, path: str, form: Mapping[str, str] | None = None, **headers: str) -> dict[str, Any]:
+        """Make one request and return the JSON answer."""
+        data = None if form is None else urlencode(form).encode()
+        request = urllib.request.Request(self.broker.issuer + path, data=data, headers=headers)  # noqa: S310
+        with urllib.request.urlopen(request) as response:  # noqa: S310 - http on loopback
+            return cast("dict[str, Any]", json.load(response))
+
+    def post(self, path: str, form: Mapping[str, str], *headers: str) -> bytes:
+        """Return a whole HTTP request as bytes."""
+        body = urlencode(form).encode()
+        head = [
+            f"POST {path} HTTP/1.1",
+            f"Host: 127.0.0.1:{self.broker.port}",
+            "Content-Type: application/x-www-form-urlencoded",
+            f"Content-Length: {len(body)}",
+            *headers,
+        ]
+        return "\r\n".join([*head, "", ""]).encode() + body
+
+    def load(self, requests: Sequence[bytes], *, seconds: float, port: int | None = None, once: bool = False) -> Load:
+        """Run the load generator with 32 connections."""
+        file = self.folder / "requests.bin"
+        write_requests(file, requests)
+        command = [
+            sys.executable,
+            "-m",
+            "tests.bench.load",
+            str(port or self.broker.port),
+            "32",
+            str(seconds),
+            str(file),
+        ]
+        done = subprocess.run([*command, *(["--once"] if once else [])], capture_output=True, text=True, check=True)
+        figures = json.loads(done.stdout)
+        if set(figures["statuses"]) - {"200"}:
+            msg = f"answers other than 200: {figures['statuses']}"
+            raise RuntimeError(msg)
+        return Load(figures["per_second"], figures["p50_ms"], figures["p99_ms"], figures["answers"])
+
+    def _by_assertion(self, name: str, key: EllipticCurvePrivateKey) -> dict[str, str]:
+        now = int(time.time())
+        claims = {"iss": name, "sub": name, "aud": self.broker.issuer, "iat": now, "exp": now + 280}
+        return {
+            "grant_type": "client_credentials",
+            "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+            "client_assertion": jwt.encode({**claims, "jti": str(uuid.uuid4())}, key, algorithm="ES256"),
+            "resource": TICKETS,
+            "scope": "tickets:read",
+        }
+
+
+def _read_key(path: Path) -> EllipticCurvePrivateKey:
+    key = load_pem_private_key(path.read_bytes(), password=None)
+    if not isinstance(key, EllipticCurvePrivateKey):
+        msg = f"{path} is not an EC key"
+        raise TypeError(msg)
+    return key
