@@ -20,6 +20,8 @@ from typing import Any, Final
 import msgspec
 
 from broker.core.errors import Malformed
+from broker.core.jwk import KeySet
+from broker.core.jwt import RULES_SNAPSHOT, SKEW, parse, verify
 from broker.core.rules import Rule, RuleIndex
 from broker.core.selector import parse_selector
 
@@ -95,6 +97,17 @@ def read_snapshot(payload: Mapping[str, Any]) -> Snapshot:
     if len(index) != len(read.rules):
         raise SnapshotError("snapshot: rules: two have the same number")
     return Snapshot(rules=index, epoch=read.epoch, issued_at=read.iat, expires_at=read.exp)
+
+
+def verify_snapshot(token: str, keys: KeySet, *, issuer: str, now: float, skew: float = SKEW) -> Snapshot:
+    """Verify a snapshot completely and read it.
+
+    ``keys`` are the broker's published keys, ``skew`` is in seconds. That it does not go back behind an earlier one is
+    for the caller to see (:meth:`Snapshot.follows`). Raises ``InvalidToken`` if it is not a good snapshot of this
+    issuer, :class:`SnapshotError` if it is one that cannot be understood completely.
+    """
+    unverified = parse(token, max_bytes=MAX_SNAPSHOT)
+    return read_snapshot(verify(unverified, RULES_SNAPSHOT, keys, issuer=issuer, audiences=None, now=now, skew=skew))
 
 
 def _rule(place: int, item: _Item, read: _Payload) -> Rule:
