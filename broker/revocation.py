@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from broker.core.change import BlockInForce, Change, LiftBlock
@@ -108,13 +107,12 @@ class Revocation:
         return len(self._unwritten)
 
     async def outcome(self, rule: Rule) -> Outcome:
-        """Return the full outcome of a rule that was made before. Raises ``Unavailable`` if it cannot be read."""
+        """Return the full outcome of a rule that was made before, without ``hits`` if they cannot be counted now."""
         pending = self._unwritten.get(rule.id)
         if rule.number is None:
             return Outcome(rule=rule, block=None if pending is None else pending.block, hits=None, durable=False)
         blocks = (block for block in self._revocations.blocks.live(self._clock.now()) if block.rule == rule.number)
-        hits = await self._records.hits(rule.selector, rule.at, before=rule.number)
-        return Outcome(rule=rule, block=next(blocks, None), hits=hits, durable=True)
+        return Outcome(rule=rule, block=next(blocks, None), hits=await self._count(rule, bound=None), durable=True)
 
     async def _enforce(self, made: Making) -> Outcome:
         """Put a rule in force, then write it: in this order, so that it acts whatever becomes of the ledger (law 1)."""
@@ -133,16 +131,21 @@ class Revocation:
                 raise
             return earlier
         except Unavailable as error:
-            self._unwritten[rule.id] = made
-            self._meter.revoked(durable=False)
-            self._events.error("rule.not_durable", rule=rule.id, code=error.code.value)
-            return Outcome(rule=rule, block=block, hits=None, durable=False)
+            if not self._is_written(made):
+                self._unwritten[rule.id] = made
+                self._meter.revoked(durable=False)
+                self._events.error("rule.not_durable", rule=rule.id, code=error.code.value)
+                return Outcome(rule=rule, block=block, hits=None, durable=False)
         except BaseException:
             self._unwritten[rule.id] = made  # not understood, so not known to be written: it is tried again
             raise
         self._meter.revoked(durable=True)
-        committed = self._revocations.rules.get(rule.id) or rule
-        return Outcome(rule=committed, block=block, hits=await self._count(committed), durable=True)
+        return await self._made(self._revocations.rules.get(rule.id) or rule, block)
+
+    async def _made(self, rule: Rule, block: Block | None) -> Outcome:
+        if block is not None:
+            block = self._revocations.blocks.get(block.id) or replace(block, rule=rule.number)
+        return Outcome(rule=rule, block=block, hits=await self._count(rule), durable=True)
 
     def _withdraw(self, made: Making) -> None:
         """Take back a rule that repeats an earlier request (same idempotency key), which is in force."""
@@ -159,9 +162,14 @@ class Revocation:
         for _ in range(MAX_ATTEMPTS):
             if self._is_written(made):
                 return
-            with contextlib.suppress(EpochMoved):
+            try:
                 await self._ledger.commit(made.change(self._revocations.rules.epoch + 1, keyed=keyed))
-                return
+            except EpochMoved:
+                continue
+            except GuardFailed as failed:
+                if failed.code is not Code.CONFLICT:  # which says that this very rule is in the ledger
+                    raise
+            return
         raise Unavailable(Code.OVERLOADED, "revocations are being made faster than this one can be written")
 
     async def _write_late(self, made: Making) -> None:
@@ -177,9 +185,9 @@ class Revocation:
         rule = self._revocations.rules.get(made.rule.id)
         return rule is not None and rule.number is not None
 
-    async def _count(self, rule: Rule) -> Hits | None:
+    async def _count(self, rule: Rule, *, bound: float | None = COUNTING_BOUND) -> Hits | None:
         try:
-            return await self._within(COUNTING_BOUND, self._records.hits(rule.selector, rule.at, before=rule.number))
+            return await self._within(bound, self._records.hits(rule.selector, rule.at, before=rule.number))
         except BrokerError:
             return None
 
