@@ -21,11 +21,12 @@ MAX_LIFETIME: Final = 300
 ENROLLMENT_PROOF: Final = Row(
     name="enrolment proof",
     types=frozenset({TYPE}),
-    typed=True,
+    typ_required=True,
     algorithms=CLIENT_ASSERTION.algorithms,
     audience=Audience.SOLE,
-    required=("exp", "iat", "jti"),
+    required=("iat", "jti"),
     max_lifetime=MAX_LIFETIME,
+    names_issuer=False,
 )
 """Its row in the table of inbound JWTs (protocol sheet B.3)."""
 
@@ -42,4 +43,4 @@ def check_enrollment_proof(proof: str, jwk: Mapping[str, Any], *, code: str, aud
     """
     claims = verify(parse(proof), ENROLLMENT_PROOF, parse_jwk(jwk), issuer=None, audiences=(audience,), now=now)
     if claims["jti"] != code_id(code):
-        raise InvalidToken("jti", "the proof is made for another enrolment code")
+        raise InvalidToken("claims")
