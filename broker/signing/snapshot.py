@@ -7,8 +7,8 @@ from typing import Final
 import msgspec
 
 from broker.core.errors import Code, Unavailable
-from broker.core.rules import RuleIndex
 from broker.core.snapshot import MAX_SNAPSHOT, TYP, snapshot_payload
+from broker.ports import Revocations
 from broker.signing.keyring import KeyRing
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -17,18 +17,19 @@ _encode: Final = msgspec.json.Encoder().encode
 class SnapshotSigner:
     """Signs the live rules with the key that signs access tokens, so verifiers need no second set of keys."""
 
-    def __init__(self, ring: KeyRing, *, issuer: str) -> None:
-        """``issuer`` is the broker's public URL."""
+    def __init__(self, ring: KeyRing, revocations: Revocations, *, issuer: str) -> None:
+        """``revocations`` holds the rules in force, ``issuer`` is the broker's public URL."""
         self._ring = ring
+        self._revocations = revocations
         self._issuer = issuer
 
-    def sign(self, rules: RuleIndex, now: float) -> str:
-        """Return the snapshot of the rules live at ``now`` (Unix seconds) as a JWT of type ``broker-rules+jwt``.
+    def at(self, now: float) -> str:
+        """Return the snapshot of the rules in force at ``now`` (Unix seconds) as a JWT of type ``broker-rules+jwt``.
 
         Raises ``Unavailable`` if there is no key (``INTERNAL``), or if there are so many rules that verifiers would not
         read them (``OVERLOADED``): none is ever left out.
         """
-        payload = _encode(snapshot_payload(rules, issuer=self._issuer, now=now))
+        payload = _encode(snapshot_payload(self._revocations.rules, issuer=self._issuer, now=now))
         token = self._ring.signer(now).jwt(TYP, payload)
         if len(token) > MAX_SNAPSHOT:
             raise Unavailable(Code.OVERLOADED, "more rules are live than a snapshot can hold")

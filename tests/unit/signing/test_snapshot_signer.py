@@ -13,6 +13,7 @@ from broker.core.rules import Rule, RuleIndex
 from broker.core.secret import Secret
 from broker.core.selector import Selector
 from broker.core.snapshot import LIFETIME, MAX_SNAPSHOT, SnapshotError, snapshot_payload, verify_snapshot
+from broker.ports import Revocations
 from broker.signing.keyring import KeyRing
 from broker.signing.sealing import Sealer
 from broker.signing.snapshot import SnapshotSigner
@@ -29,6 +30,10 @@ def ring() -> KeyRing:
     return KeyRing([empty.generate("ES256", "token", NOW, NOW)], SEALER, longest_token=900)
 
 
+def _signed(ring: KeyRing, rules: RuleIndex, issuer: str = ISSUER) -> str:
+    return SnapshotSigner(ring, Revocations(rules=rules), issuer=issuer).at(NOW)
+
+
 def _index(count: int = 3) -> RuleIndex:
     rules = [
         Rule(f"rul_{n}", Selector(token=f"tok_{n:040}"), n, NOW, "x", "y", None, NOW + 900) for n in range(1, count)
@@ -38,7 +43,7 @@ def _index(count: int = 3) -> RuleIndex:
 
 def test_a_verifier_reads_what_the_broker_signed(ring: KeyRing) -> None:
     """With nothing but the published keys; rules that are not durable yet kill too."""
-    token = SnapshotSigner(ring, issuer=ISSUER).sign(_index(), NOW)
+    token = _signed(ring, _index())
     keys = parse_jwks(ring.jwks(NOW))
     snapshot = verify_snapshot(token, keys, issuer=ISSUER, now=NOW + 10)
     assert snapshot.epoch == 2
@@ -49,9 +54,18 @@ def test_a_verifier_reads_what_the_broker_signed(ring: KeyRing) -> None:
     assert header == {"typ": "broker-rules+jwt", "alg": "ES256", "kid": ring.signing_kid(NOW)}
 
 
+def test_a_rule_added_later_is_in_the_next_snapshot(ring: KeyRing) -> None:
+    """Each snapshot is of the rules at that moment, durable or not."""
+    revocations = Revocations()
+    signer, keys = SnapshotSigner(ring, revocations, issuer=ISSUER), ring.verification_keys(NOW)
+    assert len(verify_snapshot(signer.at(NOW), keys, issuer=ISSUER, now=NOW).rules) == 0
+    revocations.rules.add(Rule("rul_1", Selector(everything=True), None, NOW, "x", "y"))
+    assert len(verify_snapshot(signer.at(NOW), keys, issuer=ISSUER, now=NOW).rules) == 1
+
+
 def test_a_snapshot_of_many_rules_is_read(ring: KeyRing) -> None:
     """It is not held to the size of an ordinary token."""
-    token = SnapshotSigner(ring, issuer=ISSUER).sign(_index(20_000), NOW)
+    token = _signed(ring, _index(20_000))
     assert len(token) > 1024 * 1024
     assert len(verify_snapshot(token, ring.verification_keys(NOW), issuer=ISSUER, now=NOW).rules) == 20_000
 
@@ -60,13 +74,13 @@ def test_more_rules_than_fit_are_an_error_and_not_left_out(ring: KeyRing) -> Non
     """Verifiers then refuse by themselves once their view is too old."""
     rules = [Rule(f"{n}", Selector(token=f"{n:0500}"), n, NOW, "x", "y") for n in range(1, MAX_SNAPSHOT // 650)]
     with pytest.raises(Unavailable) as caught:
-        SnapshotSigner(ring, issuer=ISSUER).sign(RuleIndex(rules), NOW)
+        _signed(ring, RuleIndex(rules))
     assert caught.value.code is Code.OVERLOADED
 
 
 def test_what_is_not_the_brokers_own_current_snapshot_is_refused(ring: KeyRing) -> None:
     """Expired, from the future, of another issuer, by another key, of another type, changed."""
-    token = SnapshotSigner(ring, issuer=ISSUER).sign(_index(), NOW)
+    token = _signed(ring, _index())
     keys = ring.verification_keys(NOW)
     stranger = KeyRing((), SEALER, longest_token=900)
     stranger.replace([stranger.generate("ES256", "token", NOW, NOW)])
@@ -77,8 +91,8 @@ def test_what_is_not_the_brokers_own_current_snapshot_is_refused(ring: KeyRing) 
     cases: tuple[tuple[str, str, dict[str, float]], ...] = (
         (token, "expired", {"now": NOW + LIFETIME + 31}),
         (token, "not_yet_valid", {"now": NOW - 60}),
-        (SnapshotSigner(ring, issuer="https://other.example").sign(_index(), NOW), "issuer", {}),
-        (SnapshotSigner(stranger, issuer=ISSUER).sign(_index(), NOW), "kid", {}),
+        (_signed(ring, _index(), "https://other.example"), "issuer", {}),
+        (_signed(stranger, _index()), "kid", {}),
         (ring.signer(NOW).jwt("at+jwt", payload), "typ", {}),
         (ring.signer(NOW).jwt("JWT", payload), "typ", {}),
         (f"{head}.{body}.{signature}", "signature", {}),
@@ -101,4 +115,4 @@ def test_a_well_signed_snapshot_of_a_later_version_is_refused(ring: KeyRing) -> 
 def test_without_a_key_there_is_no_snapshot() -> None:
     """An unsigned list of rules is none."""
     with pytest.raises(Unavailable):
-        SnapshotSigner(KeyRing((), SEALER, longest_token=900), issuer=ISSUER).sign(_index(), NOW)
+        _signed(KeyRing((), SEALER, longest_token=900), _index())
