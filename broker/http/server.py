@@ -13,9 +13,8 @@ from typing import Final
 from aiohttp import web
 
 from broker.core.errors import BrokerError, Code
-from broker.http.app import GATE, create_app, create_metrics_app
+from broker.http.app import GATE
 from broker.http.connection import Connection, Phase
-from broker.http.surface import Services, Site
 
 BACKLOG: Final = 1024
 SWEEP_SECONDS: Final = 0.5
@@ -51,20 +50,6 @@ class Certificate:
 
     chain: str
     key: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listener:
-    """Where to listen. With a ``certificate`` the public address speaks TLS.
-
-    ``metrics`` is host and port of the private address; without it, metrics are not served.
-    """
-
-    host: str
-    port: int
-    certificate: Certificate | None = None
-    metrics: tuple[str, int] | None = None
-    bounds: Bounds = Bounds()
 
 
 class Connections:
@@ -205,18 +190,18 @@ class Door:
             self._connections.sweep(asyncio.get_running_loop().time())
 
 
-class Server:
+class HttpServer:
     """The broker's listeners: the public one, and the private one for metrics if there is any."""
 
-    def __init__(self, services: Services, site: Site, listener: Listener) -> None:
-        """Nothing listens before :meth:`start`. Raises ``OSError`` or ``ssl.SSLError`` for an unusable certificate."""
-        bounds, issuer = listener.bounds, site.issuer
-        self._public = Door(create_app(services, site), listener.host, listener.port, bounds, issuer)
-        self._private: Door | None = None
-        if listener.metrics is not None:
-            self._private = Door(create_metrics_app(services, site), *listener.metrics, bounds, issuer)
-        self._certificate = listener.certificate
-        self._tls = None if listener.certificate is None else _context(listener.certificate)
+    def __init__(self, public: Door, private: Door | None = None, certificate: Certificate | None = None) -> None:
+        """With a ``certificate`` the public listener speaks TLS.
+
+        Raises ``OSError`` or ``ssl.SSLError`` if the certificate cannot be used. Nothing listens before :meth:`start`.
+        """
+        self._public = public
+        self._private = private
+        self._certificate = certificate
+        self._tls = None if certificate is None else _context(certificate)
 
     @property
     def port(self) -> int:
