@@ -1,7 +1,7 @@
 """The only HTTP client: bounded in time and size, no redirects, and no address that the operator did not allow.
 
-Addresses are checked when a connection is made, on what the name resolved to, so that DNS rebinding cannot get past the
-check. Nothing about a request is logged.
+Addresses are checked on the socket that is about to connect, after names were resolved and URLs were read, so that
+neither DNS rebinding nor an odd spelling of an address gets past the check. Nothing about a request is logged.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Self
-from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
+from yarl import URL
 
 from broker.core.errors import Code, Unavailable
 
@@ -26,8 +25,20 @@ MAX_BYTES: Final = 64 * 1024
 MAX_HEADER: Final = 16_384
 CONNECTIONS: Final = 32
 
-_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
-_LOCAL_NAT64: Final = ipaddress.ip_network("64:ff9b:1::/48")
+_NOT_FOR_US: Final = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "192.0.0.0/24",  # protocol assignments; a cloud's metadata lives at .192
+        "192.88.99.0/24",  # 6to4 relays
+        "168.63.129.16/32",  # a cloud's host agent, on an address that looks public
+        "2001::/23",  # protocol assignments, Teredo among them
+        "2002::/16",  # 6to4: an IPv4 address in disguise
+        "3fff::/20",  # documentation
+    )
+)
+_REDIRECTS: Final = range(300, 400)
+_NOT_PUBLIC: Final = "the peer's address is not public, and private ones are not allowed here"
+_IPV6_INTERNET: Final = ipaddress.ip_network("2000::/3")  # outside of it: mapped, NAT64, local, reserved
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +113,17 @@ class Outbound:
         """POST ``body`` to ``url``. Raises like :meth:`get`."""
         return await self._request("POST", url, destination, headers, body, max_bytes)
 
+    async def delete(
+        self,
+        url: str,
+        destination: Destination = PUBLIC,
+        *,
+        headers: Mapping[str, str] | None = None,
+        max_bytes: int = MAX_BYTES,
+    ) -> Reply:
+        """DELETE ``url``. Raises like :meth:`get`."""
+        return await self._request("DELETE", url, destination, headers, None, max_bytes)
+
     async def _request(
         self,
         method: str,
@@ -111,11 +133,11 @@ class Outbound:
         body: bytes | None,
         max_bytes: int,
     ) -> Reply:
-        check_url(url, destination)
+        target = _target(url, destination)
         sent = {"Accept-Encoding": "identity", **(headers or {})}
         try:
             async with self._session(destination).request(
-                method, url, headers=sent, data=body, allow_redirects=False
+                method, target, headers=sent, data=body, allow_redirects=False
             ) as response:
                 return await _complete(response, max_bytes)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
@@ -125,7 +147,8 @@ class Outbound:
         session = self._sessions.get(destination)
         if session is None:
             connector = aiohttp.TCPConnector(
-                resolver=_CheckedResolver(destination),
+                resolver=ThreadedResolver(),
+                socket_factory=_any_socket if destination.allow_private else _public_socket,
                 ssl=ssl.create_default_context(cafile=destination.ca_file),
                 limit=CONNECTIONS,
                 use_dns_cache=False,
@@ -143,65 +166,42 @@ class Outbound:
         return session
 
 
-def check_url(url: str, destination: Destination) -> None:
-    """Raise ``Unavailable`` unless ``url`` is one that may be asked at all: scheme, no user, an allowed address."""
+def is_public(address: str) -> bool:
+    """Whether an IP address is on the public internet, and is not another address in disguise."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if ip.version == 6 and ip not in _IPV6_INTERNET:  # noqa: PLR2004 - IPv6
+        return False
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or any(ip in network for network in _NOT_FOR_US))
+
+
+def _target(url: str, destination: Destination) -> URL:
+    """Read a URL once, the way the connection will. Raises ``Unavailable`` if it must not be asked."""
     try:
-        parts = urlsplit(url)
-        host = parts.hostname
-        _ = parts.port
+        target = URL(url)
     except ValueError as error:
         raise _refused("the URL is not valid") from error
-    if parts.scheme != "https" and not (parts.scheme == "http" and destination.allow_http):
+    if target.scheme != "https" and not (target.scheme == "http" and destination.allow_http):
         raise _refused("only https URLs are asked")
-    if not host or parts.username is not None or parts.password is not None:
+    if not target.host or target.user is not None or target.password is not None:
         raise _refused("the URL names no host, or a user")
-    try:
-        literal = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return
-    if not (destination.allow_private or is_public(literal)):
-        raise _refused("the address is not public, and private ones are not allowed here")
+    return target
 
 
-def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether an address is on the public internet; what it embeds (mapped, 6to4, Teredo, NAT64) must be, too."""
-    if not address.is_global or address.is_multicast or address.is_reserved or address.is_unspecified:
-        return False
-    if isinstance(address, ipaddress.IPv4Address):
-        return True
-    if address in _LOCAL_NAT64:
-        return False
-    embedded = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-    if address in _NAT64:
-        embedded.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    return all(inner.is_global and not inner.is_multicast for inner in embedded if inner is not None)
+def _any_socket(where: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, _, _ = where
+    return socket.socket(family, kind, protocol)
 
 
-class _CheckedResolver(AbstractResolver):
-    """Resolves names, and gives back only addresses that may be connected to."""
-
-    def __init__(self, destination: Destination) -> None:
-        self._destination = destination
-        self._resolver = ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Return the allowed addresses of ``host``. Raises ``OSError`` if there are none."""
-        found = await self._resolver.resolve(host, port, family)
-        if self._destination.allow_private:
-            return found
-        allowed = [one for one in found if is_public(ipaddress.ip_address(one["host"].partition("%")[0]))]
-        if not allowed:
-            msg = "the name resolves to no public address"
-            raise OSError(msg)
-        return allowed
-
-    async def close(self) -> None:
-        """Nothing is held."""
+def _public_socket(where: aiohttp.AddrInfoType) -> socket.socket:
+    """Return a socket to connect to this address, or raise ``OSError`` if it is not public."""
+    if not is_public(str(where[4][0])):
+        raise OSError(_NOT_PUBLIC)
+    return _any_socket(where)
 
 
 async def _complete(response: aiohttp.ClientResponse, max_bytes: int) -> Reply:
+    if response.status in _REDIRECTS:
+        raise _refused("the peer answered with a redirect, and none is followed")
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise _refused("the peer answered with an encoding that was not asked for")
     if response.content_length is not None and response.content_length > max_bytes:
@@ -219,5 +219,11 @@ def _refused(text: str) -> Unavailable:
 
 
 def _failed(error: Exception) -> Unavailable:
-    text = "the peer did not answer in time" if isinstance(error, TimeoutError) else "the peer could not be asked"
+    text = "the peer could not be asked"
+    if isinstance(error, TimeoutError):
+        text = "the peer did not answer in time"
+    elif isinstance(error, aiohttp.ClientConnectorCertificateError):
+        text = "the peer's certificate is not trusted here"
+    elif isinstance(error, aiohttp.ClientConnectorError) and _NOT_PUBLIC in str(error.os_error):
+        text = _NOT_PUBLIC
     return Unavailable(Code.ISSUER_UNAVAILABLE, text, retry_after=5)
