@@ -166,6 +166,25 @@ class Outbound:
         return session
 
 
+def destination_of(url: str, *, ca_file: str | None = None) -> Destination:
+    """Return what is allowed for a URL that whoever runs this program has named, and nobody else.
+
+    It may lead to a private address, since that is where services are; plain http is for this machine only.
+    """
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        host = ""
+    return Destination(allow_http=_is_this_machine(host), allow_private=True, ca_file=ca_file)
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def is_public(address: str) -> bool:
     """Whether an IP address is on the public internet, and is not another address in disguise."""
     ip = ipaddress.ip_address(address.partition("%")[0])
