@@ -172,7 +172,7 @@ def destination_of(url: str, *, ca_file: str | None = None) -> Destination:
     It may lead to a private address, since that is where services are; plain http is for this machine only.
     """
     try:
-        host = urlsplit(url).hostname or ""
+        host = URL(url).host or ""
     except ValueError:
         host = ""
     return Destination(allow_http=_is_this_machine(host), allow_private=True, ca_file=ca_file)
