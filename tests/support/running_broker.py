@@ -80,6 +80,7 @@ class RunningBroker:
     policy: str = POLICY
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    metrics: int | None = None
 
     @property
     def issuer(self) -> str:

@@ -1,0 +1,1 @@
+"""The main job of the broker, shown on this machine with real processes (``broker demo``)."""

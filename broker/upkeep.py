@@ -1,0 +1,49 @@
+"""Periodic work of a running broker: each job at its own pace, none able to stop another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from broker.core.errors import BrokerError
+from broker.ports import Events
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Something to do every ``seconds``, after the last time has ended."""
+
+    name: str
+    seconds: float
+    run: Callable[[], Awaitable[object]]
+
+
+class Upkeep:
+    """Runs jobs in the background until it is closed."""
+
+    def __init__(self, jobs: Sequence[Job], events: Events) -> None:
+        """Nothing runs before :meth:`start`."""
+        self._jobs = tuple(jobs)
+        self._events = events
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Start every job; the first run of each comes after its pause."""
+        self._tasks = [asyncio.create_task(self._repeat(job), name=job.name) for job in self._jobs]
+
+    async def close(self) -> None:
+        """Stop all jobs and wait until they have ended."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _repeat(self, job: Job) -> None:
+        while True:
+            await asyncio.sleep(job.seconds)
+            try:
+                await job.run()
+            except BrokerError as error:
+                self._events.error("upkeep.failed", job=job.name, code=error.code.value)
+            except Exception as error:  # noqa: BLE001 - a job that fails must not end the others, nor itself
+                self._events.error("upkeep.failed", job=job.name, exc_info=error)
