@@ -31,7 +31,10 @@ class Head:
     @classmethod
     def read(cls, connection: Connection) -> Self:
         """Read the head. Raises :class:`Unavailable` (``LEDGER_CORRUPT``) if what is stored is not a head."""
-        size, frontier, epoch = sqlite.read_head(connection)
+        row = sqlite.read_head(connection)
+        if row is None:
+            raise Unavailable(Code.LEDGER_CORRUPT, "the ledger has no head")
+        size, frontier, epoch = row
         try:
             return cls(Frontier.from_bytes(size, frontier), epoch)
         except (ValueError, TypeError) as error:

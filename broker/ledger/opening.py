@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Connection, Engine, func, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from broker.core.errors import BrokerError, Code, Unavailable
 from broker.core.merkle import Frontier, leaf_hash, root_of
@@ -62,6 +62,9 @@ def open_ledger(engine: Engine, path: Path, now: float) -> Opened:
     """
     if not path.is_file():
         raise Unavailable(Code.LEDGER_UNAVAILABLE, f"there is no ledger at {path}; broker init makes one")
+    if path.stat().st_size == 0:
+        # SQLite would take an empty file for a new database.
+        raise _corrupt("its file is empty")
     try:
         migrate(engine)
         with engine.begin() as connection:
@@ -72,7 +75,7 @@ def open_ledger(engine: Engine, path: Path, now: float) -> Opened:
         raise
     except DBAPIError as error:
         raise unavailable(error) from error
-    except (BrokerError, ValueError) as error:
+    except (BrokerError, SQLAlchemyError, ValueError, TypeError) as error:
         raise _corrupt("it holds values that cannot be read") from error
 
 

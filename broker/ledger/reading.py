@@ -12,7 +12,8 @@ from sqlalchemy import Connection, Engine
 from broker.core.errors import Code, Refused, Unavailable
 from broker.ledger.failures import unavailable
 
-_THREADS: Final = 3
+_QUICK_THREADS: Final = 2
+_SLOW_THREADS: Final = 1
 
 T = TypeVar("T")
 
@@ -23,22 +24,24 @@ class Reader:
     def __init__(self, engine: Engine) -> None:
         """``engine`` gives connections that cannot write."""
         self._engine = engine
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="ledger-reader")
+        self._quick = ThreadPoolExecutor(_QUICK_THREADS, thread_name_prefix="ledger-reader")
+        self._slow = ThreadPoolExecutor(_SLOW_THREADS, thread_name_prefix="ledger-slow-reader")
         self._closed = False
 
-    async def read(self, query: Callable[[Connection], T]) -> T:
-        """Run a query in one read transaction.
+    async def read(self, query: Callable[[Connection], T], *, slow: bool = False) -> T:
+        """Run a query in one read transaction. ``slow`` ones, which go through many entries, wait for each other only.
 
         Raises :class:`Unavailable` if the store cannot be read, and lets the query's own :class:`Refused` pass.
         """
         if self._closed:
             raise Unavailable(Code.STOPPING, "the broker is stopping")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, query)
+        return await asyncio.get_running_loop().run_in_executor(self._slow if slow else self._quick, self._run, query)
 
     async def close(self) -> None:
         """Wait for running reads, then close the connections."""
         self._closed = True
-        await asyncio.to_thread(self._threads.shutdown)
+        await asyncio.to_thread(self._quick.shutdown)
+        await asyncio.to_thread(self._slow.shutdown)
         self._engine.dispose()
 
     def _run(self, query: Callable[[Connection], T]) -> T:

@@ -14,7 +14,7 @@ from typing import Final
 from urllib.parse import quote
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Engine, QueuePool, create_engine, event, func, literal
+from sqlalchemy import ColumnElement, Connection, Engine, NullPool, Pool, QueuePool, create_engine, event, func, literal
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from broker.ledger.schema import ENTRY_COLUMNS
@@ -22,7 +22,6 @@ from broker.ledger.schema import ENTRY_COLUMNS
 BUSY_SECONDS: Final = 2.0
 """How long a transaction waits for a lock that another process holds, before it fails as locked."""
 
-_READERS: Final = 3
 _CACHED_STATEMENTS: Final = 256
 
 # A statement of n rows is compiled once for each n below, so that every batch finds its statements compiled.
@@ -40,15 +39,14 @@ _WRITER_SETTINGS: Final = (
 _READER_SETTINGS: Final = ("query_only=ON", "trusted_schema=OFF", "cell_size_check=ON", "wal_autocheckpoint=0")
 
 
-def writer_engine(path: Path, *, busy_seconds: float = BUSY_SECONDS, create: bool = False) -> Engine:
-    """Return an engine with one connection whose transactions hold the write lock from their start."""
-    mode = "rwc" if create else "rw"
-    return _engine(lambda: _connect(path, f"mode={mode}", busy_seconds), _WRITER_SETTINGS, "BEGIN IMMEDIATE", 1)
+def writer_engine(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> Engine:
+    """Return an engine whose transactions hold the write lock from their start. It keeps no connection for later."""
+    return _engine(lambda: _connect(path, "mode=rw", busy_seconds), _WRITER_SETTINGS, "BEGIN IMMEDIATE", NullPool)
 
 
 def reader_engine(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> Engine:
     """Return an engine for a few threads whose transactions see one state of the database and cannot write."""
-    return _engine(lambda: _connect(path, "mode=rw", busy_seconds), _READER_SETTINGS, "BEGIN", _READERS)
+    return _engine(lambda: _connect(path, "mode=rw", busy_seconds), _READER_SETTINGS, "BEGIN", QueuePool)
 
 
 def offline_engine(path: Path, *, immutable: bool) -> Engine:
@@ -62,7 +60,7 @@ def offline_engine(path: Path, *, immutable: bool) -> Engine:
         connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
         return connection
 
-    return _engine(connect, ("query_only=ON", "trusted_schema=OFF", "cell_size_check=ON"), "BEGIN", 1)
+    return _engine(connect, ("query_only=ON", "trusted_schema=OFF", "cell_size_check=ON"), "BEGIN", NullPool)
 
 
 def integrity_problems(connection: Connection) -> list[str]:
@@ -76,10 +74,10 @@ def copy_back(connection: Connection) -> None:
     connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
 
 
-def read_head(connection: Connection) -> tuple[int, bytes, int]:
-    """Return size, frontier and epoch as this transaction sees them."""
-    row = connection.exec_driver_sql("SELECT size, frontier, epoch FROM head").one()
-    return row[0], row[1], row[2]
+def read_head(connection: Connection) -> tuple[int, bytes, int] | None:
+    """Return size, frontier and epoch as this transaction sees them; None if there is no head."""
+    row = connection.exec_driver_sql("SELECT size, frontier, epoch FROM head").one_or_none()
+    return None if row is None else (row[0], row[1], row[2])
 
 
 def move_head(connection: Connection, size: int, frontier: bytes, epoch: int, *, expected: int) -> bool:
@@ -144,16 +142,9 @@ def has_scope(column: ColumnElement[str | None], scope: str) -> ColumnElement[bo
     return func.instr(literal(" ").concat(column).concat(literal(" ")), f" {scope} ") > 0
 
 
-def _engine(connect: Callable[[], sqlite3.Connection], settings: Iterable[str], begin: str, connections: int) -> Engine:
-    engine = create_engine(
-        "sqlite+pysqlite://",
-        creator=connect,
-        poolclass=QueuePool,
-        pool_size=connections,
-        max_overflow=0,
-        # The text of an error must not repeat what was being written.
-        hide_parameters=True,
-    )
+def _engine(connect: Callable[[], sqlite3.Connection], settings: Iterable[str], begin: str, pool: type[Pool]) -> Engine:
+    # The text of an error must not repeat what was being written.
+    engine = create_engine("sqlite+pysqlite://", creator=connect, poolclass=pool, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def configure(connection: DBAPIConnection, _record: object) -> None:

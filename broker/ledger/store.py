@@ -164,7 +164,9 @@ class SqlLedger:
     async def hits(self, selector: Selector, now: float, *, before: int | None = None) -> Hits:
         """Count the live tokens that a selector covers; see the port."""
         live = self._revocations.rules.live()
-        return await self._reader.read(lambda connection: hits.count(connection, selector, now, before, live))
+        return await self._reader.read(
+            lambda connection: hits.count(connection, selector, now, before, live), slow=True
+        )
 
     async def record(self, seq: int) -> Record | None:
         """Return the entry at a place."""
@@ -188,11 +190,11 @@ class SqlLedger:
 
     async def inclusion(self, seq: int, size: int) -> Sequence[bytes]:
         """Return an inclusion proof. Raises ``Refused`` (``NOT_FOUND``) if there is no such entry or tree."""
-        return await self._reader.read(lambda connection: records.inclusion(connection, seq, size))
+        return await self._reader.read(lambda connection: records.inclusion(connection, seq, size), slow=True)
 
     async def consistency(self, old: int, new: int) -> Sequence[bytes]:
         """Return a consistency proof. Raises ``Refused`` (``NOT_FOUND``) if there are no such trees."""
-        return await self._reader.read(lambda connection: records.consistency(connection, old, new))
+        return await self._reader.read(lambda connection: records.consistency(connection, old, new), slow=True)
 
     async def idempotent(self, key: str) -> Idempotent | None:
         """Return what an idempotency key was used for, if it is remembered."""

@@ -189,10 +189,8 @@ class Writer:
     def _connected(self) -> Connection:
         if self._connection is None:
             connection = self._engine.connect()
-            # Not lazily: what opening does to the files is ours, what happens to them afterwards is not.
-            connection.exec_driver_sql("SELECT 1 FROM head").all()
-            connection.rollback()
             try:
+                # What opening did to the files is ours; what happens to them from now on is not.
                 self._watch.accept()
             except Unavailable as error:
                 connection.close()
