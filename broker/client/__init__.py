@@ -1,0 +1,18 @@
+"""What an agent uses to get tokens from the broker, keep them fresh, and send them with its requests."""
+
+from broker.client.client import Client
+from broker.client.dpop import DpopKey
+from broker.client.errors import TokenRefused, TokenUnavailable
+from broker.client.identity import Identity, KeyIdentity, PlatformIdentity
+from broker.client.token import Token
+
+__all__ = [
+    "Client",
+    "DpopKey",
+    "Identity",
+    "KeyIdentity",
+    "PlatformIdentity",
+    "Token",
+    "TokenRefused",
+    "TokenUnavailable",
+]

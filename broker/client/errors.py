@@ -1,0 +1,75 @@
+"""What a client raises: the broker refuses, or the broker cannot be had."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from broker.core.errors import Code, Refused, Unavailable
+
+MAX_TEXT: Final = 512
+
+_CODES: Final = {
+    "invalid_client": Code.CLIENT_AUTHENTICATION_FAILED,
+    "invalid_grant": Code.ASSERTION_INVALID,
+    "unauthorized_client": Code.NO_ROLE,
+    "unsupported_grant_type": Code.UNSUPPORTED_GRANT_TYPE,
+    "invalid_scope": Code.SCOPE_NOT_ALLOWED,
+    "invalid_target": Code.AUDIENCE_NOT_ALLOWED,
+    "invalid_dpop_proof": Code.PROOF_INVALID,
+    "use_dpop_nonce": Code.PROOF_NONCE_REQUIRED,
+}
+"""For answers that carry only the OAuth error, or a code that this version does not know."""
+
+
+class TokenRefused(Refused):
+    """The broker refuses definitely: asking again without a change on either side gives the same answer.
+
+    ``error`` is the OAuth error (RFC 6749, 5.2), ``code`` the broker's own reason, ``description`` its text for people,
+    ``refusal`` the reference that an operator can look up (``broker policy explain --refusal``).
+    """
+
+    def __init__(self, error: str, code: Code, description: str, *, refusal: str | None = None) -> None:
+        """All texts come from the broker, made printable and cut to a sane length."""
+        super().__init__(code, description, refusal=refusal)
+        self.error = error
+        self.description = description
+
+    def __str__(self) -> str:
+        """Say everything that a log line needs."""
+        reference = "" if self.refusal is None else f" (refusal {self.refusal})"
+        return f"{self.code.value}: {self.description}{reference}"
+
+
+class TokenUnavailable(Unavailable):
+    """No token can be had now. ``retry_after`` (whole seconds) is when asking again may help, if that is known."""
+
+    def __init__(self, public: str, *, retry_after: int | None = None) -> None:
+        """``public`` says what failed, without secrets."""
+        super().__init__(Code.ISSUER_UNAVAILABLE, public, retry_after=retry_after)
+
+    def __str__(self) -> str:
+        """Say everything that a log line needs."""
+        return self.public
+
+
+def refused(body: Mapping[str, Any]) -> TokenRefused:
+    """Read an OAuth error answer. ``body`` has a text member ``error``."""
+    error = _printable(body["error"]) or "unknown"
+    description = _printable(body.get("error_description")) or error
+    refusal = _printable(body.get("refusal")) or None
+    return TokenRefused(error, _code(body.get("code"), error), description, refusal=refusal)
+
+
+def _code(code: object, error: str) -> Code:
+    try:
+        return Code(code if isinstance(code, str) else "")
+    except ValueError:
+        return _CODES.get(error, Code.MALFORMED_REQUEST)
+
+
+def _printable(text: object) -> str:
+    """Return text from outside without anything that could forge a log line or move a cursor."""
+    if not isinstance(text, str):
+        return ""
+    return "".join(character if character.isprintable() else "?" for character in text[:MAX_TEXT])
