@@ -1,0 +1,16 @@
+"""What a resource server uses to check the broker's access tokens offline, with revocation."""
+
+from broker.verifier.challenge import Answer, answer, metadata_path, metadata_url
+from broker.verifier.source import Credentials, TokenSource
+from broker.verifier.verifier import Verified, Verifier
+
+__all__ = [
+    "Answer",
+    "Credentials",
+    "TokenSource",
+    "Verified",
+    "Verifier",
+    "answer",
+    "metadata_path",
+    "metadata_url",
+]

@@ -1,0 +1,104 @@
+"""Guarding an aiohttp application: a decorator for one handler, a middleware for all, and the resource's metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from typing import Final
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from broker.core.dpop import ALGORITHMS
+from broker.core.errors import BrokerError, Code
+from broker.verifier.challenge import Answer, answer, metadata_path
+from broker.verifier.verifier import Verified, Verifier
+
+VERIFIED: Final = web.RequestKey("broker.verified", Verified)
+"""``request[VERIFIED]`` is the :class:`~broker.verifier.Verified` token of a guarded request."""
+
+GuardedHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def guard(verifier: Verifier, scopes: Iterable[str] = ()) -> Callable[[GuardedHandler], Handler]:
+    """Return a decorator: the handler only runs for a good token that has all of ``scopes``.
+
+    Everybody else is answered 401 or 403 with the challenges that tell a client what to do, or 503 with ``Retry-After``
+    when the view of revocations is stale. Under :func:`protecting` the token is not checked a second time.
+    """
+    needed = _scopes(scopes)
+
+    def decorate(handler: GuardedHandler) -> Handler:
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            try:
+                await _admit(verifier, request, needed)
+            except BrokerError as error:
+                return _response(error, answer(error, needed, verifier.resource_metadata))
+            return await handler(request)
+
+        return guarded
+
+    return decorate
+
+
+def protecting(verifier: Verifier, scopes: Iterable[str] = (), *, public: Collection[str] = ()) -> Middleware:
+    """Return a middleware that guards every route of an application, unknown ones too.
+
+    ``public`` are the routes that anybody may use, by their path as registered (``/items/{id}``).
+    """
+    needed = _scopes(scopes)
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        resource = request.match_info.route.resource
+        if resource is not None and resource.canonical in public:
+            return await handler(request)
+        return await guard(verifier, needed)(handler)(request)
+
+    return middleware
+
+
+def metadata_route(verifier: Verifier, *, scopes: Iterable[str] = (), name: str | None = None) -> web.RouteDef:
+    """Return the route that serves the resource's own metadata (RFC 9728): which broker gives tokens for it.
+
+    ``scopes`` are those it knows, ``name`` what people call it. Pass
+    ``resource_metadata=metadata_url(audience)`` to the :class:`Verifier`, so that challenges point here.
+    """
+    document: dict[str, object] = {
+        "resource": verifier.audience,
+        "authorization_servers": [verifier.issuer],
+        "bearer_methods_supported": ["header"],
+        "dpop_signing_alg_values_supported": list(ALGORITHMS),
+    }
+    if supported := _scopes(scopes):
+        document["scopes_supported"] = list(supported)
+    if name is not None:
+        document["resource_name"] = name
+    body = msgspec.json.encode(document)
+    headers = {"Cache-Control": "public, max-age=300", "Access-Control-Allow-Origin": "*"}
+
+    async def metadata(_request: web.Request) -> web.Response:
+        return web.Response(body=body, content_type="application/json", headers=headers)
+
+    return web.get(metadata_path(verifier.audience), metadata)
+
+
+async def _admit(verifier: Verifier, request: web.Request, needed: tuple[str, ...]) -> None:
+    known = request.get(VERIFIED)
+    if known is None or known.claims.aud != verifier.audience:
+        path = request.rel_url.raw_path
+        request[VERIFIED] = await verifier.verify_request(request.headers.items(), request.method, path, scopes=needed)
+    elif not set(needed).issubset(known.claims.scopes):
+        raise BrokerError(Code.INSUFFICIENT_SCOPE, f"this needs the scope {' '.join(needed)}")
+
+
+def _response(error: BrokerError, told: Answer) -> web.Response:
+    problem = {"type": "about:blank", "status": told.status, "code": error.code.value, "detail": error.public}
+    response = web.Response(body=msgspec.json.encode(problem), status=told.status)
+    response.content_type = "application/problem+json"
+    response.headers.extend(told.headers)
+    return response
+
+
+def _scopes(scopes: Iterable[str]) -> tuple[str, ...]:
+    return tuple(scopes.split() if isinstance(scopes, str) else scopes)

@@ -1,0 +1,82 @@
+"""How a refusal is told over HTTP: status, challenges (RFC 6750, RFC 9449, RFC 9728) and ``Retry-After``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
+
+from broker.core.dpop import ALGORITHMS
+from broker.core.errors import BrokerError, Code
+
+METADATA_PREFIX: Final = "/.well-known/oauth-protected-resource"
+
+_INVALID_TOKEN: Final = "invalid_token"
+_INVALID_PROOF: Final = "invalid_dpop_proof"
+_ERRORS: Final[dict[Code, tuple[HTTPStatus, str | None]]] = {
+    Code.TOKEN_MISSING: (HTTPStatus.UNAUTHORIZED, None),
+    Code.TOKEN_INVALID: (HTTPStatus.UNAUTHORIZED, _INVALID_TOKEN),
+    Code.TOKEN_EXPIRED: (HTTPStatus.UNAUTHORIZED, _INVALID_TOKEN),
+    Code.TOKEN_REVOKED: (HTTPStatus.UNAUTHORIZED, _INVALID_TOKEN),
+    Code.TOKEN_AUDIENCE: (HTTPStatus.UNAUTHORIZED, _INVALID_TOKEN),
+    Code.PROOF_REQUIRED: (HTTPStatus.UNAUTHORIZED, _INVALID_PROOF),
+    Code.PROOF_INVALID: (HTTPStatus.UNAUTHORIZED, _INVALID_PROOF),
+    Code.PROOF_REPLAYED: (HTTPStatus.UNAUTHORIZED, _INVALID_PROOF),
+    Code.INSUFFICIENT_SCOPE: (HTTPStatus.FORBIDDEN, "insufficient_scope"),
+    Code.MALFORMED_REQUEST: (HTTPStatus.BAD_REQUEST, "invalid_request"),
+    Code.VIEW_STALE: (HTTPStatus.SERVICE_UNAVAILABLE, None),
+}
+"""Every code that a verifier raises, with its status and OAuth error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What to answer a refused request with; ``headers`` may name one header twice."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+
+
+def answer(error: BrokerError, scopes: Collection[str] = (), resource_metadata: str | None = None) -> Answer:
+    """Return the answer for a refusal.
+
+    ``scopes`` are all those that the request needs; ``resource_metadata`` is the URL of the resource's metadata. A code
+    that no verifier raises is answered with 500, and its text is left out.
+    """
+    status, reason = _ERRORS.get(error.code, (HTTPStatus.INTERNAL_SERVER_ERROR, None))
+    headers = [("Cache-Control", "no-store")]
+    if error.retry_after is not None:
+        headers.append(("Retry-After", str(error.retry_after)))
+    if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        where = {"resource_metadata": resource_metadata} if resource_metadata is not None else {}
+        needed = {"scope": " ".join(scopes)} if scopes else {}
+        why = {"error": reason, "error_description": error.public} if reason is not None else {}
+        bearer_why = {} if reason == _INVALID_PROOF else why
+        algorithms = {"algs": " ".join(ALGORITHMS)}
+        headers.append(("WWW-Authenticate", _challenge("Bearer", {**where, **needed, **bearer_why})))
+        headers.append(("WWW-Authenticate", _challenge("DPoP", {**algorithms, **where, **needed, **why})))
+    return Answer(status.value, tuple(headers))
+
+
+def metadata_path(resource: str) -> str:
+    """Return the path at which a resource's metadata is served (RFC 9728, 3.1)."""
+    path = urlsplit(resource).path
+    return METADATA_PREFIX + ("" if path == "/" else path)
+
+
+def metadata_url(resource: str) -> str:
+    """Return the URL of a resource's metadata (RFC 9728, 3.1)."""
+    parts = urlsplit(resource)
+    return urlunsplit((parts.scheme, parts.netloc, metadata_path(resource), parts.query, ""))
+
+
+def _challenge(scheme: str, parameters: dict[str, str]) -> str:
+    quoted = ", ".join(f'{name}="{_quotable(value)}"' for name, value in parameters.items())
+    return f"{scheme} {quoted}" if quoted else scheme
+
+
+def _quotable(text: str) -> str:
+    """Return ``text`` with only what may stand in a quoted ``error_description`` or ``scope`` (RFC 6750, 3)."""
+    return "".join(c if " " <= c <= "~" and c not in '"\\' else "'" for c in text)
