@@ -11,15 +11,18 @@ REQUIREMENTS := requirements.lock
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check bench lock clean
+.PHONY: help install demo test check bench lock clean
 
 help:
+	@echo "make install make .venv with everything, the broker command included"
 	@echo "make demo    watch the broker issue, revoke and prove, with real processes"
 	@echo "make test    run all tests"
 	@echo "make check   lint, format check, types, direction of imports"
 	@echo "make bench   measure issuing, introspection, verification and revocation"
 	@echo "make lock    compile $(REQUIREMENTS) from pyproject.toml (UPGRADE=1: with newer versions)"
 	@echo "make clean   remove .venv and caches"
+
+install: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/broker demo
