@@ -1,0 +1,213 @@
+"""A broker's use cases, wired over stand-ins for the outside: real policy, decisions, signatures and token checks."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from broker.admission import Admission
+from broker.core.errors import BrokerError
+from broker.core.grant import Ask
+from broker.core.identity import REGISTERED, Agent
+from broker.core.jwk import public_jwk, thumbprint
+from broker.core.policy import Policy, compile_policy
+from broker.core.secret import Secret
+from broker.core.selector import Selector, parse_selector
+from broker.core.tally import Tally
+from broker.core.token_check import TokenCheck
+from broker.introspection import Introspection
+from broker.issuance import Issuance, Issued, TokenRequest
+from broker.ports import Ledger, Records, Revocations, UnverifiedAssertion
+from broker.revocation import BlockFor, Order, Outcome, Revocation
+from broker.signing.access_token import AccessTokenSigner
+from broker.signing.keyring import KeyRing
+from broker.signing.sealing import Sealer
+from tests.support.fakes import (
+    CALLER,
+    CountingIds,
+    FakeAuthenticator,
+    FakeClock,
+    MemoryLedger,
+    MemoryRecords,
+    RecordingEvents,
+    RecordingMeter,
+)
+
+ISSUER = "https://broker.example"
+TOKEN_ENDPOINT = f"{ISSUER}/oauth2/token"
+API = f"{ISSUER}/v1"
+TICKETS = "https://tickets.internal"
+PAYMENTS = "https://payments.internal"
+
+TRIAGE = Selector(agent="triage")
+
+DOCUMENT: dict[str, Any] = {
+    "version": 1,
+    "tiers": {
+        "read": {"max_ttl": "15m"},
+        "bound": {"max_ttl": "5m", "proof_of_possession": "required"},
+        "approved": {"max_ttl": "5m", "approval": {"approvers": "responders", "quorum": 1, "expires": "10m"}},
+    },
+    "audiences": {
+        TICKETS: {
+            "scopes": {"tickets:read": {"tier": "read"}, "tickets:comment": {"tier": "read"}},
+            "served_by": [{"agent": "tickets-server"}],
+        },
+        PAYMENTS: {"scopes": {"refunds:create": {"tier": "bound"}, "refunds:approve": {"tier": "approved"}}},
+    },
+    "roles": {
+        "triage": {
+            "members": [{"agent": "triage"}, {"agent": "other"}],
+            "allow": [{"audience": TICKETS, "scopes": ["tickets:read", "tickets:comment"]}],
+            "limits": {"tokens_per_minute": 5, "role_tokens_per_minute": 8},
+        },
+        "payers": {
+            "members": [{"agent": "payer"}],
+            "allow": [{"audience": PAYMENTS, "scopes": ["refunds:create", "refunds:approve"]}],
+        },
+        "responders": {
+            "members": [{"agent": "alice"}],
+            "allow": [{"audience": "broker", "scopes": ["operator:read", "revocations:write"]}],
+        },
+    },
+}
+
+
+def policy(document: dict[str, Any] | None = None) -> Policy:
+    """Compile a policy document: the one above unless told otherwise."""
+    return compile_policy(document or DOCUMENT, broker_audience=API, broker_issuer=ISSUER)
+
+
+def agent(name: str = "triage") -> Agent:
+    """Return a registered agent."""
+    return Agent(id=name, issuer=REGISTERED, subject=name)
+
+
+class ProofKey:
+    """An agent's key for DPoP proofs (RFC 9449)."""
+
+    def __init__(self) -> None:
+        self._private = ec.generate_private_key(ec.SECP256R1())
+        self._jwk = public_jwk(self._private.public_key())
+        self.thumbprint = thumbprint(self._jwk)
+
+    def proof(
+        self, now: float, *, method: str = "POST", url: str = TOKEN_ENDPOINT, token: str | None = None, jti: str = "1"
+    ) -> str:
+        """Make a proof for one request."""
+        claims: dict[str, Any] = {"htm": method, "htu": url, "iat": int(now), "jti": jti}
+        if token is not None:
+            digest = hashlib.sha256(token.encode()).digest()
+            claims["ath"] = base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+        return jwt.encode(claims, self._private, algorithm="ES256", headers={"typ": "dpop+jwt", "jwk": self._jwk})
+
+
+class World:
+    """The use cases of one broker. ``ledger`` and ``records`` are in memory unless others are given."""
+
+    def __init__(self, *, ledger: Ledger | None = None, records: Records | None = None) -> None:
+        self.clock = FakeClock()
+        self.ids = CountingIds()
+        self.meter = RecordingMeter()
+        self.events = RecordingEvents()
+        self.strangers = Tally()
+        self.revocations = Revocations()
+        self.memory = MemoryLedger(self.revocations)
+        self.reading = MemoryRecords(self.memory)
+        self.ledger = self.memory if ledger is None else ledger
+        self.records = self.reading if records is None else records
+        self.authenticator = FakeAuthenticator()
+        self.policy = policy()
+        self.ring = KeyRing((), Sealer(Secret(bytes(32))), longest_token=900)
+        self.ring.replace([self.ring.generate("ES256", "token", self.clock.time, self.clock.time)])
+        self.signer = AccessTokenSigner(self.ring, self.clock, issuer=ISSUER)
+        self._assertions = 0
+        self._compose()
+
+    def _compose(self) -> None:
+        self.check = TokenCheck(
+            issuer=ISSUER,
+            keys=lambda: self.ring.verification_keys(self.clock.time),
+            rules=lambda: self.revocations.rules,
+        )
+        self.issuance = Issuance(
+            issuer=ISSUER,
+            token_endpoint=TOKEN_ENDPOINT,
+            authenticator=self.authenticator,
+            policy=lambda: self.policy,
+            revocations=self.revocations,
+            signer=self.signer,
+            ledger=self.ledger,
+            clock=self.clock,
+            ids=self.ids,
+            meter=self.meter,
+            strangers=self.strangers,
+        )
+        self.admission = Admission(
+            audience=API,
+            check=self.check,
+            authenticator=self.authenticator,
+            ledger=self.ledger,
+            clock=self.clock,
+            meter=self.meter,
+            strangers=self.strangers,
+        )
+        self.introspection = Introspection(check=self.check, policy=lambda: self.policy, clock=self.clock)
+        self.revocation = Revocation(
+            revocations=self.revocations,
+            ledger=self.ledger,
+            records=self.records,
+            clock=self.clock,
+            ids=self.ids,
+            meter=self.meter,
+            events=self.events,
+        )
+
+    def assertion(self, name: str = "triage", *, single_use: bool = True) -> UnverifiedAssertion:
+        """Return a fresh assertion of a registered agent."""
+        self._assertions += 1
+        return self.authenticator.knows(agent(name), f"assertion-{self._assertions}", single_use=single_use)
+
+    def request(
+        self,
+        name: str = "triage",
+        *scopes: str,
+        audience: str | None = TICKETS,
+        proof: str | None = None,
+        **ask: Any,  # noqa: ANN401 - members of the ask
+    ) -> TokenRequest:
+        """Return a token request with a fresh assertion, for ``tickets:read`` unless scopes are named."""
+        wanted = Ask(audience=audience, scopes=tuple(sorted(scopes)) or ("tickets:read",), **ask)
+        return TokenRequest(assertion=self.assertion(name), ask=wanted, proof=proof)
+
+    async def issue(self, name: str = "triage", *scopes: str, **ask: Any) -> Issued:  # noqa: ANN401 - as above
+        """Issue a token for a fresh request."""
+        return await self.issuance.issue(self.request(name, *scopes, **ask), CALLER)
+
+    async def revoke(self, *, block: BlockFor | None = None, **fields: str | bool) -> Outcome:
+        """Revoke what the selector's ``fields`` name."""
+        return await self.revocation.revoke(order(parse_selector(fields), block=block), CALLER)
+
+    def lives(self, token: str) -> bool:
+        """Whether a token of ours is good now for whatever it is for."""
+        try:
+            self.check.check(token, self.clock.time, None)
+        except BrokerError:
+            return False
+        return True
+
+
+def order(
+    selector: Selector = TRIAGE,
+    *,
+    reason: str = "it misbehaves",
+    key: str | None = None,
+    block: BlockFor | None = None,
+    by: str = "alice",
+) -> Order:
+    """Return an order to revoke what ``selector`` selects: the agent ``triage`` unless told otherwise."""
+    return Order(selector=selector, reason=reason, by=by, block=block, idempotency_key=key)
