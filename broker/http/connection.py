@@ -44,17 +44,16 @@ class Crowd(Protocol):
 class Connection(web.RequestHandler):
     """An HTTP connection that knows its phase. The gate says when a request begins and ends."""
 
-    __slots__ = ("_crowd", "_issuer", "_limit", "_received", "phase", "since")
+    __slots__ = ("_crowd", "_issuer", "phase", "received", "since")
 
-    def __init__(self, *arguments: Any, crowd: Crowd, issuer: str, limit: int, **options: Any) -> None:  # noqa: ANN401 - aiohttp's
-        """``limit`` is how many bytes may come between the beginnings of two requests."""
+    def __init__(self, *arguments: Any, crowd: Crowd, issuer: str, **options: Any) -> None:  # noqa: ANN401 - aiohttp's
+        """``received`` is how many bytes have come since the last request began."""
         super().__init__(*arguments, **options)
         self._crowd = crowd
         self._issuer = issuer
-        self._limit = limit
-        self._received = 0
         self.phase = Phase.IDLE
         self.since = 0.0
+        self.received = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take part, or be turned away when there is no room."""
@@ -71,17 +70,14 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Take bytes: the first ones of a request begin the time in which its header must be complete."""
         if self.phase is not Phase.BUSY:
-            self._received += len(data)
+            self.received += len(data)
             if self.phase is Phase.IDLE:
                 self._enter(Phase.HEADER)
-            elif self._received > self._limit:
-                self.end_with(BrokerError(Code.TOO_LARGE, "the request is too large"))
-                return
         super().data_received(data)
 
     def begin(self) -> None:
         """Note that a request's header is complete and its answer is being made."""
-        self._received = 0
+        self.received = 0
         self._enter(Phase.BUSY)
 
     def end(self) -> None:

@@ -22,13 +22,13 @@ SWEEP_SECONDS: Final = 0.5
 
 _LINGER_SECONDS: Final = 1.0
 _MAX_LINE: Final = 8190
-_MAX_HEADERS: Final = 100
+_MAX_HEADERS: Final = 64
 _SPARE_FILES: Final = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """Limits of one listener; times in seconds.
+    """Limits of one listener; times in seconds, sizes in bytes.
 
     ``header_seconds`` is from the first byte of a request to the last of its header (and for a TLS handshake);
     ``write_seconds`` is how long a client may leave an answer unread; ``stop_seconds`` how long stopping may take.
@@ -95,6 +95,8 @@ class Connections:
                 if waited > self._bounds.header_seconds:
                     text = f"the header did not arrive within {self._bounds.header_seconds:g} s"
                     connection.end_with(BrokerError(Code.TOO_SLOW, text))
+                elif connection.received > self._bounds.header_bytes + self._bounds.body_bytes:
+                    connection.end_with(BrokerError(Code.TOO_LARGE, "the header is too large"))
             elif waited > self._bounds.write_seconds:
                 _abort_if_unread(connection)
 
@@ -173,7 +175,6 @@ class Door:
             self._runner.server,
             crowd=self._connections,
             issuer=self._issuer,
-            limit=bounds.header_bytes + bounds.body_bytes,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=bounds.keep_alive_seconds,
             max_line_size=_MAX_LINE,
