@@ -1,0 +1,92 @@
+"""The ``broker`` command: its groups of commands, and how each failure becomes one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+import typer.main
+from typer.exceptions import Abort, TyperException
+
+import broker
+from broker.cli import agent, blocks, demo, init, keys, ledger, policy, revoke, serve, token
+from broker.cli.outcome import ExitCode, Failure, failure_of
+from broker.cli.output import show, show_failure
+from broker.core.errors import BrokerError
+from broker.logs import describe
+
+app = typer.Typer(
+    name="broker",
+    help="Gives AI agents credentials that are scoped, short-lived, recorded, and revocable at once.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("init")(init.command)
+app.command("serve")(serve.command)
+app.add_typer(agent.app, name="agent")
+app.command("token")(token.command)
+app.command("revoke")(revoke.command)
+app.add_typer(blocks.app, name="blocks")
+app.add_typer(policy.app, name="policy")
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(keys.app, name="keys")
+app.command("demo")(demo.command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        show({"version": broker.__version__}, broker.__version__, as_json="--json" in sys.argv)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options before any command."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. Whatever happens, there is no traceback."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        return _run(arguments)
+    except BrokenPipeError:
+        # Nobody reads any more; the interpreter must not find that out again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.PIPE_CLOSED
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last net: a traceback could hold anything
+        failure = _told(error)
+        # Looked for here, since arguments that cannot be parsed are told as JSON as well.
+        show_failure(failure, as_json="--json" in arguments)
+        return failure.exit_code
+
+
+def _run(arguments: list[str]) -> int:
+    command = typer.main.get_command(app)
+    status = command.main(args=arguments, prog_name="broker", standalone_mode=False)
+    sys.stdout.flush()
+    return status if isinstance(status, int) else ExitCode.OK
+
+
+def _told(error: BaseException) -> Failure:
+    """Return how an error is told to whoever typed the command."""
+    match error:
+        case Failure():
+            return error
+        case BrokerError():
+            return failure_of(error)
+        case TyperException():
+            # Without a message, the help was printed instead of it.
+            text = error.format_message() or "Name a command."
+            return Failure(ExitCode.USAGE, "usage", f"{text} Help: broker COMMAND --help")
+        case Abort() | KeyboardInterrupt():
+            return Failure(ExitCode.INTERRUPTED, "interrupted", "stopped before it was done")
+        case _:
+            places = " < ".join(describe(error))
+            return Failure(ExitCode.INTERNAL, "internal", f"a defect of the broker command: {places}")

@@ -1,0 +1,60 @@
+"""``broker keys``: the broker's own signing keys."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from broker.cli.options import ConfigFile, Json, Port, settings
+from broker.cli.outcome import ExitCode, unusable
+from broker.cli.output import Facts, Part, Table, show
+from broker.cli.session import call
+
+app = typer.Typer(help="The broker's own signing keys.", no_args_is_help=True)
+
+_COLUMNS = ("kid", "use", "alg", "signs from", "retires", "revoked")
+
+
+@app.command("list")
+def index(config: ConfigFile = None, port: Port = None, as_json: Json = False) -> None:
+    """List every key of the broker, revoked ones included. Public parts only."""
+    answer = call(settings(config, port), lambda session: session.get("/v1/keys", "operator:read"))
+    show(answer, _table(answer["keys"]), as_json=as_json)
+
+
+@app.command("rotate")
+def rotate(
+    emergency: Annotated[
+        bool, typer.Option("--emergency", help="Replace all keys at once, and end every token they have signed.")
+    ] = False,
+    reason: Annotated[str | None, typer.Option(help="Why; an emergency needs one.")] = None,
+    config: ConfigFile = None,
+    port: Port = None,
+    as_json: Json = False,
+) -> None:
+    """Make new signing keys: published now, signing when every verifier knows them. Tokens live on."""
+    if emergency and reason is None:
+        raise unusable("--emergency: give a --reason, which is recorded")
+    if reason is not None and not emergency:
+        raise unusable("--reason: goes with --emergency")
+    body = {"emergency": True, "reason": reason} if emergency else {}
+    answer = call(settings(config, port), lambda session: session.post("/v1/keys/rotate", "keys:write", body))
+    revoked = answer["revocations"]
+    show(answer, _table(answer["keys"]), *(_revocation(outcome) for outcome in revoked), as_json=as_json)
+    if not all(outcome["durable"] for outcome in revoked):
+        raise typer.Exit(ExitCode.NOT_DURABLE)
+
+
+def _table(keys: list[dict[str, Any]]) -> Table:
+    rows = [
+        (key["kid"], key["use"], key["alg"], key["active_at"], key["retires_at"] or "-", key["revoked"]) for key in keys
+    ]
+    return Table(_COLUMNS, rows, "The broker has no keys.")
+
+
+def _revocation(outcome: dict[str, Any]) -> Part:
+    hits = outcome["hits"]
+    tokens = "being counted" if hits is None else f"{hits['tokens']:,}"
+    values = [("key", outcome["selector"].get("key")), ("tokens ended", tokens), ("durable", outcome["durable"])]
+    return Facts(f"Rule {outcome['rule'] or outcome['id']}", values)

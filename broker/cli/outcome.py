@@ -1,0 +1,63 @@
+"""How a command ends: exit codes, which are stable, and the one error line that goes with each failure."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from broker.core.errors import BrokerError, Code, Malformed, Unavailable
+
+
+class ExitCode(IntEnum):
+    """What a command's exit status means. Documented in ``docs/reference/cli.md``; never changed or reused."""
+
+    OK = 0
+    """Done, and the answer is positive."""
+    REFUSED = 1
+    """The broker refused what was asked, or the answer is negative (a policy with errors, a case that fails)."""
+    USAGE = 2
+    """Arguments, settings or a file named on the command line cannot be used. Nothing was done."""
+    UNAVAILABLE = 3
+    """The broker or its ledger cannot be reached or cannot do it now. Trying again may help."""
+    INTEGRITY = 4
+    """The ledger is not what it was: entries were changed, removed or added behind the broker's back."""
+    NOT_AUTHORISED = 5
+    """The caller could not sign in, or its role does not allow this."""
+    NOT_DURABLE = 6
+    """The revocation is in force, but could not be written to the ledger yet."""
+    INTERNAL = 70
+    """A defect of this program."""
+    INTERRUPTED = 130
+    """Stopped by Ctrl-C (128 + SIGINT)."""
+    PIPE_CLOSED = 141
+    """Whoever read the output went away (128 + SIGPIPE)."""
+
+
+class Failure(Exception):
+    """A command cannot go on. ``code`` is a stable word, ``text`` one line saying what is wrong and what to do."""
+
+    def __init__(self, exit_code: ExitCode, code: str, text: str, *, refusal: str | None = None) -> None:
+        """``refusal`` is the ledger's reference of the refusal, if there is one."""
+        super().__init__(code)
+        self.exit_code = exit_code
+        self.code = code
+        self.text = text
+        self.refusal = refusal
+
+
+def unusable(text: str, code: str = "usage") -> Failure:
+    """Return the failure of a command that was called with something it cannot use."""
+    return Failure(ExitCode.USAGE, code, text)
+
+
+def failure_of(error: BrokerError) -> Failure:
+    """Return the failure that an error of the broker's own code is to whoever typed the command."""
+    match error:
+        case Unavailable(code=Code.LEDGER_CORRUPT):
+            exit_code = ExitCode.INTEGRITY
+        case Unavailable():
+            exit_code = ExitCode.UNAVAILABLE
+        case Malformed() | BrokerError(code=Code.POLICY_INVALID):
+            exit_code = ExitCode.USAGE
+        case _:
+            exit_code = ExitCode.REFUSED
+    return Failure(exit_code, error.code.value, error.public)
