@@ -1,4 +1,4 @@
-"""What the other tables must hold, derived from the entries alone: rules, blocks, registered agents."""
+"""What the other tables must hold, derived from the entries alone: rules, blocks, registered agents, the key ring."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from sqlalchemy import Connection, Row, Table, select
 
 from broker.core.entry import Kind
 from broker.core.errors import BrokerError
+from broker.core.jwk import thumbprint
 from broker.core.selector import parse_selector
 from broker.ledger import schema
-from broker.ledger.rows import read_selector
+from broker.ledger.rows import read_object, read_selector
 
 _MILLISECONDS: Final = 1000
 
@@ -43,6 +44,7 @@ class Derived:
         self._rules: list[_Rule] = []
         self._blocks: dict[str, _Block] = {}
         self._agents: dict[str, str | None] = {}
+        self._keys: dict[str, tuple[object, ...]] = {}
 
     @property
     def epoch(self) -> int:
@@ -64,14 +66,22 @@ class Derived:
                 self._agents[str(members.get("agent"))] = members.get("key")
             case Kind.AGENT_REMOVED:
                 self._agents[str(members.get("agent"))] = None
+            case Kind.KEYS_ROTATED:
+                self._take_keys(members.get("keys"))
             case _:
                 pass
+
+    def _take_keys(self, keys: object) -> None:
+        for key in keys if isinstance(keys, list) else ():
+            if isinstance(key, Mapping):
+                self._keys[str(key.get("kid"))] = (key.get("use"), key.get("alg"), key.get("revoked"))
 
     def compare(self, connection: Connection) -> Iterator[str]:
         """Yield what the tables say differently, in plain words."""
         yield from self._compare_rules(connection)
         yield from self._compare_blocks(connection)
         yield from self._compare_agents(connection)
+        yield from self._compare_keys(connection)
 
     def _compare_rules(self, connection: Connection) -> Iterator[str]:
         rows = _by(connection, schema.rules, "number")
@@ -101,14 +111,26 @@ class Derived:
 
     def _compare_agents(self, connection: Connection) -> Iterator[str]:
         keys = {name: key for name, key in self._agents.items() if key is not None}
-        stored = {name: row.key for name, row in _by(connection, schema.agents, "name").items()}
+        rows = _by(connection, schema.agents, "name")
+        stored = {name: row.key for name, row in rows.items()}
         for name in sorted(keys.keys() | stored.keys()):
             if name not in stored:
                 yield f"the agent {name!r} was registered, but is missing from the agents"
             elif name not in keys:
                 yield f"the agent {name!r} is among the agents, but no entry registered it"
-            elif keys[name] != stored[name]:
+            elif keys[name] != stored[name] or keys[name] != _thumbprint(rows[name].jwk):
                 yield f"the agent {name!r} has another key than the one that was recorded"
+
+    def _compare_keys(self, connection: Connection) -> Iterator[str]:
+        rows = _by(connection, schema.keys, "kid")
+        for kid in sorted(self._keys.keys() | rows.keys()):
+            row = rows.get(kid)
+            if row is None:
+                yield f"the broker's key {kid!r} was recorded, but is missing from the keys"
+            elif kid not in self._keys:
+                yield f"the broker's key {kid!r} is among the keys, but no entry recorded it"
+            elif self._keys[kid] != (row.use, row.alg, row.revoked) or _thumbprint(row.public_jwk) != kid:
+                yield f"the broker's key {kid!r} differs from what was recorded"
 
 
 def _differences(number: int, members: Mapping[str, Any], row: Row[Any]) -> list[str]:
@@ -130,6 +152,14 @@ def _same_selector(stored: str, recorded: object) -> bool:
         return read_selector(stored) == parse_selector(recorded)
     except (BrokerError, ValueError):
         return False
+
+
+def _thumbprint(jwk: str) -> str | None:
+    """Return the RFC 7638 thumbprint of a stored JWK, or None if it is none."""
+    try:
+        return thumbprint(read_object(jwk))
+    except ValueError:
+        return None
 
 
 def _by(connection: Connection, table: Table, key: str) -> dict[Any, Row[Any]]:

@@ -93,7 +93,7 @@ def agent_row(agent: RegisteredAgent) -> dict[str, Any]:
 
 def read_agent(row: Row[Any]) -> RegisteredAgent:
     """Read a registered agent from its row."""
-    return RegisteredAgent(row.name, _object(row.jwk), row.key, row.created_at, row.created_by)
+    return RegisteredAgent(row.name, read_object(row.jwk), row.key, row.created_at, row.created_by)
 
 
 def key_row(key: StoredKey) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def read_key(row: Row[Any]) -> StoredKey:
         kid=row.kid,
         use=row.use,
         alg=row.alg,
-        public_jwk=_object(row.public_jwk),
+        public_jwk=read_object(row.public_jwk),
         sealed=row.sealed,
         created_at=row.created_at,
         active_at=row.active_at,
@@ -133,12 +133,13 @@ def selector_text(selector: Selector) -> str:
 
 def read_selector(text: str) -> Selector:
     """Read a selector from its stored form. Raises ``ValueError`` or ``Malformed`` if it is none."""
-    return parse_selector(_object(text))
+    return parse_selector(read_object(text))
 
 
 def _text(value: Mapping[str, Any]) -> str:
     return _encoder.encode(value).decode()
 
 
-def _object(text: str) -> Mapping[str, Any]:
+def read_object(text: str) -> Mapping[str, Any]:
+    """Read a stored JSON object. Raises ``ValueError`` if it is none."""
     return msgspec.json.decode(text, type=dict[str, Any])

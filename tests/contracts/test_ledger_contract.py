@@ -17,20 +17,34 @@ from broker.core.change import (
     EpochIs,
     IdempotencyFresh,
     PutAgent,
-    PutKey,
     RateWithin,
     Receipt,
-    RemoveAgent,
-    StoredKey,
     Unused,
 )
 from broker.core.entry import Kind, entry
 from broker.core.errors import Code, EpochMoved, GuardFailed, Refused, Unavailable
+from broker.core.jwk import thumbprint
 from broker.core.merkle import leaf_hash, verify_consistency, verify_inclusion
 from broker.core.rules import Block, Rule
 from broker.core.selector import Selector
 from broker.ports import Hits, Idempotent
-from tests.support.ledgers import NOW, TTL, Bench, added, digest, issued, lifted, noted, opened, outcomes, registered
+from tests.support.ledgers import (
+    NOW,
+    TTL,
+    Bench,
+    added,
+    digest,
+    issued,
+    lifted,
+    noted,
+    opened,
+    outcomes,
+    public_key,
+    registered,
+    removed,
+    rotated,
+    stored_key,
+)
 
 
 def sign(size: int, root: bytes) -> str:
@@ -267,8 +281,8 @@ async def test_a_name_is_registered_once(bench: Bench) -> None:
     assert failure(results[1]) == (Code.CONFLICT, None)
     agent = await bench.ledger.registered_agent("triage")
     assert agent is not None
-    assert agent.key == "one"
-    assert agent.jwk == {"kty": "OKP", "crv": "Ed25519", "x": "one"}
+    assert agent.jwk == public_key("one")
+    assert agent.key == thumbprint(agent.jwk)
 
 
 async def test_a_registered_agent_is_never_older_than_the_last_commit(bench: Bench) -> None:
@@ -281,18 +295,18 @@ async def test_a_registered_agent_is_never_older_than_the_last_commit(bench: Ben
         await bench.ledger.commit(registered("triage", key))
         second = await bench.ledger.registered_agent("triage")
         assert second is not None
-        assert second.key == key
+        assert second.jwk["x"] == key
     assert [agent.name for agent in await bench.ledger.registered_agents()] == ["triage"]
-    await bench.ledger.commit(Change(entry(Kind.AGENT_REMOVED, NOW, agent="triage"), (), (RemoveAgent("triage"),)))
+    await bench.ledger.commit(removed("triage"))
     assert await bench.ledger.registered_agent("triage") is None
     assert list(await bench.ledger.registered_agents()) == []
 
 
 async def test_the_last_of_several_writes_to_one_name_wins(bench: Bench) -> None:
     """Within one batch, changes of one name apply in their order."""
-    gone = Change(entry(Kind.AGENT_REMOVED, NOW, agent="a"), (), (RemoveAgent("a"),))
-    await outcomes(bench.ledger, [registered("a", "1"), gone, registered("a", "2"), registered("b", "1")])
-    keys = {agent.name: agent.key for agent in await bench.ledger.registered_agents()}
+    changes = [registered("a", "1"), removed("a"), registered("a", "2"), registered("b", "1")]
+    await outcomes(bench.ledger, changes)
+    keys = {agent.name: agent.jwk["x"] for agent in await bench.ledger.registered_agents()}
     assert keys == {"a": "2", "b": "1"}
 
 
@@ -317,13 +331,11 @@ async def test_an_enrolment_code_works_once_for_its_name_in_its_time(bench: Benc
 
 async def test_keys_are_stored_and_replaced(bench: Bench) -> None:
     """A key comes back as it was put; putting the same kid again replaces it."""
-    key = StoredKey("kid-1", "token", "ES256", {"kty": "EC", "x": "1"}, b"\x00sealed", NOW, NOW + 5)
-    younger = replace(key, kid="kid-2", created_at=NOW + 1)
-    record = entry(Kind.KEYS_ROTATED, NOW)
-    await bench.ledger.commit(Change(record, (), (PutKey(younger), PutKey(key))))
+    key, younger = stored_key("1"), replace(stored_key("2"), created_at=NOW + 1)
+    await bench.ledger.commit(rotated(younger, key))
     assert list(await bench.ledger.keys()) == [key, younger]
     revoked = replace(key, revoked=True, retires_at=NOW + 9)
-    await bench.ledger.commit(Change(record, (), (PutKey(revoked),)))
+    await bench.ledger.commit(rotated(revoked))
     assert list(await bench.ledger.keys()) == [revoked, younger]
 
 

@@ -19,15 +19,28 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
-from broker.core.change import AgentAbsent, Change, IdempotencyFresh, PutAgent, RateWithin, Receipt, RemoveAgent, Unused
-from broker.core.entry import Kind, entry
+from broker.core.change import AgentAbsent, Change, IdempotencyFresh, PutAgent, RateWithin, Receipt, Unused
 from broker.core.errors import Code, EpochMoved, GuardFailed, Unavailable
 from broker.core.rules import Block, Rule
 from broker.core.selector import Selector
 from broker.ledger import SqlLedger
 from broker.ledger.verify import verify_file
 from broker.ports import Revocations
-from tests.support.ledgers import NOW, Bench, FixedClock, added, digest, issued, lifted, noted, opened, outcomes
+from tests.support.ledgers import (
+    NOW,
+    Bench,
+    FixedClock,
+    added,
+    digest,
+    issued,
+    lifted,
+    noted,
+    opened,
+    outcomes,
+    registered,
+    rotated,
+    stored_key,
+)
 
 BIG = "x" * 60_000
 ROOT = Path(__file__).parents[2]
@@ -151,17 +164,17 @@ def everything_at_once() -> list[Change]:
     """Return changes that touch every table, of which the last is refused by its guard."""
     block = Block("blk_1", Selector(agent="a"), 1, NOW, "op", "x")
     fresh = IdempotencyFresh("key", "print", "rule_1", int(NOW) + 60)
-    agent = entry(Kind.AGENT_REMOVED, NOW, agent="gone")
     return [
         added(Rule("rule_1", Selector(agent="a"), 1, NOW, "op", "x"), block, fresh),
         issued("tok_1", 1, Unused(digest("jti"), int(NOW) + 60, "assertion"), RateWithin("agent/a", 5, NOW)),
         lifted("blk_1"),
-        Change(agent, (AgentAbsent("gone"),), (RemoveAgent("gone"),)),
+        registered("c", "one", AgentAbsent("c")),
+        rotated(stored_key("1")),
         noted(AgentAbsent("b"), RateWithin("agent/a", 1, NOW)),
     ]
 
 
-@pytest.mark.parametrize("step", range(24))
+@pytest.mark.parametrize("step", range(30))
 async def test_a_failure_at_any_statement_leaves_nothing(bench: Bench, step: int) -> None:
     """Wherever the transaction breaks, no change of the batch is applied, and the same batch works afterwards."""
     engine, seen = engine_of(bench), [0]
@@ -182,7 +195,7 @@ async def test_a_failure_at_any_statement_leaves_nothing(bench: Bench, step: int
     assert await bench.ledger.head() == before
     assert bench.epoch == 0
     results = await outcomes(bench.ledger, everything_at_once())
-    assert [type(result) for result in results] == [Receipt] * 4 + [GuardFailed]
+    assert [type(result) for result in results] == [Receipt] * 5 + [GuardFailed]
     assert bench.epoch == 1
 
 
@@ -223,13 +236,11 @@ async def test_a_commit_that_fails_but_was_applied(bench: Bench) -> None:
 async def test_an_agent_whose_commit_failed_but_was_applied_is_read_again(bench: Bench) -> None:
     """Caches do not outlive a commit of unknown outcome that turns out to have been applied."""
     assert await bench.ledger.registered_agent("a") is None
-    record = entry(Kind.AGENT_REGISTERED, NOW, agent="a", key="k")
-    from tests.support.ledgers import registered  # noqa: PLC0415
-
-    put = registered("a", "k").writes[0]
+    change = registered("a", "k")
+    put = change.writes[0]
     assert isinstance(put, PutAgent)
     with failing_commit(bench, applied=True), pytest.raises(Unavailable):
-        await bench.ledger.commit(Change(record, (), (put,)))
+        await bench.ledger.commit(change)
     await bench.ledger.probe()
     assert await bench.ledger.registered_agent("a") == put.agent
 

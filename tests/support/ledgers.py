@@ -19,10 +19,14 @@ from broker.core.change import (
     Guard,
     LiftBlock,
     PutAgent,
+    PutKey,
     Receipt,
     RegisteredAgent,
+    RemoveAgent,
+    StoredKey,
 )
 from broker.core.entry import Kind, entry
+from broker.core.jwk import thumbprint
 from broker.core.rules import Block, Rule
 from broker.core.selector import Selector
 from broker.ledger import SqlLedger
@@ -140,10 +144,33 @@ def lifted(block_id: str, at: float = NOW) -> Change:
     return Change(entry(Kind.BLOCK_LIFTED, at, ref=block_id), (BlockInForce(block_id),), (LiftBlock(block_id, at),))
 
 
-def registered(name: str, key: str = "thumbprint", *guards: Guard) -> Change:
-    """Return the change that registers an agent's key."""
-    agent = RegisteredAgent(name, {"kty": "OKP", "crv": "Ed25519", "x": key}, key, NOW, "op")
-    return Change(entry(Kind.AGENT_REGISTERED, NOW, agent=name, key=key), guards, (PutAgent(agent),))
+def public_key(label: str) -> dict[str, str]:
+    """Return something shaped like a public JWK, different for each label."""
+    return {"kty": "OKP", "crv": "Ed25519", "x": label}
+
+
+def registered(name: str, label: str = "one", *guards: Guard) -> Change:
+    """Return the change that registers an agent with the key of this label."""
+    jwk = public_key(label)
+    agent = RegisteredAgent(name, jwk, thumbprint(jwk), NOW, "op")
+    return Change(entry(Kind.AGENT_REGISTERED, NOW, agent=name, key=agent.key), guards, (PutAgent(agent),))
+
+
+def removed(name: str, *guards: Guard) -> Change:
+    """Return the change that removes an agent."""
+    return Change(entry(Kind.AGENT_REMOVED, NOW, agent=name), guards, (RemoveAgent(name),))
+
+
+def rotated(*keys: StoredKey) -> Change:
+    """Return the change that puts keys into the broker's ring."""
+    described = [{"kid": key.kid, "alg": key.alg, "use": key.use, "revoked": key.revoked} for key in keys]
+    return Change(entry(Kind.KEYS_ROTATED, NOW, keys=described), (), tuple(PutKey(key) for key in keys))
+
+
+def stored_key(label: str) -> StoredKey:
+    """Return a key of the broker's ring, different for each label."""
+    jwk = public_key(label)
+    return StoredKey(thumbprint(jwk), "token", "EdDSA", jwk, b"\x00sealed", NOW, NOW + 5)
 
 
 def digest(text: str) -> bytes:
