@@ -2,8 +2,8 @@ r"""Regular expressions that a policy may use: a part of Python's syntax in whic
 
 The values matched come from outside, so a pattern must not be one that explodes on some input. Allowed are literals,
 escaped punctuation, ``\d``, ``\w``, ``.``, character classes, groups with alternatives, and ``? * + {m,n}`` behind a
-single character or class; behind a group only ``?``. Two repeats at most may be followed by what they could match
-themselves; that bounds the work by the square of the input's length, and longer inputs never match.
+single character or class; behind a group only ``?``. Only one repeat may be followed by what it could match itself;
+that bounds the work by the square of the input's length, and inputs over a bound never match.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ MAX_INPUT: Final = 512
 """The longest value in characters that a pattern is tried on; longer ones do not match."""
 
 _MAX_COUNT: Final = 64
-_MAX_UNSURE_REPEATS: Final = 2
+_MAX_UNSURE_REPEATS: Final = 1
 _MAX_BRANCHES: Final = 8
+_SET_MARKS: Final = ("--", "&&", "||", "~~")
 _ALPHABET: Final = [chr(code) for code in range(128)] + ["\u00e9"]
 
 _TOKEN: Final = re.compile(
     r"""
-      (?P<open> \( (?: \?: )? )
+      (?P<open> \( (?: \?: | (?!\?) ) )
     | (?P<close> \) )
     | (?P<bar> \| )
-    | (?P<repeat> [*+?] (?P<more> [*+?]? ) | \{ (?P<low> \d{1,3} ) (?P<comma> , (?P<high> \d{0,3} ) )? \} )
+    | (?P<repeat> [*+?] (?P<more> [*+?]? ) | \{ (?P<low> \d{1,6} ) (?P<comma> , (?P<high> \d{0,6} ) )? \} )
     | (?P<atom> \\[dw] | \\[!-/:-@\[-`{-~] | \[ \^? (?: \\[dw\]\[\\^/.:-] | [^\\\[\]] )+ \] | [^\\()\[\]{}|*+?^$] )
     """,
     re.VERBOSE | re.ASCII,
@@ -60,8 +61,8 @@ def compile_pattern(text: str) -> re.Pattern[str]:
     if branches > _MAX_BRANCHES:
         raise PatternError(f"a pattern has at most {_MAX_BRANCHES} alternatives and optional parts")
     if _unsure_repeats(items) > _MAX_UNSURE_REPEATS:
-        limit = f"at most {_MAX_UNSURE_REPEATS} repeats may be followed by something they could match themselves"
-        raise PatternError(f"{limit}; write narrower classes, such as [^/]+ before a slash")
+        limit = "only one repeat may be followed by something it could match itself"
+        raise PatternError(f"{limit}: write narrower classes, such as [^/]+ before a slash")
     try:
         compiled = re.compile(text, re.ASCII)
     except re.error as error:
@@ -113,6 +114,8 @@ def _repeat(items: list[_Item], found: re.Match[str]) -> None:
 
 def _characters(atom: str) -> frozenset[str]:
     """Return the characters that an atom matches, out of ASCII and one that stands for all others."""
+    if any(mark in atom for mark in _SET_MARKS):
+        raise PatternError("-- && || ~~ are not offered in a class")
     try:
         one = re.compile(atom, re.ASCII)
     except re.error as error:
@@ -127,7 +130,7 @@ def _unsure_repeats(items: list[_Item]) -> int:
 
 
 def _ends_before(item: _Item, after: _Item | None) -> bool:
-    return (
-        after is not None and after.kind == "atom" and after.required and after.repeat != "?"
-        and item.characters.isdisjoint(after.characters)
-    )  # fmt: skip
+    """Whether the repeat of ``item`` can end in one place only: at the end, or before what it does not match itself."""
+    if after is None:
+        return True
+    return after.kind == "atom" and after.required and item.characters.isdisjoint(after.characters)
