@@ -10,6 +10,7 @@ from aiohttp.payload import Payload
 from yarl import URL
 
 from broker.client.client import Client
+from broker.core.errors import Malformed
 
 
 def authorizing(
@@ -21,7 +22,7 @@ def authorizing(
     after a redirect, get no token. When the resource answers 401, the token is taken for dead and the request sent once
     more with a new one, if its body can be sent again; so it is when the resource wants its nonce in the proof.
     """
-    home = URL(audience if origin is None else origin).origin()
+    home = _origin(audience if origin is None else origin)
     wanted = tuple(scopes.split() if isinstance(scopes, str) else scopes)
 
     async def middleware(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
@@ -45,3 +46,10 @@ def authorizing(
 def _repeatable(request: ClientRequest) -> bool:
     body = request.body
     return not isinstance(body, Payload) or not body.consumed
+
+
+def _origin(url: str) -> URL:
+    try:
+        return URL(url).origin()
+    except ValueError as error:
+        raise Malformed("origin: the audience is no URL; say where the resource is") from error

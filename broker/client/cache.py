@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ RENEW_UNTIL: Final = 0.8
 LAST_SECONDS: Final = 5.0
 """A token is not handed out in its last seconds (or tenth of its life): it would end on its way."""
 
+_log: Final = logging.getLogger("broker.client")
 _RENEWAL: Final = Backoff(first=1.0, longest=30.0)
 
 
@@ -94,8 +96,8 @@ class TokenCache:
     async def _ask(self, want: Want) -> Token:
         try:
             token = await self._obtain(want)
-        except BrokerError:
-            self._postpone(want)
+        except Exception as error:
+            self._postpone(want, error)
             raise
         self._keep(want, token)
         return token
@@ -112,10 +114,16 @@ class TokenCache:
         if len(self._entries) > self._size:
             self._entries.popitem(last=False)
 
-    def _postpone(self, want: Want) -> None:
+    def _postpone(self, want: Want, error: Exception) -> None:
         """A renewal failed: the token at hand is served on, and renewing it is tried again later."""
         entry = self._entries.get(want)
         if entry is not None:
+            why = str(error) if isinstance(error, BrokerError) else type(error).__name__
+            _log.log(_level(entry.failures), "renewing a token for %s failed: %s", want.audience, why)
             wait = _RENEWAL.delay(entry.failures, self._timing.spread())
             entry.renew_at = self._timing.elapsed() + wait
             entry.failures += 1
+
+
+def _level(failures: int) -> int:
+    return logging.WARNING if failures == 0 else logging.DEBUG

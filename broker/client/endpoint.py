@@ -22,6 +22,9 @@ from broker.outbound import Destination, Outbound, Reply
 
 METADATA_PATH: Final = "/.well-known/oauth-authorization-server"
 MAX_ANSWER: Final = 64 * 1024
+MAX_QUIET: Final = 600.0
+"""The longest ``Retry-After`` that is honoured, in seconds."""
+
 
 _BACKOFF: Final = Backoff(first=0.25, longest=8.0)
 _TOKEN: Final = re.compile(r"[!-~]+")
@@ -80,7 +83,7 @@ class TokenEndpoint:
             delay = max(_BACKOFF.delay(failures, self._timing.spread()), outcome.after or 0.0)
             failures += 1
             if outcome.after is not None:
-                self._not_before = self._timing.elapsed() + outcome.after
+                self._not_before = self._timing.elapsed() + delay
             await self._wait(delay, deadline, outcome.why)
 
     async def _wait(self, delay: float, deadline: float, why: str) -> None:
@@ -131,6 +134,8 @@ class TokenEndpoint:
         if reply.status < HTTPStatus.INTERNAL_SERVER_ERROR and reply.status != HTTPStatus.TOO_MANY_REQUESTS:
             return None
         after = retry_after(reply.headers.get("Retry-After"), self._timing.wall())
+        if after is not None:  # not all at the same instant, and never so long that a slip silences an agent for good
+            after = min(after, MAX_QUIET) * (1 + self._timing.spread() / 10)
         return _Later(f"the broker answers {reply.status}", after)
 
     def _read(self, reply: Reply, want: Want, asked_at: float) -> Token:

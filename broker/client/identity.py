@@ -96,7 +96,8 @@ class PlatformIdentity:
         """Return a ``jwt-bearer`` request with the platform's token as it is now."""
         try:
             token = (await asyncio.to_thread(self._read)).strip()
-        except (OSError, UnicodeDecodeError) as error:
+        except Exception as error:
+            # The caller's own function may raise anything; what it says may be secret.
             raise TokenUnavailable("the platform's token cannot be read") from error
         if not 0 < len(token) <= MAX_PLATFORM_TOKEN or not token.isascii() or not token.isprintable():
             raise TokenUnavailable("the platform's token is empty, too long or not a token")

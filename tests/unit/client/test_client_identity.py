@@ -111,6 +111,17 @@ async def test_what_is_no_token_is_not_sent(tmp_path: Path, content: bytes) -> N
         await PlatformIdentity(path).parameters(ISSUER, NOW)
 
 
+async def test_a_function_that_fails_is_no_crash() -> None:
+    """Whatever it raises, and whatever it says: that may be secret."""
+
+    def fail() -> str:
+        raise KeyError("canary")
+
+    with pytest.raises(TokenUnavailable) as caught:
+        await PlatformIdentity(fail).parameters(ISSUER, NOW)
+    assert "canary" not in str(caught.value)
+
+
 async def test_a_missing_platform_token_may_come_later(tmp_path: Path) -> None:
     """It is no refusal, and the text does not name the path."""
     with pytest.raises(TokenUnavailable) as caught:

@@ -148,6 +148,24 @@ async def test_a_failing_renewal_is_not_noticed_until_the_token_ends(
     assert await text(cache) == "token-5"
 
 
+async def test_a_failing_renewal_is_logged_without_secrets(
+    cache: TokenCache, broker: Broker, time: VirtualTime, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once per outage, by resource; of an unexpected error only the type."""
+    await text(cache)
+    broker.failure = RuntimeError("canary")
+    time.advance(LIFE * 0.8)
+    for _ in range(3):
+        assert await text(cache) == "token-1"
+        await settle()
+        time.advance(5)
+    assert len(broker.asked) == 4
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "renewing a token for https://tickets.internal failed: RuntimeError"
+    ]
+    assert "token-1" not in caplog.text
+
+
 async def test_a_refused_renewal_keeps_the_token_until_its_end(
     cache: TokenCache, broker: Broker, time: VirtualTime
 ) -> None:
