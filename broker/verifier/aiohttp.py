@@ -12,7 +12,7 @@ from aiohttp.typedefs import Handler, Middleware
 from broker.core.dpop import ALGORITHMS
 from broker.core.errors import BrokerError, Code
 from broker.verifier.challenge import Answer, answer, metadata_path
-from broker.verifier.verifier import Verified, Verifier
+from broker.verifier.verifier import Verified, Verifier, scope_names
 
 VERIFIED: Final = web.RequestKey("broker.verified", Verified)
 """``request[VERIFIED]`` is the :class:`~broker.verifier.Verified` token of a guarded request."""
@@ -26,14 +26,14 @@ def guard(verifier: Verifier, scopes: Iterable[str] = ()) -> Callable[[GuardedHa
     Everybody else is answered 401 or 403 with the challenges that tell a client what to do, or 503 with ``Retry-After``
     when the view of revocations is stale. Under :func:`protecting` the token is not checked a second time.
     """
-    needed = _scopes(scopes)
+    needed = scope_names(scopes)
 
     def decorate(handler: GuardedHandler) -> Handler:
         async def guarded(request: web.Request) -> web.StreamResponse:
             try:
                 await _admit(verifier, request, needed)
             except BrokerError as error:
-                return _response(error, answer(error, needed, verifier.resource_metadata))
+                return _response(answer(error, needed, verifier.resource_metadata))
             return await handler(request)
 
         return guarded
@@ -44,14 +44,16 @@ def guard(verifier: Verifier, scopes: Iterable[str] = ()) -> Callable[[GuardedHa
 def protecting(verifier: Verifier, scopes: Iterable[str] = (), *, public: Collection[str] = ()) -> Middleware:
     """Return a middleware that guards every route of an application, unknown ones too.
 
-    ``public`` are the routes that anybody may use, by their path as registered (``/items/{id}``).
+    ``public`` are the routes that anybody may use, by their path as registered (``/items/{id}``); the resource's
+    metadata is always one of them.
     """
-    needed = _scopes(scopes)
+    unguarded = frozenset({*public, metadata_path(verifier.audience)})
+    needed = scope_names(scopes)
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         resource = request.match_info.route.resource
-        if resource is not None and resource.canonical in public:
+        if resource is not None and resource.canonical in unguarded:
             return await handler(request)
         return await guard(verifier, needed)(handler)(request)
 
@@ -70,7 +72,7 @@ def metadata_route(verifier: Verifier, *, scopes: Iterable[str] = (), name: str 
         "bearer_methods_supported": ["header"],
         "dpop_signing_alg_values_supported": list(ALGORITHMS),
     }
-    if supported := _scopes(scopes):
+    if supported := scope_names(scopes):
         document["scopes_supported"] = list(supported)
     if name is not None:
         document["resource_name"] = name
@@ -92,13 +94,9 @@ async def _admit(verifier: Verifier, request: web.Request, needed: tuple[str, ..
         raise BrokerError(Code.INSUFFICIENT_SCOPE, f"this needs the scope {' '.join(needed)}")
 
 
-def _response(error: BrokerError, told: Answer) -> web.Response:
-    problem = {"type": "about:blank", "status": told.status, "code": error.code.value, "detail": error.public}
+def _response(told: Answer) -> web.Response:
+    problem = {"type": "about:blank", "status": told.status, "code": told.code, "detail": told.detail}
     response = web.Response(body=msgspec.json.encode(problem), status=told.status)
     response.content_type = "application/problem+json"
     response.headers.extend(told.headers)
     return response
-
-
-def _scopes(scopes: Iterable[str]) -> tuple[str, ...]:
-    return tuple(scopes.split() if isinstance(scopes, str) else scopes)

@@ -26,30 +26,37 @@ _ERRORS: Final[dict[Code, tuple[HTTPStatus, str | None]]] = {
     Code.PROOF_REPLAYED: (HTTPStatus.UNAUTHORIZED, _INVALID_PROOF),
     Code.INSUFFICIENT_SCOPE: (HTTPStatus.FORBIDDEN, "insufficient_scope"),
     Code.MALFORMED_REQUEST: (HTTPStatus.BAD_REQUEST, "invalid_request"),
+    Code.RATE_LIMITED: (HTTPStatus.TOO_MANY_REQUESTS, None),
     Code.VIEW_STALE: (HTTPStatus.SERVICE_UNAVAILABLE, None),
 }
 """Every code that a verifier raises, with its status and OAuth error."""
 
+_CHALLENGED: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What to answer a refused request with; ``headers`` may name one header twice."""
+    """What to answer a refused request with: all of it may be told. ``headers`` may name one header twice."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
+    code: str
+    detail: str
 
 
 def answer(error: BrokerError, scopes: Collection[str] = (), resource_metadata: str | None = None) -> Answer:
     """Return the answer for a refusal.
 
     ``scopes`` are all those that the request needs; ``resource_metadata`` is the URL of the resource's metadata. A code
-    that no verifier raises is answered with 500, and its text is left out.
+    that no verifier raises is answered with 500, and nothing of it is told.
     """
-    status, reason = _ERRORS.get(error.code, (HTTPStatus.INTERNAL_SERVER_ERROR, None))
+    if error.code not in _ERRORS:
+        return Answer(HTTPStatus.INTERNAL_SERVER_ERROR.value, (), Code.INTERNAL.value, "internal error")
+    status, reason = _ERRORS[error.code]
     headers = [("Cache-Control", "no-store")]
     if error.retry_after is not None:
         headers.append(("Retry-After", str(error.retry_after)))
-    if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+    if status in _CHALLENGED:
         where = {"resource_metadata": resource_metadata} if resource_metadata is not None else {}
         needed = {"scope": " ".join(scopes)} if scopes else {}
         why = {"error": reason, "error_description": error.public} if reason is not None else {}
@@ -57,7 +64,7 @@ def answer(error: BrokerError, scopes: Collection[str] = (), resource_metadata: 
         algorithms = {"algs": " ".join(ALGORITHMS)}
         headers.append(("WWW-Authenticate", _challenge("Bearer", {**where, **needed, **bearer_why})))
         headers.append(("WWW-Authenticate", _challenge("DPoP", {**algorithms, **where, **needed, **why})))
-    return Answer(status.value, tuple(headers))
+    return Answer(status.value, tuple(headers), error.code.value, error.public)
 
 
 def metadata_path(resource: str) -> str:

@@ -18,6 +18,7 @@ from broker.core.errors import BrokerError, Code, Malformed, Unavailable
 from broker.core.jwt import InvalidToken
 from broker.core.pacing import Backoff, Timing
 from broker.core.snapshot import LIFETIME, Snapshot, SnapshotError
+from broker.core.tally import Allowance
 from broker.core.token_check import TokenCheck
 from broker.outbound import Destination, Outbound, destination_of
 from broker.verifier.broker_keys import BrokerKeys
@@ -32,6 +33,10 @@ MAX_STALENESS: Final = 10.0
 LEEWAY: Final = 5.0
 FIRST_VIEW_SECONDS: Final = 5.0
 KEYS_SECONDS: Final = 300.0
+PROOF_SHARES: Final = 4
+"""One agent may use this part of the room for used proofs in a minute, so that none can lock the others out."""
+
+RETRY_PROOF_SECONDS: Final = 60
 
 _BACKOFF: Final = Backoff(first=0.5, longest=5.0)
 _log: Final = logging.getLogger("broker.verifier")
@@ -46,7 +51,23 @@ class Verified:
 
 
 class Verifier:
-    """What a resource server checks access tokens with. One per process and audience; belongs to one event loop."""
+    """What a resource server checks access tokens with. One per process and audience; belongs to one event loop.
+
+    ``issuer`` is the broker's issuer URL, ``audience`` this resource server's own name in the policy.
+
+    ``credentials`` are how this server authenticates to the broker: a ``broker.client.Client``, or a coroutine
+    function that returns a token; its agent needs the scope ``revocations:read``. Rules are fetched every ``poll``
+    seconds. When the view of them is older than ``max_staleness`` seconds, every token is refused with
+    ``VIEW_STALE``. ``leeway`` is by how many seconds the clocks of the broker and of this host may differ: an
+    old snapshot, replayed by somebody in between, passes for that much longer (for twice that, if they do differ).
+
+    ``public_url`` is what stands in front of this application's paths as clients see it, from which the URL that
+    DPoP proofs must name is built (never from ``Host``); without it, the audience's scheme, host and port.
+    ``resource_metadata`` is the URL of this resource's RFC 9728 metadata, for challenges to name. ``destination``
+    says how the broker may be reached (its own root certificates); by default over https, or plain http on this
+    machine. At most ``max_proofs`` used DPoP proofs are remembered; when there is no room, new ones are refused,
+    and one agent may use a quarter of the room in a minute.
+    """
 
     def __init__(  # noqa: PLR0913 - each is a setting of its own, passed by name
         self,
@@ -63,20 +84,7 @@ class Verifier:
         max_proofs: int = MAX_REMEMBERED,
         timing: Timing = SYSTEM,
     ) -> None:
-        """``issuer`` is the broker's issuer URL, ``audience`` this resource server's own name in the policy.
-
-        ``credentials`` are how this server authenticates to the broker: a ``broker.client.Client``, or a coroutine
-        function that returns a token; its agent needs the scope ``revocations:read``. Rules are fetched every ``poll``
-        seconds. When the view of them is older than ``max_staleness`` seconds, every token is refused with
-        ``VIEW_STALE``. ``leeway`` is by how many seconds the clocks of the broker and of this host may differ: a
-        replayed old snapshot passes for that much longer at most.
-
-        ``public_url`` is what stands in front of this application's paths as clients see it, from which the URL that
-        DPoP proofs must name is built (never from ``Host``); without it, the audience's scheme, host and port.
-        ``resource_metadata`` is the URL of this resource's RFC 9728 metadata, for challenges to name. ``destination``
-        says how the broker may be reached (its own root certificates); by default over https, or plain http on this
-        machine. At most ``max_proofs`` used DPoP proofs are remembered; when there is no room, new ones are refused.
-        """
+        """See the class. Raises ``Malformed`` for settings that cannot work."""
         if not 0 < poll < max_staleness <= LIFETIME or leeway < 0:
             raise Malformed(f"must hold: 0 < poll < max_staleness <= {LIFETIME}, and leeway >= 0")
         self.issuer = issuer
@@ -98,6 +106,7 @@ class Verifier:
         self._view = View(timing, max_staleness=max_staleness, leeway=leeway)
         self._check = TokenCheck(issuer=issuer, keys=lambda: self._keys.current, rules=lambda: self._view.rules)
         self._proofs = ReplayWindow(max_proofs)
+        self._fair_share = Allowance(max(1, max_proofs // PROOF_SHARES))
         self._first_view = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -108,6 +117,8 @@ class Verifier:
 
         A broker that cannot be reached is no error here: tokens are refused with ``VIEW_STALE`` until it can be.
         """
+        if self._tasks:
+            return
         follow_rules = follow(
             "fetching the revocation rules", self.poll, every=self._poll, backoff=_BACKOFF, timing=self._timing
         )
@@ -191,7 +202,7 @@ class Verifier:
         A token that is bound to a key needs its DPoP ``proof``, and the ``method`` and public ``url`` of the request
         that it came with; a token that is not must come without one. Raises ``BrokerError``: ``TOKEN_INVALID``,
         ``TOKEN_EXPIRED``, ``TOKEN_AUDIENCE``, ``TOKEN_REVOKED``, ``PROOF_INVALID``, ``PROOF_REPLAYED``,
-        ``INSUFFICIENT_SCOPE``, or ``VIEW_STALE``, which alone is not the token's fault.
+        ``RATE_LIMITED`` (too many proofs), ``INSUFFICIENT_SCOPE``, or ``VIEW_STALE``, which is not the token's fault.
         """
         scheme = BEARER if proof is None else DPOP
         return await self._verify(Presented(scheme, token, proof), scopes, method, url)
@@ -213,10 +224,10 @@ class Verifier:
         self._view.require_fresh()
         claims = verified.claims
         if claims.jkt is not None:
-            self._prove(presented, claims.jkt, method, url, now)
+            self._prove(presented, claims, method, url, now)
         elif presented.scheme == DPOP:
             raise BrokerError(Code.TOKEN_INVALID, "the token is not bound to a key: present it as Bearer")
-        needed = tuple(scopes)
+        needed = scope_names(scopes)
         if not set(needed).issubset(claims.scopes):
             raise BrokerError(Code.INSUFFICIENT_SCOPE, f"this needs the scope {' '.join(needed)}")
         return Verified(claims, verified.kid)
@@ -235,17 +246,27 @@ class Verifier:
             self._view.require_fresh()  # without the broker, nobody knows whether the key is no good or merely new
         return self._check.check(token, now, self.audience)
 
-    def _prove(self, presented: Presented, jkt: str, method: str | None, url: str | None, now: float) -> None:
+    def _prove(
+        self, presented: Presented, claims: AccessClaims, method: str | None, url: str | None, now: float
+    ) -> None:
         if presented.proof is None:
             text = "the token is bound to a key: present it with the DPoP scheme and a proof"
             raise BrokerError(Code.TOKEN_INVALID, text)
         if method is None or url is None:
             raise BrokerError(Code.PROOF_INVALID, "a proof is for one method and one URL: both are needed to check it")
         proof = check_proof(presented.proof, method=method, url=url, now=now, access_token=presented.token)
-        if proof.jkt != jkt:
+        if proof.jkt != claims.jkt:
             raise BrokerError(Code.PROOF_INVALID, "the proof is made with another key than the token is bound to")
+        if not self._fair_share.admit(claims.client_id, now):
+            text = "too many proofs in a minute; every one has to be remembered"
+            raise BrokerError(Code.RATE_LIMITED, text, retry_after=RETRY_PROOF_SECONDS)
         if not self._proofs.use(proof.replay_key, proof.expires_at, now):
             raise BrokerError(Code.PROOF_REPLAYED, "the proof was used before")
+
+
+def scope_names(scopes: Iterable[str]) -> tuple[str, ...]:
+    """Return scopes one by one; they may be given as one text, separated by spaces, as OAuth does."""
+    return tuple(scopes.split() if isinstance(scopes, str) else scopes)
 
 
 def _unknown_key(error: BrokerError) -> bool:

@@ -60,12 +60,16 @@ class View:
     def accept(self, snapshot: Snapshot, asked: Reading) -> None:
         """Take a snapshot whose signature was verified. Raises :class:`RolledBack` if a newer one was seen before.
 
-        One that is already too old is taken too, if it is news: it can only refuse more tokens.
+        One that is already too old is taken too, if it is news: it can only refuse more tokens. The same statement
+        again does not make the view younger.
         """
-        if self._snapshot is not None and not snapshot.follows(self._snapshot):
+        known = self._snapshot
+        if known is not None and not snapshot.follows(known):
             raise RolledBack
         self._snapshot = snapshot
         self._rules = snapshot.rules
+        if known is not None and (snapshot.epoch, snapshot.issued_at) == (known.epoch, known.issued_at):
+            return
         self._asked = asked
         self._age_then = max(0.0, asked.wall - snapshot.issued_at - self._leeway)
 

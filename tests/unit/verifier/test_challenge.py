@@ -62,7 +62,14 @@ def test_an_unexpected_code_tells_nothing() -> None:
     """What this module does not know is our own failure."""
     told = answer(BrokerError(Code.LEDGER_CORRUPT, "internal detail"))
     assert told.status == 500
-    assert "internal detail" not in str(told.headers)
+    assert (told.code, told.detail, told.headers) == ("internal", "internal error", ())
+
+
+def test_too_many_proofs_are_429() -> None:
+    """With the time to wait, and no challenge."""
+    told = answer(BrokerError(Code.RATE_LIMITED, "slow down", retry_after=60))
+    assert told.status == 429
+    assert told.headers == (("Cache-Control", "no-store"), ("Retry-After", "60"))
 
 
 def test_nothing_can_break_out_of_a_challenge() -> None:

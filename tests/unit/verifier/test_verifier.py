@@ -45,6 +45,13 @@ async def test_a_good_token_is_accepted(verifier: Verifier, broker: FakeBroker) 
     assert verified.kid == broker.key.kid
 
 
+async def test_scopes_may_be_one_text(verifier: Verifier, broker: FakeBroker) -> None:
+    """As OAuth writes them; all of them are needed."""
+    token = broker.mint(scopes=("a", "b"))
+    await verifier.verify(token, scopes="a b")
+    assert await refusal(verifier, token, scopes="a c") is Code.INSUFFICIENT_SCOPE
+
+
 async def test_no_request_is_made_per_token(verifier: Verifier, broker: FakeBroker) -> None:
     """Checking is offline: the broker sees nothing of it."""
     before = broker.asked.total()
@@ -381,6 +388,16 @@ async def test_a_broker_that_is_down_at_the_start_is_waited_for(time: VirtualTim
     await verifier.verify(broker.mint())
     await verifier.close()
     await broker.stop()
+
+
+async def test_starting_twice_follows_once(broker: FakeBroker, time: VirtualTime, own_token: OwnToken) -> None:
+    """The broker is not asked by two loops."""
+    verifier = Verifier(broker.url, AUDIENCE, credentials=own_token, timing=time.timing())
+    await verifier.start()
+    await verifier.start()
+    await until(lambda: time.sleepers == 2)
+    await verifier.close()
+    await verifier.close()
 
 
 async def test_a_slow_broker_does_not_slow_requests(verifier: Verifier, broker: FakeBroker) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 
 from broker.client import DpopKey
@@ -136,6 +138,27 @@ async def test_a_refused_request_does_not_use_the_proof_up(
     assert await refusal(verifier, headers) is Code.VIEW_STALE
     await verifier.poll()
     await verifier.verify_request(headers, "GET", PATH)
+
+
+async def test_one_agent_cannot_lock_the_others_out(
+    broker: FakeBroker, time: VirtualTime, own_token: Callable[[], Awaitable[str]], key: DpopKey
+) -> None:
+    """Used proofs are remembered in a bounded room, of which an agent may fill only its share."""
+    verifier = Verifier(broker.url, AUDIENCE, credentials=own_token, max_proofs=8, timing=time.timing())
+    await verifier.poll()
+
+    async def use(token: str) -> None:
+        proof = key.proof("GET", URL, now=time.wall, access_token=token)
+        await verifier.verify_request(with_proof(token, proof), "GET", PATH)
+
+    greedy = broker.mint(jkt=key.thumbprint)
+    for _ in range(2):
+        await use(greedy)
+    with pytest.raises(BrokerError) as caught:
+        await use(broker.mint(jkt=key.thumbprint))
+    assert caught.value.code is Code.RATE_LIMITED
+    await use(broker.mint(jkt=key.thumbprint, client_id="another"))
+    await verifier.close()
 
 
 async def test_a_prefix_in_front_of_the_application_is_part_of_the_url(

@@ -99,6 +99,15 @@ def test_an_older_copy_of_the_same_epoch_is_refused(view: View, time: VirtualTim
         view.accept(snapshot(3, time.wall - 1), view.now())
 
 
+def test_the_same_statement_again_does_not_make_a_view_younger(view: View, time: VirtualTime) -> None:
+    """Whoever keeps the verifier from hearing news by repeating the last snapshot gains no time by it."""
+    statement = snapshot(3, time.wall)
+    for _ in range(3):
+        view.accept(statement, view.now())
+        time.advance(3)
+    assert view.age() == pytest.approx(9)
+
+
 def test_an_old_copy_with_news_is_taken_but_is_not_fresh(view: View, time: VirtualTime) -> None:
     """Rules that are learned late are learned; they do not make the view young."""
     view.accept(snapshot(3, time.wall), view.now())
