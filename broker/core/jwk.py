@@ -189,7 +189,7 @@ def _usable(jwk: object, use: str) -> VerificationKey | None:
 
 def _parse(jwk: Mapping[Any, Any]) -> VerificationKey:
     operations = jwk.get("key_ops")
-    if operations is not None and not (isinstance(operations, list) and "verify" in operations):
+    if operations is not None and not (isinstance(operations, list | tuple) and "verify" in operations):
         raise JWKError("key_ops: the key is not for verifying signatures")
     kid = None if jwk.get("kid") is None else _text(jwk, "kid", MAX_KID)
     alg = None if jwk.get("alg") is None else _text(jwk, "alg")

@@ -147,7 +147,9 @@ _TEXT: Final = {
     "issuer": "the token is of another issuer",
     "audience": "the token is for another audience",
     "claims": "the token lacks a claim, or a claim has the wrong form",
-    "subject": "the token's subject does not belong to its issuer",
+    "subject": "the token's subject is not one of its issuer",
+    "agent": "the token names no known agent",
+    "use": "a token of this kind is not accepted in this place",
 }
 
 _VERIFIERS: Final = {
@@ -162,7 +164,10 @@ class InvalidToken(ValueError):
     """The token is not good. ``why`` is one stable word for logs and metrics; the text is safe to show."""
 
     def __init__(self, why: str) -> None:
-        """``why`` is one of: malformed, typ, alg, kid, signature, expired, not_yet_valid, lifetime, issuer, …."""
+        """``why`` is malformed, typ, alg, kid, signature, expired, not_yet_valid, lifetime, issuer, audience or claims.
+
+        Whoever reads the claims of a verified token may add: subject, agent, use.
+        """
         super().__init__(_TEXT[why])
         self.why = why
 
