@@ -103,7 +103,7 @@ async def _play(stage: Stage, places: Places) -> None:
         with stage.step(5, f"The agent goes wild: {CROWD:,} live tokens"):
             await _crowd(stage, places)
         with stage.step(6, "An operator looks at what a revocation would hit; nothing changes yet"):
-            stage.command("revoke", "--config", places.config, "--role", "support-triage", "--preview")
+            stage.command("revoke", "--role", "support-triage", "--preview")
         with stage.step(7, "One call ends them all, and refuses new ones"):
             block = await _revoke(stage, places, http, token)
         with stage.step(8, "The block keeps the agent out until it is lifted; dead tokens stay dead"):
@@ -114,23 +114,31 @@ async def _play(stage: Stage, places: Places) -> None:
 
 
 async def _set_up(stage: Stage, places: Places) -> None:
+    stage.environment["BROKER_CONFIG"] = places.config
     stage.command("init", str(places.home))
+    private, public = _prepare_files(places)
+    stage.start("cluster", "broker.demo.cluster", str(places.folder), str(places.cluster_port), places.broker)
+    stage.start("broker", "broker", "serve")
+    await stage.answering("cluster", f"{places.cluster}/.well-known/openid-configuration")
+    await stage.answering("broker", f"{places.broker}/readyz")
+    stage.command("agent", "add", "tickets", "--public-key", str(public))
+    stage.start("tickets", "broker.demo.tickets", str(places.tickets_port), places.broker, str(private))
+    await stage.answering("tickets", f"{places.tickets}/healthz")
+
+
+def _prepare_files(places: Places) -> tuple[Path, Path]:
+    """Put our ports and policy in place, and make the ticket system's key pair; return its two files."""
+    settings = Path(places.config)
+    settings.write_text(settings.read_text().replace("8640", str(places.broker_port)))
     text = (Path(__file__).parent / "policy.yaml").read_text()
     text = text.replace("CLUSTER", places.cluster).replace("TICKETS", places.tickets)
     (places.home / "policy.yaml").write_text(text)
     key = ec.generate_private_key(ec.SECP256R1())
-    private = places.folder / "tickets.pem"
+    private, public = places.folder / "tickets.pem", places.folder / "tickets.pub.pem"
     private.touch(0o600)
     private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    public = places.folder / "tickets.pub.pem"
     public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    stage.start("cluster", "broker.demo.cluster", str(places.folder), str(places.cluster_port), places.broker)
-    stage.start("broker", "broker", "serve", "--config", places.config, "--port", str(places.broker_port))
-    await stage.answering("cluster", f"{places.cluster}/.well-known/openid-configuration")
-    await stage.answering("broker", f"{places.broker}/readyz")
-    stage.command("agent", "add", "tickets", "--public-key", str(public), "--config", places.config)
-    stage.start("tickets", "broker.demo.tickets", str(places.tickets_port), places.broker, str(private))
-    await stage.answering("tickets", f"{places.tickets}/healthz")
+    return private, public
 
 
 def _agent(places: Places, workload: str, *, dpop: bool) -> Client:
@@ -153,7 +161,7 @@ async def _refused(stage: Stage, places: Places, agent: Client) -> None:
         if refused.refusal is None:
             msg = "the refusal has no reference"
             raise DemoError(msg) from refused
-        stage.command("policy", "explain", "--refusal", refused.refusal, "--config", places.config)
+        stage.command("policy", "explain", "--refusal", refused.refusal)
     else:
         msg = "the scope was granted"
         raise DemoError(msg)
@@ -200,8 +208,9 @@ async def _crowd(stage: Stage, places: Places) -> None:
 async def _revoke(stage: Stage, places: Places, http: aiohttp.ClientSession, token: str) -> str:
     watching = asyncio.ensure_future(_first_refusal(places, http, token))
     arguments = ("--role", "support-triage", "--block", "--reason", "prompt injection seen in ticket 8812")
+    stage.show("revoke", *arguments)
     before = time.perf_counter()
-    output = await asyncio.to_thread(stage.command, "revoke", "--config", places.config, *arguments, "--json")
+    output = await asyncio.to_thread(stage.command, "revoke", *arguments, "--json", show=False)
     answer = json.loads(output)
     refused_at = await watching
     stage.say(f"the command, start to end: {(time.perf_counter() - before) * 1000:.0f} ms")
@@ -241,7 +250,7 @@ async def _lift(
     else:
         msg = "the block let a new token through"
         raise DemoError(msg)
-    stage.command("blocks", "lift", block, "--config", places.config)
+    stage.command("blocks", "lift", block)
     fresh = await agent.token(places.tickets, READ)
     stage.expect(await _read(places, http, fresh.access_token) == 200, "a new token works")  # noqa: PLR2004
     stage.expect(await _read(places, http, dead) == 401, "the old one is still refused")  # noqa: PLR2004

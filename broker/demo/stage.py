@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -39,13 +40,14 @@ class Stage:
         """``folder`` takes the logs of the processes."""
         self.folder = folder
         self.console = console
+        self.environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "112"}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *command: str) -> None:
         """Start ``python -m command…`` in the background; its output goes to ``<name>.log``."""
         with (self.folder / f"{name}.log").open("wb") as log:
             self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", *command], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                [sys.executable, "-m", *command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self.environment
             )
 
     def stop(self, name: str) -> None:
@@ -80,14 +82,13 @@ class Stage:
     def command(self, *arguments: str, expect: int = 0, show: bool = True) -> str:
         """Run a ``broker`` command, show it with what it prints, and return its output."""
         if show:
-            self.console.print(f"  [bold cyan]$ broker {escape(' '.join(arguments))}[/]")
-        environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "112"}
+            self.show(*arguments)
         done = subprocess.run(
             [sys.executable, "-m", "broker", *arguments],
             capture_output=True,
             text=True,
             check=False,
-            env=environment,
+            env=self.environment,
             timeout=120,
         )
         output = done.stdout + done.stderr
@@ -96,7 +97,7 @@ class Stage:
             raise DemoError(msg)
         if show:
             for line in output.rstrip().splitlines():
-                self.console.print(f"    [dim]{escape(line)}[/]")
+                self.say(f"  [dim]{escape(line)}[/]")
         return output
 
     @contextlib.contextmanager
@@ -107,7 +108,11 @@ class Stage:
 
     def say(self, text: str) -> None:
         """Print one line of what happened."""
-        self.console.print(f"  {text}")
+        self.console.print(f"  {text}", soft_wrap=True)
+
+    def show(self, *arguments: str) -> None:
+        """Print a ``broker`` command as one would type it."""
+        self.say(f"[bold cyan]$ broker {escape(shlex.join(arguments))}[/]")
 
     def expect(self, condition: bool, what: str) -> None:  # noqa: FBT001 - reads as a sentence
         """Print what was expected and seen, or end the demonstration."""

@@ -1,0 +1,180 @@
+"""The composition root: the only module that names every adapter. It has no logic of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from broker.admission import Admission
+from broker.auditing import Auditing
+from broker.authenticators.client_assertion import ClientAssertion
+from broker.authenticators.dispatch import Dispatch
+from broker.authenticators.federation import Federation
+from broker.clock import SystemClock
+from broker.config import Config, MasterKey
+from broker.core.policy import LONGEST_TTL
+from broker.core.tally import Tally
+from broker.core.token_check import TokenCheck
+from broker.http.surface import Services, Site
+from broker.ids import RandomIds
+from broker.introspection import Introspection
+from broker.issuance import Issuance
+from broker.key_rotation import KeyRotation
+from broker.ledger.store import SqlLedger
+from broker.metrics import Metrics
+from broker.outbound import Outbound
+from broker.policy_control import PolicyControl
+from broker.policy_file import load_policy
+from broker.ports import Events, Revocations
+from broker.registration import Registration
+from broker.revocation import Revocation
+from broker.signing.access_token import AccessTokenSigner
+from broker.signing.keyring import KeyRing
+from broker.signing.ledger_identity import checkpoint_signer
+from broker.signing.master_key import KeyCommand, KeyFile, KeyVariable, MasterKeySource, load_master_key
+from broker.signing.sealing import Sealer
+from broker.signing.snapshot import SnapshotSigner
+from broker.upkeep import Job
+
+STRANGERS_SECONDS: Final = 60.0
+COMPACTION_SECONDS: Final = 60.0
+PENDING_SECONDS: Final = 1.0
+CLOCK_SECONDS: Final = 5.0
+PROBE_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broker:
+    """A composed broker: what HTTP serves, what runs beside it, and what a signal can ask for."""
+
+    config: Config
+    services: Services
+    site: Site
+    auditing: Auditing
+    policy_control: PolicyControl
+    jobs: tuple[Job, ...]
+
+
+@asynccontextmanager
+async def open_broker(config: Config, events: Events) -> AsyncIterator[Broker]:
+    """Open everything that a broker needs, and close it again, the ledger last.
+
+    Raises ``BrokerError``, ``MasterKeyError`` or ``SealingError`` with a text for the operator.
+    """
+    clock, ids, revocations, metrics, strangers = SystemClock(), RandomIds(), Revocations(), Metrics(), Tally()
+    sealer = Sealer(load_master_key(master_key_source(config.master_key)))
+    ring = KeyRing((), sealer, longest_token=LONGEST_TTL)
+    policy = load_policy(config.policy, config.issuer)
+    async with AsyncExitStack() as stack:
+        sign = checkpoint_signer(ring, clock, issuer=config.issuer)
+        ledger = await SqlLedger.open(config.ledger, revocations, clock=clock, sign=sign)
+        stack.push_async_callback(ledger.close)
+        ring.replace(await ledger.keys())
+        outbound = await stack.enter_async_context(Outbound())
+        policy_control = PolicyControl(
+            policy, lambda: load_policy(config.policy, config.issuer), ledger=ledger, clock=clock
+        )
+        authenticator = Dispatch(
+            federation=Federation(lambda: policy_control.current().issuers, outbound, issuer=config.issuer),
+            registered=ClientAssertion(ledger, issuer=config.issuer),
+        )
+        signer = AccessTokenSigner(ring, clock, issuer=config.issuer)
+        check = TokenCheck(
+            issuer=config.issuer,
+            keys=lambda: ring.verification_keys(clock.now()),
+            rules=lambda: revocations.rules,
+        )
+        site = site_of(config)
+        auditing = Auditing(ledger=ledger, clock=clock, events=events, strangers=strangers)
+        revocation = Revocation(
+            revocations=revocations,
+            ledger=ledger,
+            records=ledger,
+            clock=clock,
+            ids=ids,
+            meter=metrics,
+            events=events,
+        )
+
+        async def health() -> Mapping[str, str | None]:
+            return {"ledger": ledger.healthy()}
+
+        services = Services(
+            issuance=Issuance(
+                issuer=config.issuer,
+                token_endpoint=site.token_endpoint,
+                authenticator=authenticator,
+                policy=policy_control.current,
+                revocations=revocations,
+                signer=signer,
+                ledger=ledger,
+                clock=clock,
+                ids=ids,
+                meter=metrics,
+                strangers=strangers,
+            ),
+            admission=Admission(
+                audience=config.api_audience,
+                check=check,
+                authenticator=authenticator,
+                ledger=ledger,
+                clock=clock,
+                meter=metrics,
+                strangers=strangers,
+            ),
+            introspection=Introspection(check=check, policy=policy_control.current, clock=clock),
+            revocation=revocation,
+            registration=Registration(ledger=ledger, records=ledger, clock=clock, ids=ids, strangers=strangers),
+            key_rotation=KeyRotation(custody=ring, ledger=ledger, records=ledger, clock=clock),
+            policy_control=policy_control,
+            records=ledger,
+            revocations=revocations,
+            token_check=check,
+            jwks=ring.jwks,
+            snapshot=SnapshotSigner(ring, revocations, issuer=config.issuer).at,
+            health=health,
+            clock=clock,
+            ids=ids,
+            metrics=metrics,
+            events=events,
+        )
+        jobs = (
+            Job("strangers", STRANGERS_SECONDS, auditing.record_strangers),
+            Job("pending rules", PENDING_SECONDS, revocation.write_pending),
+            Job("compaction", COMPACTION_SECONDS, lambda: ledger.compact(clock.now())),
+            Job("clock", CLOCK_SECONDS, lambda: auditing.watch_clock(time.monotonic())),
+            Job("ledger probe", PROBE_SECONDS, ledger.probe_if_troubled),
+        )
+        yield Broker(
+            config=config,
+            services=services,
+            site=site,
+            auditing=auditing,
+            policy_control=policy_control,
+            jobs=jobs,
+        )
+
+
+def site_of(config: Config) -> Site:
+    """Return the public URLs and limits of a configured broker."""
+    limits = config.limits
+    return Site(
+        issuer=config.issuer,
+        body_bytes=limits.body_bytes,
+        request_seconds=limits.request_seconds,
+        failures_per_minute=limits.unauthenticated_per_minute,
+        access_log=config.log.access,
+    )
+
+
+def master_key_source(settings: MasterKey) -> MasterKeySource:
+    """Return where the master key comes from; the settings were checked to name exactly one source."""
+    if settings.file is not None:
+        return KeyFile(Path(settings.file))
+    if settings.environment is not None:
+        return KeyVariable(settings.environment)
+    return KeyCommand(settings.command or ())
