@@ -74,8 +74,8 @@ def _count_one_by_one(connection: Connection, candidates: Sequence[ColumnElement
     tokens, latest = 0, None
     tasks: set[str | None] = set()
     agents: set[str | None] = set()
-    rows = connection.execution_options(yield_per=_PIECE).execute(select(*columns).where(*candidates))
-    for piece in rows.partitions():
+    rows = connection.execute(select(*columns).where(*candidates))
+    for piece in rows.partitions(_PIECE):
         for row in piece:
             if rules.killer(_facts(row), row.epoch) is None:
                 tokens += 1

@@ -17,7 +17,7 @@ from broker.ledger.batch import Head
 from broker.ledger.failures import unavailable
 from broker.ledger.memory import Effects, load_live
 from broker.ledger.migrate import create_schema, ledger_id, migrate
-from broker.ledger.sqlite import writer_engine
+from broker.ledger.sqlite import schema_problems, writer_engine
 
 _CHECKED_LEAVES: Final = 65_536
 """How many of the last leaves are hashed again at start; verifying the whole ledger is a command of its own."""
@@ -80,6 +80,8 @@ def open_ledger(engine: Engine, path: Path, now: float) -> Opened:
 
 
 def _check_end(connection: Connection, head: Head) -> None:
+    if problems := schema_problems(connection):
+        raise _corrupt(problems[0])
     size = head.frontier.size
     last = connection.scalar(select(func.max(schema.entries.c.seq)))
     if (-1 if last is None else last) + 1 != size:

@@ -17,7 +17,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Engine, NullPool, Pool, QueuePool, create_engine, event, func, literal
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
-from broker.ledger.schema import ENTRY_COLUMNS
+from broker.ledger.schema import ENTRY_COLUMNS, metadata
 
 BUSY_SECONDS: Final = 2.0
 """How long a transaction waits for a lock that another process holds, before it fails as locked."""
@@ -67,6 +67,18 @@ def integrity_problems(connection: Connection) -> list[str]:
     """Return what SQLite itself finds wrong with the structure of the file and its indexes, in its own words."""
     rows = connection.exec_driver_sql("PRAGMA integrity_check(20)").scalars()
     return [str(row) for row in rows if row != "ok"]
+
+
+def schema_problems(connection: Connection) -> list[str]:
+    """Return what the database has more or less than the schema: a trigger, say, would change what is written."""
+    rows = connection.exec_driver_sql("SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite~_%' ESCAPE '~'")
+    found = {(kind, name) for kind, name in rows}
+    tables = metadata.tables.values()
+    expected = {("table", "alembic_version"), *(("table", table.name) for table in tables)}
+    expected |= {("index", str(index.name)) for table in tables for index in table.indexes}
+    strange = [f"the database has a {kind} {name!r} that does not belong there" for kind, name in found - expected]
+    missing = [f"the {kind} {name!r} of the database is missing" for kind, name in expected - found]
+    return sorted(strange + missing)
 
 
 def copy_back(connection: Connection) -> None:

@@ -15,8 +15,8 @@ from broker.core.errors import Code, Unavailable
 from broker.core.merkle import HASH_SIZE, Frontier, leaf_hash
 from broker.ledger import schema
 from broker.ledger.derived import Derived
-from broker.ledger.failures import unavailable
-from broker.ledger.sqlite import integrity_problems, offline_engine
+from broker.ledger.failures import is_store_failure, unavailable
+from broker.ledger.sqlite import integrity_problems, offline_engine, schema_problems
 
 MAX_PROBLEMS: Final = 100
 """How many problems are reported in words; all are counted."""
@@ -87,7 +87,9 @@ def verify_file(
         with engine.begin() as connection:
             return _Verification(connection, open_note, progress).run()
     except SQLAlchemyError as error:
-        raise unavailable(error) from error
+        if is_store_failure(error):
+            raise unavailable(error) from error
+        raise Unavailable(Code.LEDGER_CORRUPT, "this is not a ledger: its tables are missing") from error
     finally:
         engine.dispose()
 
@@ -142,6 +144,8 @@ class _Verification:
     def _verify(self, head: Any) -> None:  # noqa: ANN401 - a row of the head table, whose values are not trusted
         for problem in integrity_problems(self._connection):
             self._found.add(f"the database file itself is damaged: {problem}")
+        for problem in schema_problems(self._connection):
+            self._found.add(problem)
         claims = list(self._claims())
         self._verify_entries(claims, head.size)
         self._verify_head(head)
@@ -167,11 +171,11 @@ class _Verification:
     def _verify_entries(self, claims: list[_Claim], total: int) -> None:
         columns = ", ".join(schema.ENTRY_COLUMNS)
         sql = f"SELECT {columns} FROM entries ORDER BY seq"  # noqa: S608 - our own names
-        rows = self._connection.execution_options(yield_per=_PIECE).exec_driver_sql(sql)
+        rows = self._connection.exec_driver_sql(sql)
         expected = 0
         due = iter(claims)
         claim = self._settle(next(due, None), due)
-        for piece in rows.partitions():
+        for piece in rows.partitions(_PIECE):
             leaves: list[bytes] = []
             for row in piece:
                 expected = self._verify_place(row[0], expected)

@@ -1,0 +1,64 @@
+"""The migrations and the schema that the code uses are the same, and a ledger is made once."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from broker.core.errors import Unavailable
+from broker.ledger import SqlLedger, schema
+from broker.ledger.migrate import migrate
+from broker.ledger.sqlite import writer_engine
+from tests.support.ledgers import NOW
+
+
+def test_the_migrations_make_the_schema(tmp_path: Path) -> None:
+    """A new ledger has exactly the tables, columns and indexes of the code; migrating again changes nothing."""
+    path = tmp_path / "ledger.db"
+    SqlLedger.create(path, NOW)
+    engine = writer_engine(path)
+    migrate(engine)
+    with engine.begin() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, schema.metadata) == []
+        ddl = connection.exec_driver_sql(
+            "SELECT sql FROM sqlite_master WHERE name = 'entries_token_expiry'"
+        ).scalar_one()
+        assert "WHERE kind = 'token.issued'" in ddl
+    engine.dispose()
+
+
+def test_a_new_ledger_is_private_and_durable(tmp_path: Path) -> None:
+    """Only its owner can read it; it keeps its log apart; each has an id of its own."""
+    ids = {SqlLedger.create(tmp_path / name, NOW) for name in ("a.db", "b.db")}
+    assert len(ids) == 2
+    assert stat.S_IMODE((tmp_path / "a.db").stat().st_mode) == 0o600
+    with sqlite3.connect(tmp_path / "a.db") as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    database.close()
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    """Where there is a file, no ledger is made; where there is no folder, the text says so."""
+    path = tmp_path / "ledger.db"
+    path.write_text("precious")
+    for bad in (path, tmp_path / "nowhere" / "ledger.db"):
+        with pytest.raises(Unavailable):
+            SqlLedger.create(bad, NOW)
+    assert path.read_text() == "precious"
+
+
+def test_the_hot_statements_sync_each_commit(tmp_path: Path) -> None:
+    """The writing connection waits for the disk at every commit; a reading one cannot write."""
+    path = tmp_path / "ledger.db"
+    SqlLedger.create(path, NOW)
+    engine = writer_engine(path)
+    with engine.begin() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar_one() == 1
+    engine.dispose()
