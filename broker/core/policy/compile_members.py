@@ -73,11 +73,13 @@ def _agent_member(node: Node, issuers: Mapping[str, TrustedIssuer]) -> AgentMemb
     agent = node.text()
     if agent is None:
         return None
-    issuer, slash, _ = agent.partition("/")
+    issuer, slash, path = agent.partition("/")
     if slash and issuer not in issuers:
         node.fail("the part before the slash is not an issuer of this policy")
     elif not slash and not is_name(agent):
         node.fail("a registered agent is named with lower-case letters, digits and . _ - (at most 128); no patterns")
+    elif path.startswith(tuple(_NAME_SUBJECTS)):
+        node.fail("is built from a name that can change hands: use issuer and claims with an immutable id")
     elif "*" in agent:
         node.fail("an agent's id is matched exactly: use issuer and subject for a pattern")
     return AgentMember(agent)

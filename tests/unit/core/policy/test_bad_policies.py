@@ -179,6 +179,7 @@ BAD: list[tuple[list[str | int], object, str, str]] = [
     (MEMBER, "alice", AT_MEMBER, "must be a mapping"),
     (MEMBER, {"agent": "*"}, f"{AT_MEMBER}.agent", "no patterns"),
     (MEMBER, {"agent": "mesh/*"}, f"{AT_MEMBER}.agent", "matched exactly"),
+    (MEMBER, {"agent": "gitlab/project_path:acme%2Fweb"}, f"{AT_MEMBER}.agent", "can change hands"),
     (MEMBER, {"agent": "x/y"}, f"{AT_MEMBER}.agent", "not an issuer"),
     (MEMBER, {"agent": "a", "issuer": "mesh"}, f"{AT_MEMBER}.issuer", "alone"),
     (MEMBER, {"issuer": "mesh"}, AT_MEMBER, "add a subject or claims"),
