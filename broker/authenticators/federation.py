@@ -61,7 +61,7 @@ class Federation:
         self._trusted: dict[str, _Trusted] = {}
         self._by_issuer: dict[str, _Trusted] = {}
         self._by_trust_domain: dict[str, _Trusted] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._dropped: list[IssuerKeys] = []
         self._recognition = Recognition()
         self.new_claims = NewClaims()
 
@@ -119,7 +119,8 @@ class Federation:
 
     async def close(self) -> None:
         """End all requests that are under way."""
-        await asyncio.gather(*(trusted.keys.close() for trusted in self._trusted.values()), *self._closing)
+        held = (trusted.keys for trusted in self._trusted.values())
+        await asyncio.gather(*(keys.close() for keys in (*held, *self._dropped)))
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
@@ -158,15 +159,12 @@ class Federation:
         for name, definition in issuers.items():
             if definition.issuer == self._broker:
                 continue
-            held = before.pop(name, None)
-            same = held is not None and held.definition == definition
-            self._trusted[name] = held if held is not None and same else self._trust(definition)
-            if held is not None and not same:
-                before[name] = held
-        for dropped in before.values():
-            task = asyncio.ensure_future(dropped.keys.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            held = before.get(name)
+            if held is None or held.definition != definition:
+                held = self._trust(definition)
+            self._trusted[name] = held
+        gone = (one.keys for name, one in before.items() if self._trusted.get(name) is not one)
+        self._dropped = [keys for keys in (*self._dropped, *gone) if keys.busy]  # requests may be waiting for them
         trusted = self._trusted.values()
         self._by_issuer = {one.definition.issuer: one for one in trusted if one.definition.issuer is not None}
         self._by_trust_domain = {one.definition.trust_domain: one for one in trusted if one.definition.trust_domain}

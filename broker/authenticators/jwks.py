@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Final
 
 from broker.authenticators.key_source import KeySource
@@ -36,7 +37,7 @@ class IssuerKeys:
         self._fetched_at = 0.0
         self._ttl = 0
         self._failed_at: float | None = None
-        self._failure: Unavailable | None = None
+        self._failure = ""
         self._unknown_at: float | None = None
         self._fetching: asyncio.Task[None] | None = None
 
@@ -67,12 +68,17 @@ class IssuerKeys:
         self._start(now)
         return self._keys if _within(now - self._fetched_at, self._ttl + STALE_SECONDS) else None
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request is under way."""
+        return self._fetching is not None
+
     async def refresh(self, now: float) -> None:
         """Fetch the keys if it is time, so that no request has to wait for it. Failures are kept for later."""
         if self.current(now) is None:
             self._start(now)
         if self._fetching is not None:
-            await asyncio.shield(self._fetching)
+            await asyncio.wait({self._fetching})
 
     async def close(self) -> None:
         """End a request that is under way."""
@@ -85,10 +91,11 @@ class IssuerKeys:
     async def _needed(self, now: float) -> KeySet:
         self._start(now)
         if self._fetching is not None:
-            await asyncio.shield(self._fetching)
+            await asyncio.wait({self._fetching})  # a caller that goes away leaves it to the others
         keys = self.current(now)
         if keys is None:
-            raise self._failure or Unavailable(Code.ISSUER_UNAVAILABLE, "there are no keys yet", retry_after=1)
+            left = RETRY_SECONDS if self._failed_at is None else RETRY_SECONDS - (now - self._failed_at)
+            raise Unavailable(Code.ISSUER_UNAVAILABLE, self._failure, retry_after=max(1, math.ceil(left)))
         return keys
 
     async def _looked_up_again(self, keys: KeySet, now: float) -> KeySet:
@@ -96,7 +103,7 @@ class IssuerKeys:
             self._unknown_at = now
             self._start(now)
         if self._fetching is not None:
-            await asyncio.shield(self._fetching)
+            await asyncio.wait({self._fetching})
         return self._keys or keys
 
     def _adopt_inline(self) -> None:
@@ -118,9 +125,9 @@ class IssuerKeys:
         try:
             fetched = await self._source.fetch()
         except Unavailable as error:
-            self._failed_at, self._failure = now, error
+            self._failed_at, self._failure = now, error.public
         else:
-            self._failed_at, self._failure = None, None
+            self._failed_at, self._failure = None, ""
             self._take(fetched.keys)
             self._fetched_at, self._ttl = now, fetched.ttl
         finally:
