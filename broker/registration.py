@@ -20,7 +20,7 @@ from broker.core.enrollment_proof import check_enrollment_proof
 from broker.core.entry import Entry, Kind, entry
 from broker.core.errors import Code, GuardFailed, Malformed, Refused
 from broker.core.identity import MAX_NAME, is_name
-from broker.core.jwk import JWKError, parse_jwk
+from broker.core.jwk import JWKError, parse_jwk, public_jwk
 from broker.core.jwt import InvalidToken
 from broker.core.tally import Tally
 from broker.ports import Caller, Clock, Ids, Ledger, Records
@@ -116,7 +116,10 @@ def _agent(name: str, jwk: Mapping[str, Any], now: float, by: str) -> Registered
     except JWKError as error:
         msg = f"key: {error}"
         raise Malformed(msg) from error
-    return RegisteredAgent(name=name, jwk=dict(jwk), key=key.thumbprint, created_at=now, created_by=by)
+    # Only what was understood is kept: a key may come with members of any kind and size.
+    named = {member: value for member, value in (("kid", key.kid), ("alg", key.alg)) if value is not None}
+    kept = {**public_jwk(key.key), **named}
+    return RegisteredAgent(name=name, jwk=kept, key=key.thumbprint, created_at=now, created_by=by)
 
 
 def _check_name(name: str) -> None:
