@@ -77,6 +77,12 @@ BAD: list[tuple[list[str | int], object, str, str]] = [
     (["secrets", "orders-db", "backend"], "file", "secrets.orders-db.backend", "must be one of: vault"),
     (["secrets", "orders-db", "key"], "k", "secrets.orders-db.key", "unknown key"),
     (["secrets", "s"], {"backend": "aws-sts", "tier": "read"}, "secrets.s", "role_arn is missing"),
+    (
+        ["secrets", "s"],
+        {"backend": "aws-secrets-manager", "secret_id": "x", "tier": "read", "on_revoke": "burn"},
+        "secrets.s.on_revoke",
+        "must be one of: rotate, leave",
+    ),
     # issuers
     (["issuers", "registered"], {"preset": "oidc", "issuer": "https://x"}, "issuers.registered", "choose another"),
     (["issuers", "A"], {"preset": "oidc", "issuer": "https://x"}, "issuers.A", "an issuer is named with"),
@@ -136,6 +142,12 @@ BAD: list[tuple[list[str | int], object, str, str]] = [
     (["issuers", "gitlab", "jwks"], "keys", "issuers.gitlab.jwks", "must be a JWK set"),
     (["issuers", "gitlab", "allow_private"], 1, "issuers.gitlab.allow_private", "must be true or false"),
     (["issuers", "mesh", "require_unique_jti"], True, "issuers.mesh.require_unique_jti", "unknown key"),
+    (["issuers", "gitlab", "issuer"], "https://x:port", "issuers.gitlab.issuer", "is not a valid URL"),
+    (["issuers", "gitlab", "issuer"], 5, "issuers.gitlab.issuer", "must be text"),
+    (["issuers", "gitlab", "jwks_url"], "file:///etc/passwd", "issuers.gitlab.jwks_url", "must be an https URL"),
+    (["issuers", "gitlab", "audience"], [5], "issuers.gitlab.audience[0]", "must be text"),
+    (["issuers", "gitlab", "jwks"], {"keys": ["x"]}, "issuers.gitlab.jwks.keys[0]", "must be a JWK"),
+    (["issuers", "gitlab"], "https://gitlab.example", "issuers.gitlab", "must be a mapping"),
     # roles
     (["roles", "Big Role"], ROLE, "roles['Big Role']", "a role is named with"),
     (["roles", "r"], {"allow": ROLE["allow"]}, "roles.r", "members is missing"),
@@ -174,6 +186,20 @@ BAD: list[tuple[list[str | int], object, str, str]] = [
         "roles.r.allow[1].scopes[0]",
         "allowed by roles.r.allow[0]",
     ),
+    (ALLOW, {"secret": "orders-db", "scopes": ["x"]}, f"{AT_ALLOW}.scopes", "a secret has no scopes"),
+    (["roles", "finance", "allow"], [{"secret": "orders-db"}] * 2, "roles.finance.allow[1].secret", "allowed by"),
+    (
+        ["roles", "r"],
+        {
+            **ROLE,
+            "allow": [
+                {"audience": TICKETS, "scopes": [scope], "default_scopes": [scope]}
+                for scope in ("tickets:read", "tickets:comment")
+            ],
+        },
+        "roles.r.allow[1].default_scopes",
+        "another line of this role has default scopes",
+    ),
     # members
     (MEMBER, {}, AT_MEMBER, "must not be empty"),
     (MEMBER, "alice", AT_MEMBER, "must be a mapping"),
@@ -209,6 +235,14 @@ BAD: list[tuple[list[str | int], object, str, str]] = [
         "a group may be optional",
     ),
     (MEMBER, {"issuer": "mesh", "subject": {"glob": "a"}}, f"{AT_MEMBER}.subject.glob", "unknown key"),
+    (MEMBER, {"issuer": "mesh", "subject": {"regex": 5}}, f"{AT_MEMBER}.subject.regex", "must be text"),
+    (MEMBER, {"agent": ""}, f"{AT_MEMBER}.agent", "must be printable text"),
+    (
+        MEMBER,
+        {"issuer": "gitlab", "subject": ["x", {"regex": "project_path:acme/.+"}]},
+        AT_MEMBER,
+        "project_path is a name that can change hands",
+    ),
     # names where the platform has immutable ids
     (
         MEMBER,
