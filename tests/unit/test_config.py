@@ -1,0 +1,219 @@
+"""Settings: checked as a whole, with messages that name the key."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from broker.config import MAX_FILE, Config, ConfigError, MasterKey, issuer_problem, load_config
+
+MINIMAL = 'issuer = "https://broker.example"\n'
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Return where the settings file is."""
+    return tmp_path / "broker.toml"
+
+
+def load(file: Path, text: str, environment: dict[str, str] | None = None, *, port: int | None = None) -> Config:
+    """Write and load settings."""
+    file.write_text(text)
+    return load_config(file, environment or {}, port=port)
+
+
+def test_the_defaults_suit_a_laptop(file: Path) -> None:
+    """Only the issuer must be named: it listens on loopback, and all files are beside the settings."""
+    config = load(file, MINIMAL)
+    assert (config.listen.host, config.listen.port) == ("127.0.0.1", 8640)
+    assert config.policy == file.parent / "policy.yaml"
+    assert config.ledger == file.parent / "ledger.db"
+    assert config.master_key == MasterKey(file=str(file.parent / "master.key"))
+    assert config.operator.key == str(file.parent / "operator.pem")
+    assert config.api_audience == "https://broker.example/v1"
+
+
+def test_paths_are_taken_from_the_files_folder(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the process was started; absolute ones stay."""
+    monkeypatch.chdir("/")
+    text = MINIMAL + 'policy = "sub/p.yaml"\n[ledger]\npath = "/srv/ledger.db"\n'
+    config = load(file, text + '[listen]\ncertificate = "c.pem"\nkey = "k.pem"\n')
+    assert config.policy == file.parent / "sub" / "p.yaml"
+    assert config.ledger == Path("/srv/ledger.db")
+    assert config.listen.certificate == str(file.parent / "c.pem")
+
+
+def test_the_environment_wins_in_the_type_of_the_key(file: Path) -> None:
+    """Numbers, switches, texts; keys of tables and of the top."""
+    config = load(
+        file,
+        MINIMAL + "[listen]\nport = 1\n",
+        {
+            "BROKER_LISTEN_PORT": "9000",
+            "BROKER_LOG_ACCESS": "false",
+            "BROKER_LIMITS_REQUEST_SECONDS": "1.5",
+            "BROKER_ISSUER": "https://other.example",
+            "BROKER_MASTER_KEY_ENVIRONMENT": "THE_KEY",
+            "UNRELATED": "x",
+        },
+    )
+    assert (config.listen.port, config.log.access, config.limits.request_seconds) == (9000, False, 1.5)
+    assert config.issuer == "https://other.example"
+    assert config.master_key == MasterKey(environment="THE_KEY")
+
+
+def test_a_port_given_on_the_command_line_moves_a_loopback_issuer(file: Path) -> None:
+    """In development the issuer is where the broker listens; a public issuer never changes."""
+    config = load(file, 'issuer = "http://127.0.0.1:8640"\n', port=9001)
+    assert (config.listen.port, config.issuer) == (9001, "http://127.0.0.1:9001")
+    assert load(file, 'issuer = "http://[::1]:8640"\n', port=9001).issuer == "http://[::1]:9001"
+    assert load(file, 'issuer = "http://localhost"\n', port=9001).issuer == "http://localhost:9001"
+    assert load(file, MINIMAL, port=9001).issuer == "https://broker.example"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "issuer"),
+        ("issuer = 7\n", "issuer"),
+        ("issuer = \n", "not valid TOML"),
+        (MINIMAL + 'isuer = "x"\n', "isuer"),
+        (MINIMAL + "[listen]\nprot = 1\n", "listen"),
+        (MINIMAL + "[listen]\nport = 65536\n", "listen.port"),
+        (MINIMAL + "[listen]\nport = -1\n", "listen.port"),
+        (MINIMAL + "[listen]\nport = true\n", "listen.port"),
+        (MINIMAL + '[listen]\nport = "80"\n', "listen.port"),
+        (MINIMAL + '[listen]\ncertificate = "c.pem"\n', "listen.certificate"),
+        (MINIMAL + '[listen]\nkey = "k.pem"\n', "listen.key"),
+        (MINIMAL + '[listen]\nhost = "0.0.0.0"\n', "listen.host"),
+        (MINIMAL + '[listen]\nhost = "broker.example"\n', "listen.host"),
+        (MINIMAL + '[listen]\nmetrics = "9000"\n', "listen.metrics"),
+        (MINIMAL + '[listen]\nmetrics = ":9000"\n', "listen.metrics"),
+        (MINIMAL + '[listen]\nmetrics = "127.0.0.1:http"\n', "listen.metrics"),
+        (MINIMAL + '[listen]\nmetrics = "127.0.0.1:70000"\n', "listen.metrics"),
+        (MINIMAL + '[listen]\nmetrics = "127.0.0.1:\u0663"\n', "listen.metrics"),
+        ("listen = 5\n" + MINIMAL, "listen"),
+        (MINIMAL + 'ledger = "x.db"\n', "ledger"),
+        (MINIMAL + '[ledger]\npath = ""\n', "ledger.path"),
+        ('policy = ""\n' + MINIMAL, "policy"),
+        (MINIMAL + '[operator]\nagent = ""\n', "operator.agent"),
+        (MINIMAL + "[master_key]\n", "master_key"),
+        (MINIMAL + '[master_key]\nfile = "a"\nenvironment = "B"\n', "master_key"),
+        (MINIMAL + '[master_key]\nfile = ""\n', "master_key"),
+        (MINIMAL + "[master_key]\ncommand = []\n", "master_key"),
+        (MINIMAL + "[limits]\nconnections = 0\n", "limits.connections"),
+        (MINIMAL + "[limits]\nbody_bytes = -1\n", "limits.body_bytes"),
+        (MINIMAL + "[limits]\nrequest_seconds = nan\n", "limits.request_seconds"),
+        (MINIMAL + "[limits]\nrequest_seconds = inf\n", "limits.request_seconds"),
+        (MINIMAL + '[log]\nlevel = "verbose"\n', "log.level"),
+        (MINIMAL + "#" * MAX_FILE, "longer than"),
+    ],
+    ids=range(33),
+)
+def test_bad_settings_name_the_file_and_the_key(file: Path, text: str, says: str) -> None:
+    """One clear message, no traceback of a library."""
+    with pytest.raises(ConfigError, match=re.escape(says)) as refused:
+        load(file, text)
+    assert str(refused.value).startswith(f"{file}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "environment"),
+    [
+        (MINIMAL, {"BROKER_LISTEN_PORT": "http"}),
+        (MINIMAL, {"BROKER_LISTEN_PORT": ""}),
+        (MINIMAL, {"BROKER_LOG_LEVEL": "verbose"}),
+        (MINIMAL, {"BROKER_LIMITS_CONNECTIONS": "1.5"}),
+        ("listen = 5\n" + MINIMAL, {"BROKER_LISTEN_PORT": "1"}),
+    ],
+)
+def test_a_bad_variable_is_refused(file: Path, text: str, environment: dict[str, str]) -> None:
+    """It is not ignored, and named unless the file itself is at fault."""
+    with pytest.raises(ConfigError, match="BROKER_|listen: must be a table"):
+        load(file, text, environment)
+
+
+def test_a_file_that_is_not_text_is_refused(file: Path) -> None:
+    """Bytes that are no UTF-8, a folder, and nothing at all."""
+    file.write_bytes(b'issuer = "\xff"\n')
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_config(file, {})
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(file.parent, {})
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(file.parent / "none.toml", {})
+
+
+def test_plain_http_in_the_open_must_be_said(file: Path) -> None:
+    """Only an operator who says that TLS ends in front gets it."""
+    behind = 'issuer = "https://broker.example"\ntls_ends_in_front = true\n[listen]\nhost = "0.0.0.0"\n'
+    assert load(file, behind).listen.host == "0.0.0.0"
+    tls = MINIMAL + '[listen]\nhost = "0.0.0.0"\ncertificate = "c"\nkey = "k"\nmetrics = "127.0.0.1:9100"\n'
+    assert load(file, tls).listen.host == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    "issuer",
+    [
+        "https://broker.example",
+        "https://b",
+        "http://127.0.0.1:8640",
+        "http://127.0.0.1",
+        "https://127.0.0.1:8443",
+        "http://localhost:8640",
+        "http://[::1]:8640",
+        "https://[::1]",
+    ],
+)
+def test_good_issuers(issuer: str) -> None:
+    """Https and a host; plain http and a port on loopback."""
+    assert issuer_problem(issuer) is None
+
+
+@pytest.mark.parametrize(
+    "issuer",
+    [
+        "",
+        "broker.example",
+        "ftp://broker.example",
+        "http://broker.example",
+        "http://10.0.0.1:8640",
+        "http://127.0.0.1.evil.example",
+        "https://broker.example:8443",
+        "https://broker.example/",
+        "https://broker.example/x",
+        "https://broker.example?x",
+        "https://broker.example#x",
+        "https://Broker.example",
+        "HTTPS://broker.example",
+        "https://user@broker.example",
+        "https://user:secret@broker.example",
+        "https://",
+        "https://:8443",
+        "https://broker.example:",
+        "https://broker.example\n",
+        " https://broker.example",
+        "https://brok er.example",
+        'https://broker.example"',
+        "https://br\u00f6ker.example",
+        "https://\u0430.example",
+        "https://.example",
+        "https://[::1",
+        "https://[zz]",
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1:\u0663",
+        "http://127.0.0.1:0x50",
+    ],
+)
+def test_bad_issuers(issuer: str) -> None:
+    """Anything that could be written in two ways, or that sends credentials in the clear."""
+    assert issuer_problem(issuer) is not None
+
+
+def test_tls_in_front_allows_a_port_and_plain_http() -> None:
+    """And nothing else."""
+    assert issuer_problem("https://broker.example:8443", tls_ends_in_front=True) is None
+    assert issuer_problem("http://broker.example", tls_ends_in_front=True) is None
+    assert issuer_problem("https://broker.example/x", tls_ends_in_front=True) is not None
