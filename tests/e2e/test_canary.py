@@ -65,12 +65,14 @@ async def _misuse(broker: RunningBroker, session: aiohttp.ClientSession, mark: s
         ):
             await send("POST", path, data=form)
             await send("POST", path, data=form, headers={"DPoP": _jwt_like(mark), "Cookie": f"s={mark}"})
-        await send("POST", path, data={}, headers={"Authorization": aiohttp.BasicAuth("alpha", mark).encode()})
+        await send("POST", path, data={}, headers={"Authorization": aiohttp.encode_basic_auth("alpha", mark)})
         await send("POST", f"{path}?client_secret={mark}", data={})
         await send("POST", path, data=mark, headers={"Content-Type": "application/json"})
     for path in JSON_PATHS:
         for scheme in ("Bearer", "DPoP", "Basic", "Nonsense"):
-            await send("POST", path, json={"code": mark, mark: mark}, headers={"Authorization": f"{scheme} {mark}"})
+            await send(
+                "POST", path, json={"code": mark, "unexpected": mark}, headers={"Authorization": f"{scheme} {mark}"}
+            )
         await send("POST", path, json={"code": mark, "jwk": {"kty": "oct", "k": mark}, "proof": _jwt_like(mark)})
     await send("GET", f"/v1/agents?access_token={mark}")
     await send("GET", f"/{mark}")

@@ -12,7 +12,7 @@ import requests
 from authlib.integrations.requests_client import OAuth2Session
 from authlib.oauth2.rfc7523 import PrivateKeyJWT
 from joserfc import jwt as jose_jwt
-from joserfc.jwk import KeySet
+from joserfc.jwk import ECKey, KeySet
 from jwskate import Jwk
 from mcp.client.auth.extensions.client_credentials import PrivateKeyJWTOAuthProvider, SignedJWTParameters
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
@@ -48,25 +48,30 @@ def _metadata(broker: RunningBroker) -> dict[str, str]:
 def test_authlib(broker: RunningBroker, key: Path) -> None:
     """Authlib gets, introspects and revokes a token with its own private_key_jwt."""
     metadata = _metadata(broker)
-    session = OAuth2Session(
-        client_id="alpha",
-        client_secret=key.read_text(),
-        token_endpoint_auth_method=PrivateKeyJWT(broker.issuer, alg="ES256"),
-        revocation_endpoint_auth_method=PrivateKeyJWT(broker.issuer, alg="ES256"),
-        scope="tickets:read",
-    )
-    token = session.fetch_token(metadata["token_endpoint"], grant_type="client_credentials", resource=TICKETS)
-    assert token["token_type"] == "Bearer"
-    assert token["scope"] == "tickets:read"
-    assert token["expires_at"] > time.time()
+
+    def session() -> OAuth2Session:
+        # Its assertions live for an hour unless told otherwise, and with claims of one's own it repeats their jti.
+        soon = {"exp": int(time.time()) + 120}
+        method = PrivateKeyJWT(broker.issuer, claims=soon, alg="ES256")
+        return OAuth2Session(
+            client_id="alpha",
+            client_secret=ECKey.import_key(key.read_text()),
+            token_endpoint_auth_method=method,
+            revocation_endpoint_auth_method=method,
+            scope="tickets:read",
+        )
 
     def introspect() -> bool:
-        answer = session.introspect_token(metadata["introspection_endpoint"], token=token["access_token"])
+        answer = session().introspect_token(metadata["introspection_endpoint"], token=token["access_token"])
         active: bool = answer.json()["active"]
         return active
 
+    token = session().fetch_token(metadata["token_endpoint"], grant_type="client_credentials", resource=TICKETS)
+    assert token["token_type"] == "Bearer"
+    assert token["scope"] == "tickets:read"
+    assert token["expires_at"] > time.time()
     assert introspect()
-    assert session.revoke_token(metadata["revocation_endpoint"], token=token["access_token"]).status_code == 200
+    assert session().revoke_token(metadata["revocation_endpoint"], token=token["access_token"]).status_code == 200
     assert not introspect()
 
 
@@ -80,7 +85,7 @@ def test_requests_oauth2client(broker: RunningBroker, key: Path) -> None:
         revocation_endpoint=metadata["revocation_endpoint"],
         introspection_endpoint=metadata["introspection_endpoint"],
         jwks_uri=metadata["jwks_uri"],
-        auth=PrivateKeyJwt(client_id="alpha", private_jwk=private, alg="ES256"),
+        auth=PrivateKeyJwt(client_id="alpha", private_jwk=private, alg="ES256", aud=broker.issuer),
         testing=True,
     )
     token = client.client_credentials(scope="tickets:read", resource=TICKETS)
