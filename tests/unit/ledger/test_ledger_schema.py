@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import stat
 from pathlib import Path
@@ -62,3 +63,19 @@ def test_the_hot_statements_sync_each_commit(tmp_path: Path) -> None:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar_one() == 1
     engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        ("SELECT max(expires_at) FROM entries WHERE kind = ?", "entries_token_expiry"),
+        ("SELECT seq, body FROM entries WHERE ref = ? ORDER BY seq LIMIT 1", "entries_ref"),
+    ],
+)
+def test_what_must_not_depend_on_the_number_of_tokens_has_an_index(tmp_path: Path, query: str, index: str) -> None:
+    """When a rule ends, and which entry a reference names, is looked up, not searched for (law 3)."""
+    path = tmp_path / "ledger.db"
+    SqlLedger.create(path, NOW)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        plan = " ".join(str(row) for row in database.execute(f"EXPLAIN QUERY PLAN {query}", ("token.issued",)))
+    assert f"SEARCH entries USING INDEX {index}" in plan
