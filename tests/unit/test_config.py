@@ -131,7 +131,7 @@ def test_bad_settings_name_the_file_and_the_key(file: Path, text: str, says: str
 )
 def test_a_bad_variable_is_refused(file: Path, text: str, environment: dict[str, str]) -> None:
     """It is not ignored, and named unless the file itself is at fault."""
-    with pytest.raises(ConfigError, match="BROKER_|listen: must be a table"):
+    with pytest.raises(ConfigError, match=r"BROKER_|listen: must be a table"):
         load(file, text, environment)
 
 
