@@ -178,7 +178,11 @@ def _agent(node: Node, policy: Policy) -> Agent | None:
     claims = _claims(found["claims"]) if "claims" in found else {}
     if issuer is None or subject is None or ("id" in found and identity is None):
         return None
-    return Agent(identity or federated_id(issuer, subject), issuer, subject, claims)
+    try:
+        return Agent(identity or federated_id(issuer, subject), issuer, subject, claims)
+    except ValueError as error:
+        found["subject"].fail(str(error))
+        return None
 
 
 def _agent_by_id(node: Node, identity: str, policy: Policy) -> Agent:

@@ -23,7 +23,7 @@ from broker.core.change import Guard, Unused
 from broker.core.errors import Code, Unavailable
 from broker.core.identity import Agent
 from broker.core.issuer import TrustedIssuer
-from broker.core.jwt import MAX_ID, SKEW, InvalidToken, Row, Unverified, Verified, parse, verify_with_key
+from broker.core.jwt import SKEW, InvalidToken, Row, Unverified, Verified, parse, verify_with_key
 from broker.outbound import Outbound
 from broker.ports import Authenticated, UnverifiedAssertion
 
@@ -178,10 +178,12 @@ class Federation:
 
 
 def _agent(trusted: _Trusted, claims: Mapping[str, Any]) -> Agent:
-    agent = trusted.preset.identify(claims, trusted.definition)
-    if len(agent.id) > MAX_ID:
-        raise InvalidToken("subject")  # no token could name it
-    return agent
+    try:
+        return trusted.preset.identify(claims, trusted.definition)
+    except InvalidToken:
+        raise
+    except ValueError as error:
+        raise InvalidToken("subject") from error  # no token and no selector could name such an agent
 
 
 def _guards(definition: TrustedIssuer, claims: Mapping[str, Any]) -> tuple[Guard, ...]:

@@ -151,7 +151,10 @@ def _agent(agent: str | None, issuer: str | None, subject: str | None, claims: l
         issuer, subject = (named, subject or rest) if slash else (REGISTERED, subject or agent)
     if subject is None and agent is None:
         raise unusable("--subject: name the agent in its issuer's words (or --agent)")
-    identity = agent or federated_id(issuer, subject or "")
+    try:
+        identity = agent or federated_id(issuer, subject or "")
+    except ValueError as error:
+        raise unusable(f"--subject: {error}") from error
     attributes = dict(map(_claim, claims))
     return {"id": identity, "issuer": issuer, "subject": subject or identity, "attributes": attributes}
 

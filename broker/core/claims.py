@@ -13,6 +13,8 @@ PRIVATE_CLAIM: Final = "broker"
 
 MAX_TEXT: Final = 512
 MAX_SCOPE_TEXT: Final = 8192
+"""The longest list of scopes in characters: the rest of a token of 16 KiB (protocol sheet B.3) fits beside it."""
+
 MAX_ACT_DEPTH: Final = 16
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from broker.core.claims import MAX_SCOPE_TEXT
 from broker.core.errors import Code, Malformed
 
 MAX_SCOPES: Final = 100
@@ -15,7 +16,7 @@ MAX_SCOPE: Final = 128
 """The longest scope in characters."""
 
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]{1,128}")
-_MAX_TEXT: Final = MAX_SCOPES * (MAX_SCOPE + 1)
+_MAX_TEXT: Final = MAX_SCOPE_TEXT  # what a token can hold
 
 
 def is_scope(text: str) -> bool:

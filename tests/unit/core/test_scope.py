@@ -2,6 +2,7 @@
 
 import pytest
 
+from broker.core.claims import MAX_SCOPE_TEXT
 from broker.core.errors import Code, Malformed
 from broker.core.scope import MAX_SCOPE, MAX_SCOPES, covers, join_scopes, parse_scopes
 
@@ -43,9 +44,16 @@ def test_malformed_scopes_are_refused(text: str) -> None:
 
 
 def test_the_largest_request_is_read() -> None:
-    """The bounds themselves are allowed."""
-    scopes = sorted(f"{n:03}".ljust(MAX_SCOPE, "x") for n in range(MAX_SCOPES))
-    assert parse_scopes(" ".join(scopes)) == tuple(scopes)
+    """The bounds themselves are allowed: as many scopes as there may be, and as long ones as a token can hold."""
+    for length, count in ((80, MAX_SCOPES), (MAX_SCOPE, MAX_SCOPE_TEXT // (MAX_SCOPE + 1))):
+        scopes = sorted(f"{n:03}".ljust(length, "x") for n in range(count))
+        assert parse_scopes(" ".join(scopes)) == tuple(scopes)
+
+
+def test_more_than_a_token_can_hold_is_refused() -> None:
+    """A request that could only be granted by a token that nobody takes is malformed, not an internal failure."""
+    with pytest.raises(Malformed):
+        parse_scopes(" ".join(f"{n:03}".ljust(MAX_SCOPE, "x") for n in range(MAX_SCOPES)))
 
 
 def test_every_allowed_character_is_read() -> None:
