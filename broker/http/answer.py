@@ -53,7 +53,6 @@ def public_document(call: Call, body: bytes, content_type: str, max_age: int) ->
         hdrs.CACHE_CONTROL: f"public, max-age={max_age}",
         hdrs.ETAG: tag,
         _ALLOW_ORIGIN: "*",
-        hdrs.VARY: hdrs.ACCEPT_ENCODING,
     }
     known = call.request.headers.get(hdrs.IF_NONE_MATCH)
     if known is not None and (known.strip() == "*" or tag in known):

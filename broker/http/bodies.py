@@ -18,7 +18,7 @@ from broker.http.forms import Form, parse_form
 FORM: Final = "application/x-www-form-urlencoded"
 JSON: Final = "application/json"
 
-_UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`(?: - at `\$\.?(.*)`)?", re.DOTALL)
+_UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*?)`(?: - at `\$\.?(.*)`)?", re.DOTALL)
 _PLACED: Final = re.compile(r"(.*?)(?: - at `\$\.?(.*)`)?", re.DOTALL)
 _MAX_QUOTED: Final = 80
 

@@ -91,7 +91,7 @@ async def show(call: Call) -> web.Response:
     """``GET /v1/revocations/{rule}``: one rule by its number, or by its id while it has none."""
     name = call.path_value("rule")
     rule = call.services.revocations.rules.get(name)
-    if rule is None and name.isdigit():
+    if rule is None and name.isascii() and name.isdigit():
         rule = await call.services.records.rule(whole_number("rule", name))
     if rule is None:
         raise BrokerError(Code.NOT_FOUND, "there is no such rule")
@@ -146,6 +146,7 @@ async def _preview(call: Call, body: RevocationBody, selector: Selector, block: 
             "incident": body.incident,
             "by": call.operator.agent.id,
             "at": now,
+            "ends": None,
             "preview": True,
             "hits": _hits(hits),
             "counting": False,
