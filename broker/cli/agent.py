@@ -90,7 +90,7 @@ def redeem(
 @app.command("remove")
 def remove(name: _Name, config: ConfigFile = None, port: Port = None, as_json: Json = False) -> None:
     """Forget an agent: it can sign in no more. Its tokens live on until they end or are revoked."""
-    path = f"/v1/agents/{path_part(name)}"
+    path = f"/v1/agents/{path_part(name, 'NAME')}"
     call(settings(config, port), lambda session: session.delete(path, "agents:write"))
     show(
         {"removed": name},

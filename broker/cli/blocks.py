@@ -42,6 +42,6 @@ def lift(
     as_json: Json = False,
 ) -> None:
     """Let what a block refused be granted again. Tokens that were revoked stay dead."""
-    path = f"/v1/blocks/{path_part(block)}"
+    path = f"/v1/blocks/{path_part(block, 'ID')}"
     call(settings(config, port), lambda session: session.delete(path, "revocations:write", reason=reason))
     show({"lifted": block}, f"Lifted {block}. Tokens that were revoked stay dead.", as_json=as_json)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from broker.cli.options import ConfigFile, Json, Port, settings
-from broker.cli.outcome import ExitCode, unusable
+from broker.cli.outcome import ExitCode, Failure, unusable
 from broker.cli.output import Facts, Part, Table, show
 from broker.cli.session import call
+from broker.core.jwk import parse_jwk
 
 app = typer.Typer(help="The broker's own signing keys.", no_args_is_help=True)
 
@@ -19,8 +21,11 @@ _COLUMNS = ("kid", "use", "alg", "signs from", "retires", "revoked")
 @app.command("list")
 def index(config: ConfigFile = None, port: Port = None, as_json: Json = False) -> None:
     """List every key of the broker, revoked ones included. Public parts only."""
-    answer = call(settings(config, port), lambda session: session.get("/v1/keys", "operator:read"))
-    show(answer, _table(answer["keys"]), as_json=as_json)
+    loaded = settings(config, port)
+    answer = call(loaded, lambda session: session.get("/v1/keys", "operator:read"))
+    vkeys = [_vkey(key, loaded.issuer) for key in answer["keys"] if key["use"] == "checkpoint" and not key["revoked"]]
+    told = [f"To verify signatures of the ledger's checkpoints:  broker ledger verify --vkey {vkey}" for vkey in vkeys]
+    show({**answer, "vkeys": vkeys}, _table(answer["keys"]), *told, as_json=as_json)
 
 
 @app.command("rotate")
@@ -51,6 +56,17 @@ def _table(keys: list[dict[str, Any]]) -> Table:
         (key["kid"], key["use"], key["alg"], key["active_at"], key["retires_at"] or "-", key["revoked"]) for key in keys
     ]
     return Table(_COLUMNS, rows, "The broker has no keys.")
+
+
+def _vkey(key: dict[str, Any], issuer: str) -> str:
+    """Return the verifier key (C2SP signed notes) of the key that signs checkpoints."""
+    from broker.signing.checkpoint import verifier_key  # noqa: PLC0415 - one command needs it
+    from broker.signing.ledger_identity import origin  # noqa: PLC0415
+
+    public = parse_jwk(key["public_jwk"]).key
+    if not isinstance(public, Ed25519PublicKey):
+        raise Failure(ExitCode.UNAVAILABLE, "bad_answer", "the key of checkpoints is not an Ed25519 key")
+    return verifier_key(origin(issuer), public)
 
 
 def _revocation(outcome: dict[str, Any]) -> Part:

@@ -59,7 +59,7 @@ def command(
 
     async def work(session: Session) -> dict[str, Any]:
         found = {"token": await token_id(session, token)} if whole and token is not None else {}
-        return await _revoke(session, {**body, "selector": {**selector, **found}})
+        return await revoke(session, {**body, "selector": {**selector, **found}})
 
     answer = call(loaded, work)
     show(answer, _summary(answer), *_advice(answer), as_json=as_json)
@@ -92,7 +92,7 @@ def _ask_first(config: Config) -> None:
         raise Failure(ExitCode.REFUSED, "not_confirmed", "nothing was revoked")
 
 
-async def _revoke(session: Session, body: dict[str, Any]) -> dict[str, Any]:
+async def revoke(session: Session, body: dict[str, Any]) -> dict[str, Any]:
     """Revoke, then wait until what was hit has been counted."""
     key = None if body.get("preview") else RandomIds().new("cli")
     answer: dict[str, Any] = await session.post("/v1/revocations", "revocations:write", body, idempotency_key=key)
@@ -101,7 +101,7 @@ async def _revoke(session: Session, body: dict[str, Any]) -> dict[str, Any]:
         await asyncio.sleep(_PAUSE)
         waits -= 1
         try:
-            answer = await session.get(f"/v1/revocations/{path_part(str(answer['rule']))}", "operator:read")
+            answer = await session.get(f"/v1/revocations/{path_part(str(answer['rule']), 'rule')}", "operator:read")
         except Failure as failure:
             # The rule is made; whoever may revoke but not look, or loses the connection now, is told just that.
             note(f"not counted: {failure.text}")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from broker.cli.keyfile import load_private_key
-from broker.cli.outcome import ExitCode, Failure
+from broker.cli.outcome import ExitCode, Failure, unusable
 from broker.client import Client, KeyIdentity, TokenRefused, TokenUnavailable
 from broker.config import Config
 from broker.core.errors import BrokerError, Code
@@ -27,6 +28,7 @@ JSON: Final = {"Content-Type": "application/json"}
 ATTEMPTS: Final = 3
 """How often a request that may be repeated is sent, if there is no answer."""
 
+_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 _FAILED_SIGN_IN: Final = frozenset(
     {
         Code.CLIENT_AUTHENTICATION_MISSING,
@@ -186,9 +188,14 @@ def is_sign_in_failure(refused: TokenRefused) -> bool:
     return refused.code in _FAILED_SIGN_IN
 
 
-def path_part(text: str) -> str:
-    """Return text from the command line as one segment of a path."""
-    return quote(text, safe="")
+def path_part(text: str, what: str) -> str:
+    """Return text as one segment of a path, if it is a name that the broker can have given. Raises ``Failure``.
+
+    Anything else could lead to another path: ``..``, slashes, or their many spellings.
+    """
+    if _NAME.fullmatch(text) is None:
+        raise unusable(f"{what}: letters, digits and . _ - only")
+    return text
 
 
 def _not_signed_in(refused: TokenRefused) -> Failure:

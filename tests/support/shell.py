@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from broker.cli.app import run
 
@@ -37,3 +40,10 @@ class Shell:
         code = run([str(argument) for argument in arguments])
         captured = self._capsys.readouterr()
         return Done(int(code), captured.out, captured.err)
+
+
+def write_private_key(path: Path, key: PrivateKeyTypes) -> Path:
+    """Write a private key file (PEM, PKCS 8) for its owner alone."""
+    path.touch(0o600)
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return path

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from broker.cli.folder import make_folder
-from tests.support.shell import Shell
+from tests.support.broker_app import Template, make_template
+from tests.support.broker_thread import BrokerThread, broker_thread
+from tests.support.shell import Shell, write_private_key
 
 
 @pytest.fixture(autouse=True)
@@ -30,3 +33,24 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made") / "broker"
     make_folder(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
+    """A broker's folder with agents, to be copied."""
+    return make_template(tmp_path_factory.mktemp("template") / "broker")
+
+
+@pytest.fixture
+def broker(template: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BrokerThread]:
+    """A running broker, which commands find by the environment."""
+    with broker_thread(template, tmp_path / "home") as running:
+        monkeypatch.setenv("BROKER_CONFIG", str(running.config))
+        monkeypatch.setenv("BROKER_PORT", str(running.port))
+        yield running
+
+
+@pytest.fixture
+def alpha(template: Template, tmp_path: Path) -> Path:
+    """The private key file of the registered agent ``alpha``."""
+    return write_private_key(tmp_path / "alpha.pem", template.keys["alpha"])

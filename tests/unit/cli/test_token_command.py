@@ -1,0 +1,104 @@
+"""``broker token``: what an agent gets, and how a refusal is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.support.broker_app import PAYMENTS, TICKETS
+from tests.support.broker_thread import BrokerThread
+from tests.support.shell import Shell, write_private_key
+
+
+def _claims(token: str) -> dict[str, object]:
+    return dict(jwt.decode(token, options={"verify_signature": False}))
+
+
+def test_the_token_and_nothing_else(shell: Shell, broker: BrokerThread, alpha: Path) -> None:
+    """Standard output is the token alone, so that a shell can take it; it is what was asked for."""
+    arguments = ("--audience", TICKETS, "--scope", "tickets:read", "--task", "T-8812")
+    done = shell("token", "--agent", "alpha", "--key", alpha, *arguments)
+    assert (done.code, done.err) == (0, "")
+    claims = _claims(done.out.strip())
+    assert (claims["sub"], claims["aud"], claims["scope"]) == ("alpha", TICKETS, "tickets:read")
+    assert claims["broker"]["task"] == "T-8812"  # type: ignore[index]
+
+
+def test_the_whole_answer(shell: Shell, broker: BrokerThread, alpha: Path) -> None:
+    """With --json everything that the broker answered is there."""
+    arguments = ("--audience", TICKETS, "--scope", "tickets:read", "--json")
+    answer = shell("token", "--agent", "alpha", "--key", alpha, *arguments).json
+    assert answer["token_type"] == "Bearer"
+    assert answer["expires_in"] == 900
+    assert answer["scope"] == "tickets:read"
+    assert _claims(answer["access_token"])["iss"] == broker.issuer
+
+
+def test_refusals_name_their_record(shell: Shell, broker: BrokerThread, alpha: Path) -> None:
+    """What the policy does not allow ends with 1, the reason, and the reference to ask an operator about."""
+    done = shell("token", "--agent", "alpha", "--key", alpha, "--audience", TICKETS, "--scope", "tickets:delete")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("broker: scope_not_allowed: ")
+    refusal = broker.entries("token.refused")[-1]["ref"]
+    assert f"broker policy explain --refusal {refusal}" in done.err
+
+
+def test_approval(shell: Shell, broker: BrokerThread, alpha: Path) -> None:
+    """What a person must approve first is refused for now, saying so."""
+    done = shell("token", "--agent", "alpha", "--key", alpha, "--audience", PAYMENTS, "--scope", "refunds:create")
+    assert done.code == 1
+    assert done.err.startswith("broker: approval_required: ")
+
+
+def test_the_wrong_key(shell: Shell, broker: BrokerThread, tmp_path: Path) -> None:
+    """A key that is not the agent's ends with 5: nobody was signed in."""
+    stranger = write_private_key(tmp_path / "x.pem", ec.generate_private_key(ec.SECP256R1()))
+    done = shell("token", "--agent", "alpha", "--key", stranger, "--audience", TICKETS, "--scope", "tickets:read")
+    assert done.code == 5
+
+
+def test_bound_to_the_own_key(shell: Shell, broker: BrokerThread, alpha: Path) -> None:
+    """--dpop binds the token to the agent's key; a tier that demands it is satisfied."""
+    arguments = ("--audience", TICKETS, "--scope", "tickets:comment")
+    assert shell("token", "--agent", "alpha", "--key", alpha, *arguments).code == 1
+    answer = shell("token", "--agent", "alpha", "--key", alpha, *arguments, "--dpop", "--json").json
+    assert answer["token_type"] == "DPoP"
+    assert _claims(answer["access_token"])["cnf"] == {"jkt": broker.app.kid("alpha")}
+
+
+def test_bound_to_another_key(shell: Shell, broker: BrokerThread, alpha: Path, tmp_path: Path) -> None:
+    """--dpop-key makes a key file when there is none, and uses it when there is one."""
+    other = tmp_path / "dpop.pem"
+    arguments = ("token", "--agent", "alpha", "--key", alpha, "--audience", TICKETS, "--dpop-key", other, "--json")
+    first, second = (_claims(shell(*arguments, "--scope", "tickets:read").json["access_token"]) for _ in range(2))
+    assert first["cnf"] == second["cnf"]
+    assert first["cnf"] != {"jkt": broker.app.kid("alpha")}
+
+
+def test_keys_that_cannot_be_bound_to(shell: Shell, broker: BrokerThread, tmp_path: Path) -> None:
+    """A key on another curve is refused before anything is asked."""
+    key = write_private_key(tmp_path / "p384.pem", ec.generate_private_key(ec.SECP384R1()))
+    done = shell("token", "--agent", "alpha", "--key", key, "--audience", TICKETS, "--dpop")
+    assert done.code == 2
+    assert "P-256" in done.err
+
+
+def test_the_operators_own_token(shell: Shell, broker: BrokerThread) -> None:
+    """An operator gets a token for the broker's API like everybody else, by the name that the policy has for it."""
+    key = broker.folder / "operator.pem"
+    arguments = ("--audience", "broker", "--scope", "operator:read", "--scope", "ledger:read")
+    done = shell("token", "--agent", "operator", "--key", key, *arguments)
+    assert _claims(done.out.strip())["aud"] == f"{broker.issuer}/v1"
+    assert _claims(done.out.strip())["scope"] == "ledger:read operator:read"
+
+
+@pytest.mark.parametrize("extra", [("--audience", ""), ("--audience", TICKETS, "--task", "a\x1bb")])
+def test_impossible_requests(shell: Shell, broker: BrokerThread, alpha: Path, extra: tuple[str, ...]) -> None:
+    """What cannot be asked for is refused in one line, without a control character."""
+    done = shell("token", "--agent", "alpha", "--key", alpha, *extra, "--scope", "tickets:read")
+    assert done.code in {1, 2}
+    assert done.err.count("\n") == 1
+    assert "\x1b" not in done.err
