@@ -129,10 +129,7 @@ class Door:
     @property
     def port(self) -> int:
         """The TCP port it listens on; the real one if 0 was asked for."""
-        if self._server is None:
-            return self._port
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
+        return self._port
 
     @property
     def connections(self) -> int:
@@ -151,6 +148,7 @@ class Door:
         self._server = await asyncio.get_running_loop().create_server(
             self._connection, self._host, self._port, ssl=tls, backlog=BACKLOG, ssl_handshake_timeout=handshake
         )
+        self._port = self._server.sockets[0].getsockname()[1]
         self._sweeping = asyncio.create_task(self._sweep())
 
     def drain(self) -> None:
