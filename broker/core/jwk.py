@@ -229,6 +229,8 @@ def _rsa_key(jwk: Mapping[Any, Any]) -> RSAPublicKey:
     n, e = (int.from_bytes(_bytes(jwk, name), "big") for name in ("n", "e"))
     if n.bit_length() not in _RSA_BITS:
         raise JWKError(f"n: an RSA key must have {_RSA_BITS[0]} to {_RSA_BITS[-1]} bits")
+    if n % 2 == 0:
+        raise JWKError("n: is not the modulus of a key")
     if e not in _RSA_EXPONENTS:
         raise JWKError("e: must be odd, at least 3 and below 2^32")
     return RSAPublicNumbers(e, n).public_key()

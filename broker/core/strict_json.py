@@ -80,7 +80,7 @@ def read_json_object(data: bytes | str) -> dict[str, Any]:
 
 def _refuse_deep(value: object) -> None:
     level: list[object] = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         level = [
             inner
             for item in level
