@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 from broker.core.change import BlockInForce, Change, LiftBlock
 from broker.core.entry import Kind, entry
 from broker.core.errors import BrokerError, Code, EpochMoved, GuardFailed, Refused, Unavailable
-from broker.core.revoking import BlockFor, Making, Order, check_text, making
+from broker.core.revoking import BlockFor, Making, Numbers, Order, check_text, making
 from broker.core.rules import Block, Rule
 from broker.core.selector import Selector
 from broker.ports import Caller, Clock, Events, Hits, Ids, Ledger, Meter, Records, Revocations
@@ -62,7 +62,9 @@ class Revocation:
         self._ids = ids
         self._meter = meter
         self._events = events
+        self._numbers = Numbers()
         self._unwritten: dict[str, Making] = {}
+        self._late = asyncio.Lock()
         self._running: set[asyncio.Task[Any]] = set()
 
     async def preview(self, selector: Selector) -> Hits:
@@ -97,12 +99,13 @@ class Revocation:
 
     async def write_pending(self) -> int:
         """Try to write the rules that could not be made durable; returns how many still are not."""
-        for rule_id, made in list(self._unwritten.items()):
-            try:
-                await self._uninterrupted(self._write_late(made))
-            except Unavailable:
-                break
-            if self._unwritten.pop(rule_id, None) is not None:
+        async with self._late:
+            for rule_id, made in list(self._unwritten.items()):
+                try:
+                    await self._uninterrupted(self._write_late(made))
+                except Unavailable:
+                    break
+                del self._unwritten[rule_id]
                 self._events.info("rule.written_late", rule=rule_id)
         return len(self._unwritten)
 
@@ -162,13 +165,19 @@ class Revocation:
         for _ in range(MAX_ATTEMPTS):
             if self._is_written(made):
                 return
+            number, round_number = self._numbers.next(self._revocations.rules.epoch)
             try:
-                await self._ledger.commit(made.change(self._revocations.rules.epoch + 1, keyed=keyed))
+                await self._ledger.commit(made.change(number, keyed=keyed))
             except EpochMoved:
+                self._numbers.failed(round_number)
                 continue
             except GuardFailed as failed:
+                self._numbers.failed(round_number)
                 if failed.code is not Code.CONFLICT:  # which says that this very rule is in the ledger
                     raise
+            except BaseException:
+                self._numbers.failed(round_number)
+                raise
             return
         raise Unavailable(Code.OVERLOADED, "revocations are being made faster than this one can be written")
 

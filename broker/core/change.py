@@ -41,7 +41,7 @@ class RateWithin:
     """No more than ``limit`` changes with this ``key`` commit in any 60 seconds, this one included; it is counted.
 
     ``at`` is Unix seconds. The count is kept in sub-windows of :data:`RATE_STEP` seconds, and a sub-window counts until
-    all of it is older than a minute, so the limit is never exceeded and capacity is back after at most 60 + RATE_STEP s.
+    all of it is older than a minute: the limit is never exceeded, and capacity is back after at most 60 + RATE_STEP s.
     """
 
     key: str
@@ -76,8 +76,8 @@ class BlockInForce:
 class IdempotencyFresh:
     """No change was committed under this idempotency key yet; it is recorded with the request's fingerprint.
 
-    ``key`` is scoped to the caller by whoever builds it. ``ref`` is what a repeated request is answered from. The record
-    is forgotten at ``expires_at`` (Unix seconds).
+    ``key`` is scoped to the caller by whoever builds it. ``ref`` is what a repeated request is answered from. The
+    record is forgotten at ``expires_at`` (Unix seconds).
     """
 
     key: str
@@ -96,7 +96,9 @@ RATE_STEP = 10
 
 @dataclass(frozen=True, slots=True)
 class AddRule:
-    """Add a rule; its number must be the current epoch + 1, which becomes the epoch.
+    """Add a rule; its number must be the current epoch + 1, which becomes the epoch. Fails as ``EpochMoved``.
+
+    A rule whose id was committed before is refused (``GuardFailed`` with ``CONFLICT``): no rule is written twice.
 
     The ledger sets ``ends_at``: when the longest-lived token committed so far has expired, plus a margin for skew.
     """

@@ -101,6 +101,30 @@ class Making:
         return Change(_entry(rule, block, self.origin), guards, writes, urgent=True)
 
 
+class Numbers:
+    """Numbers for rules that are on their way to the ledger together, so that one transaction can take them all.
+
+    Each builds on the one before. When one fails, those that were given out on top of it fail as well, and each asks
+    for another number; they start over together, at the epoch. Not thread-safe: it belongs to one event loop.
+    """
+
+    def __init__(self) -> None:
+        """No number is given out."""
+        self._last = 0
+        self._round = 0
+
+    def next(self, epoch: int) -> tuple[int, int]:
+        """Return the next number after ``epoch`` and all that were given out, and the round that it belongs to."""
+        self._last = max(self._last, epoch) + 1
+        return self._last, self._round
+
+    def failed(self, round_number: int) -> None:
+        """A number of this round was not used: start over, unless another failure of the round did so already."""
+        if round_number == self._round:
+            self._round += 1
+            self._last = 0
+
+
 def making(order: Order, *, rule_id: str, block_id: str, now: float, origin: Mapping[str, str]) -> Making:
     """Check an order completely, so that nothing can fail between its taking effect and its being written.
 

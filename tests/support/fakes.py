@@ -242,7 +242,10 @@ class MemoryLedger:
         for guard in change.guards:
             if isinstance(guard, EpochIs) and guard.epoch != self.epoch:
                 raise EpochMoved
-        numbers = [write.rule.number for write in change.writes if isinstance(write, AddRule)]
+        rules = [write.rule for write in change.writes if isinstance(write, AddRule)]
+        if {rule.id for rule in rules} & {rule.id for rule in self.rules.values()}:
+            raise GuardFailed(Code.CONFLICT, "this rule was committed before")
+        numbers = [rule.number for rule in rules]
         if numbers != list(range(self.epoch + 1, self.epoch + 1 + len(numbers))):
             raise EpochMoved
         for guard in change.guards:

@@ -380,11 +380,9 @@ async def test_a_rule_that_was_promised_stays_although_its_key_went_to_another(w
     world.memory.down = True
     promised = await revoked(world, order(key="k"))
     world.memory.down = False
-    competitor = World(ledger=world.memory, records=world.reading)
-    competitor.revocations = world.revocations
-    competitor.revocation._revocations = world.revocations
-    competitor.ids.new("x")
-    competitor.ids._made = 1000
+    competitor = World()
+    competitor.revocations, competitor.ids = world.revocations, world.ids
+    competitor.compose(world.memory, world.reading)
     await revoked(competitor, order(key="k", reason="another"))
     assert await world.revocation.write_pending() == 0
     rule = world.revocations.rules.get(promised.rule.id)
