@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -21,6 +24,7 @@ from broker.core.tally import Tally
 from broker.core.token_check import TokenCheck
 from broker.introspection import Introspection
 from broker.issuance import Issuance, Issued, TokenRequest
+from broker.ledger import SqlLedger
 from broker.ports import Ledger, Records, Revocations, UnverifiedAssertion
 from broker.revocation import BlockFor, Order, Outcome, Revocation
 from broker.signing.access_token import AccessTokenSigner
@@ -107,9 +111,9 @@ class ProofKey:
 
 
 class World:
-    """The use cases of one broker. ``ledger`` and ``records`` are in memory unless others are given."""
+    """The use cases of one broker, over a ledger in memory unless they are composed over another."""
 
-    def __init__(self, *, ledger: Ledger | None = None, records: Records | None = None) -> None:
+    def __init__(self) -> None:
         self.clock = FakeClock()
         self.ids = CountingIds()
         self.meter = RecordingMeter()
@@ -118,17 +122,18 @@ class World:
         self.revocations = Revocations()
         self.memory = MemoryLedger(self.revocations)
         self.reading = MemoryRecords(self.memory)
-        self.ledger = self.memory if ledger is None else ledger
-        self.records = self.reading if records is None else records
+        self.sql: SqlLedger | None = None
         self.authenticator = FakeAuthenticator()
         self.policy = policy()
         self.ring = KeyRing((), Sealer(Secret(bytes(32))), longest_token=900)
         self.ring.replace([self.ring.generate("ES256", "token", self.clock.time, self.clock.time)])
         self.signer = AccessTokenSigner(self.ring, self.clock, issuer=ISSUER)
         self._assertions = 0
-        self._compose()
+        self.compose(self.memory, self.reading)
 
-    def _compose(self) -> None:
+    def compose(self, ledger: Ledger, records: Records) -> None:
+        """Wire the use cases over a ledger that keeps ``revocations`` current."""
+        self.ledger, self.records = ledger, records
         self.check = TokenCheck(
             issuer=ISSUER,
             keys=lambda: self.ring.verification_keys(self.clock.time),
@@ -199,6 +204,21 @@ class World:
         except BrokerError:
             return False
         return True
+
+
+@asynccontextmanager
+async def durable_world(path: Path) -> AsyncIterator[World]:
+    """Run the use cases over a real ledger in the file ``path``, made first if it is not there."""
+    world = World()
+    if not path.exists():
+        SqlLedger.create(path, world.clock.time)
+    ledger = await SqlLedger.open(path, world.revocations, clock=world.clock, busy_seconds=0.05)
+    try:
+        world.compose(ledger, ledger)
+        world.sql = ledger
+        yield world
+    finally:
+        await ledger.close()
 
 
 def order(
