@@ -39,6 +39,9 @@ _NAMES: Final = frozenset(
         "subject_token",
     }
 )
+_OWN_NAMES: Final = _NAMES - {"code"}
+"""In our own events ``code`` is a reason code; an enrolment code never gets there under that name."""
+
 _JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)*")  # a match never fails late: linear time
 _PEM: Final = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 
@@ -48,6 +51,8 @@ def redact(value: object, depth: int = 0) -> object:
 
     The result can always be written as JSON. Exceptions are named by their class: their texts can hold anything.
     """
+    if isinstance(value, str):
+        return _clean(value)
     if isinstance(value, Mapping | list | tuple | set | frozenset):
         return "[nested too deep]" if depth >= MAX_DEPTH else _redact_items(value, depth + 1)
     if isinstance(value, BaseException):
@@ -69,14 +74,15 @@ def _redact_items(value: Mapping[object, object] | Iterable[object], depth: int)
 
 
 def _clean(text: str) -> str:
+    if len(text) <= MAX_VALUE and text.isascii() and "eyJ" not in text and "-----BEGIN" not in text:
+        return text  # nearly every value of an access log
     unicode = text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()  # lone surrogates
     clean = _REDACTED if _PEM.search(unicode) else _JWT.sub(_REDACTED, unicode)
     return clean if len(clean) <= MAX_VALUE else clean[:MAX_VALUE] + "…"
 
 
 def _redacting(_logger: object, _method: str, members: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    # "code" is a reason code in our own events; an enrolment code never gets here under that name.
-    return {name: _REDACTED if name.lower() in _NAMES - {"code"} else redact(item) for name, item in members.items()}
+    return {name: _REDACTED if name.lower() in _OWN_NAMES else redact(item) for name, item in members.items()}
 
 
 def _exception_class(_logger: object, _method: str, members: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
