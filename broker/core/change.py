@@ -141,7 +141,7 @@ class PutAgent:
 
 @dataclass(frozen=True, slots=True)
 class RemoveAgent:
-    """Forget a registered agent: it can authenticate no more."""
+    """Forget a registered agent: it can authenticate no more, and no enrolment code for its name is good any more."""
 
     name: str
 

@@ -89,6 +89,7 @@ class View:
                     self.agents.add(agent.name)
                 case RemoveAgent(name):
                     self.agents.discard(name)
+                    self.enrollments = {code: known for code, known in self.enrollments.items() if known[0] != name}
                 case AddEnrollment(code_digest, name, _, expires_at):
                     self.enrollments[code_digest] = (name, expires_at)
                 case PutKey():

@@ -42,6 +42,7 @@ class Writes:
     rates: Counter[tuple[str, int]] = field(default_factory=Counter)
     idempotency: dict[str, IdempotencyFresh] = field(default_factory=dict)
     enrollments: dict[bytes, AddEnrollment | None] = field(default_factory=dict)
+    uninvited: set[str] = field(default_factory=set)
     agents: dict[str, RegisteredAgent | None] = field(default_factory=dict)
     keys: dict[str, StoredKey] = field(default_factory=dict)
     rules: list[Rule] = field(default_factory=list)
@@ -77,10 +78,18 @@ class Writes:
                     self.agents[agent.name] = agent
                 case RemoveAgent(name):
                     self.agents[name] = None
+                    self._uninvite(name)
                 case AddEnrollment(code_digest):
                     self.enrollments[code_digest] = write
                 case PutKey(key):
                     self.keys[key.kid] = key
+
+    def _uninvite(self, name: str) -> None:
+        """Close every enrolment code for a name, those of this batch included."""
+        self.uninvited.add(name)
+        for code_digest, added in self.enrollments.items():
+            if added is not None and added.name == name:
+                self.enrollments[code_digest] = None
 
     def end_rules(self, latest_expiry: float, margin: float) -> None:
         """Set when the rules end: no token that they could hit lives longer than ``latest_expiry``."""
@@ -101,6 +110,8 @@ class Writes:
         if self.agents:
             rows = [agent_row(agent) for agent in self.agents.values() if agent is not None]
             _replace(connection, schema.agents.c.name, list(self.agents), rows)
+        if self.uninvited:
+            connection.execute(delete(schema.enrollments).where(schema.enrollments.c.name.in_(self.uninvited)))
         if self.enrollments:
             self._write_enrollments(connection)
         if self.keys:

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from itertools import count
 from typing import Any, TypeVar
 
 from broker.core.change import (
@@ -68,18 +69,15 @@ class FakeClock:
 
 
 class CountingIds:
-    """Names that never repeat and can be told apart by eye."""
+    """Names that never repeat, whoever makes them, and can be told apart by eye."""
 
-    def __init__(self) -> None:
-        self._made = 0
+    _numbers = count(1)
 
     def new(self, prefix: str) -> str:
-        self._made += 1
-        return f"{prefix}_{self._made:026d}"
+        return f"{prefix}_{next(self._numbers):026d}"
 
     def secret(self) -> str:
-        self._made += 1
-        return f"one-time-code-{self._made}"
+        return f"one-time-code-{next(self._numbers)}"
 
 
 @dataclass
@@ -303,6 +301,7 @@ class MemoryLedger:
                 self.agents[agent.name] = agent
             case RemoveAgent(name):
                 self.agents.pop(name, None)
+                self.enrollments = {code: known for code, known in self.enrollments.items() if known.name != name}
             case AddEnrollment(code_digest):
                 self.enrollments[code_digest] = write
             case PutKey(key):

@@ -144,6 +144,18 @@ async def test_a_removed_agent_is_gone(registry: Registry) -> None:
     await registry.register("triage", AgentKey().jwk)
 
 
+async def test_a_removed_agent_cannot_come_back_by_an_old_code(registry: Registry) -> None:
+    """A code that was made before the removal is worth nothing; one that is made after it is good."""
+    await registry.register("triage", KEY.jwk)
+    old, other = await registry.invite(), await registry.invite("other")
+    await registry.use_case.remove("triage", by="bob", caller=CALLER)
+    with pytest.raises(Refused) as refused:
+        await registry.redeem(old.code, KEY)
+    assert refused.value.code is Code.ENROLLMENT_INVALID
+    await registry.redeem(other.code, KEY)
+    await registry.redeem((await registry.invite()).code, KEY)
+
+
 async def test_a_code_registers_the_key_of_whoever_redeems_it(registry: Registry) -> None:
     """The agent gets the name that the code is for."""
     enrollment = await registry.invite()
