@@ -147,6 +147,7 @@ async def open_broker(config: Config, events: Events) -> AsyncIterator[Broker]:
             Job("pending rules", PENDING_SECONDS, revocation.write_pending),
             Job("compaction", COMPACTION_SECONDS, lambda: ledger.compact(clock.now())),
             Job("clock", CLOCK_SECONDS, lambda: auditing.watch_clock(time.monotonic())),
+            Job("recall", CLOCK_SECONDS, lambda: ledger.recall(clock.now())),
             Job("ledger probe", PROBE_SECONDS, ledger.probe_if_troubled),
         )
         yield Broker(

@@ -49,6 +49,8 @@ class SqlLedger:
         self._revocations = revocations
         self._agents: dict[str, RegisteredAgent | None] = {}
         self._agents_age = 0
+        self._rules_age = 0
+        self._forgotten_at = clock.now()
         self._closed = False
         self._take_effect(opened.effects)
         memory.forget_ended(revocations, clock.now())
@@ -124,8 +126,23 @@ class SqlLedger:
 
     async def compact(self, now: float) -> int:
         """Forget everything that has ended before ``now`` (law 11); return how many rows. Raises ``Unavailable``."""
+        await self.recall(now)
         memory.forget_ended(self._revocations, now)
+        self._forgotten_at = now
         return await forget_ended_rows(self._group, now)
+
+    async def recall(self, now: float) -> None:
+        """Put in force again what was forgotten while the clock was ahead of ``now``. Raises ``Unavailable``.
+
+        Costs nothing unless the clock was set back. Else a clock that jumped forward for a moment would bring tokens
+        back to life that a rule had killed.
+        """
+        while now < self._forgotten_at:
+            age = self._rules_age
+            live = await self._reader.read(lambda connection: memory.load_live(connection, now))
+            if age == self._rules_age:  # else a block may have been lifted since it was read
+                memory.apply(live, self._revocations)
+                self._forgotten_at = now
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -202,6 +219,7 @@ class SqlLedger:
 
     def _take_effect(self, effects: memory.Effects) -> None:
         memory.apply(effects, self._revocations)
+        self._rules_age += 1
         if effects.agents:
             self._agents.clear()
             self._agents_age += 1
