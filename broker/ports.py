@@ -179,7 +179,7 @@ class UnverifiedAssertion:
     ``assertion`` of a ``jwt-bearer`` grant, not a client authentication.
     """
 
-    token: str
+    token: str = field(repr=False)
     spiffe: bool = False
     as_grant: bool = False
 

@@ -32,6 +32,7 @@ from broker.signing.keyring import KeyRing
 from broker.signing.sealing import Sealer
 from tests.support.fakes import (
     CALLER,
+    NOW,
     CountingIds,
     FakeAuthenticator,
     FakeClock,
@@ -207,9 +208,10 @@ class World:
 
 
 @asynccontextmanager
-async def durable_world(path: Path) -> AsyncIterator[World]:
+async def durable_world(path: Path, now: float = NOW) -> AsyncIterator[World]:
     """Run the use cases over a real ledger in the file ``path``, made first if it is not there."""
     world = World()
+    world.clock.time = now
     if not path.exists():
         SqlLedger.create(path, world.clock.time)
     ledger = await SqlLedger.open(path, world.revocations, clock=world.clock, busy_seconds=0.05)
