@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 import typer.main
@@ -13,10 +13,13 @@ from typer.exceptions import Abort, TyperException
 
 import broker
 from broker.cli import agent, blocks, demo, init, keys, ledger, policy, revoke, serve, token
-from broker.cli.outcome import ExitCode, Failure, failure_of
+from broker.cli.outcome import ExitCode, Failure, failure_of, package_missing
 from broker.cli.output import show, show_failure
 from broker.core.errors import BrokerError
 from broker.logs import describe
+
+_COMPLETION: Final = "_BROKER_COMPLETE"
+"""Set by a shell that wants to know how a command line could go on."""
 
 app = typer.Typer(
     name="broker",
@@ -69,9 +72,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
-    status = command.main(args=arguments, prog_name="broker", standalone_mode=False)
-    sys.stdout.flush()
-    return status if isinstance(status, int) else ExitCode.OK
+    if _COMPLETION in os.environ:
+        command.main(args=arguments, prog_name="broker")  # answers the shell and ends the process
+    try:
+        with command.make_context("broker", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
+    except SystemExit:
+        return ExitCode.PIPE_CLOSED  # what Rich makes of a closed pipe, when it prints help
+    finally:
+        sys.stdout.flush()
+    return ExitCode.OK
 
 
 def _told(error: BaseException) -> Failure:
@@ -81,6 +93,8 @@ def _told(error: BaseException) -> Failure:
             return error
         case BrokerError():
             return failure_of(error)
+        case ModuleNotFoundError() if (failure := package_missing(error)) is not None:
+            return failure
         case TyperException():
             # Without a message, the help was printed instead of it.
             text = error.format_message() or "Name a command."

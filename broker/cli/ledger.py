@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from broker.cli.options import ConfigFile, Json, Port, settings
-from broker.cli.outcome import ExitCode, Failure
+from broker.cli.outcome import ExitCode, Failure, unusable
 from broker.cli.output import Facts, is_interactive, moment, note, printable, show, to_json
 from broker.cli.session import Session, call
 
@@ -39,7 +39,7 @@ def verify(
 ) -> None:
     """Derive everything that is stored again from the entries, and say what does not fit. Needs no broker."""
     from broker.ledger.verify import verify_file  # noqa: PLC0415 - loads the ledger, which few commands need
-    from broker.signing.checkpoint import open_note, parse_verifier_key  # noqa: PLC0415
+    from broker.signing.checkpoint import VerifierKeyError, open_note, parse_verifier_key  # noqa: PLC0415
 
     path = settings(config).ledger if file is None else file
 
@@ -48,7 +48,10 @@ def verify(
         return checkpoint.size, checkpoint.root
 
     if vkey is not None:
-        parse_verifier_key(vkey)
+        try:
+            parse_verifier_key(vkey)
+        except VerifierKeyError as error:
+            raise unusable(f"--vkey: {error}") from error
     with _progress() as progress:
         report = verify_file(path, open_note=None if vkey is None else opened, progress=progress)
     answer = {

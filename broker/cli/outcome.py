@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final
 
 from broker.core.errors import BrokerError, Code, Malformed, Unavailable
+
+_SERVER_PACKAGES: Final = frozenset(
+    {"alembic", "prometheus_client", "rich", "sqlalchemy", "structlog", "typer", "ulid", "uvloop", "yaml"}
+)
 
 
 class ExitCode(IntEnum):
@@ -61,3 +66,12 @@ def failure_of(error: BrokerError) -> Failure:
         case _:
             exit_code = ExitCode.REFUSED
     return Failure(exit_code, error.code.value, error.public)
+
+
+def package_missing(error: ModuleNotFoundError) -> Failure | None:
+    """Return the failure to tell if a package of the ``server`` extra is not installed, else None."""
+    name = (error.name or "").partition(".")[0]
+    if name not in _SERVER_PACKAGES:
+        return None
+    text = f"the package {name} is missing; it comes with: pip install 'credential-broker[server]'"
+    return Failure(ExitCode.USAGE, "server_not_installed", text)
