@@ -11,7 +11,7 @@ from broker.core.errors import Refused
 from broker.core.rules import RuleIndex
 from broker.core.selector import parse_selector
 from broker.issuance import Issued
-from broker.revocation import BlockFor
+from broker.revocation import BlockFor, Outcome
 from tests.support.fakes import settled
 from tests.support.world import World
 
@@ -100,3 +100,10 @@ async def test_the_rules_of_a_restarted_broker_are_the_same(world: World) -> Non
     facts = token.claims.facts(world.signer.kid())
     assert parse_selector({"agent": "triage"}).selects(facts)
     assert rules.killer(facts, token.claims.epoch) is not None
+
+
+async def test_a_burst_of_revocations_does_not_starve_issuing(world: World) -> None:
+    """They are numbered to go into one transaction, so a request between them is decided again a few times at most."""
+    answers = await asyncio.gather(*(world.revoke(token=f"tok_{n}") for n in range(60)), world.issue())
+    assert [outcome.durable for outcome in answers[:-1] if isinstance(outcome, Outcome)] == [True] * 60
+    assert world.revocations.rules.epoch == 60

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -19,7 +20,7 @@ from broker.core.tally import Tally
 from broker.ports import Revocations
 from broker.registration import CODE_SECONDS, Enrollment, Registration
 from tests.support.fakes import CALLER, CountingIds, FakeClock, Fault, MemoryLedger, MemoryRecords
-from tests.support.world import ISSUER
+from tests.support.world import ISSUER, durable_world
 
 
 class AgentKey:
@@ -271,3 +272,24 @@ async def test_nothing_is_promised_when_the_ledger_fails(registry: Registry, fau
     else:
         await registry.redeem(code, KEY)
     assert [known.key for known in await registry.use_case.agents()] == [KEY.thumbprint]
+
+
+async def test_the_real_ledger_agrees_about_codes_and_removal(tmp_path: Path) -> None:
+    """Registering, inviting, removing and redeeming, over a file: codes are good once, and end with the removal."""
+    async with durable_world(tmp_path / "ledger.db") as world:
+        registry = Registry()
+        registry.clock = world.clock
+        registry.use_case = Registration(
+            ledger=world.ledger, records=world.records, clock=world.clock, ids=world.ids, strangers=world.strangers
+        )
+        await registry.register("triage", KEY.jwk)
+        codes = [(await registry.invite(name)).code for name in ("triage", "other", "other")]
+        await registry.use_case.remove("triage", by="bob", caller=CALLER)
+        await registry.redeem(codes[1], KEY)
+        for code in (codes[0], codes[1]):
+            with pytest.raises(Refused) as refused:
+                await registry.redeem(code, KEY)
+            assert refused.value.code is Code.ENROLLMENT_INVALID
+        new = AgentKey()
+        await registry.redeem(codes[2], new)
+        assert [(known.name, known.key) for known in await registry.use_case.agents()] == [("other", new.thumbprint)]

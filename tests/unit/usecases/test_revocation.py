@@ -113,6 +113,33 @@ async def test_many_at_once_are_numbered_without_gaps(world: World) -> None:
     outcomes = await asyncio.gather(*(world.revoke(token=f"tok_{n}") for n in range(20)))
     assert sorted(outcome.rule.number or 0 for outcome in outcomes) == list(range(1, 21))
     assert len(set(rules_written(world))) == len(rules_written(world)) == 20
+    assert world.memory.attempts == 20  # one after the other, without getting in each other's way
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+async def test_one_that_fails_in_a_burst_holds_no_other_up(world: World, fault: Fault) -> None:
+    """Those that were numbered after it are numbered again; it is written later, once."""
+    failing = 4
+
+    def fail() -> None:
+        world.memory.faults.append(fault)
+
+    world.memory.before.extend([*[lambda: None] * (failing - 1), fail])
+    outcomes = await asyncio.gather(*(world.revoke(token=f"tok_{n}") for n in range(12)))
+    # What was written although it failed is known to be written as soon as the ledger is used again.
+    assert [outcome.durable for outcome in outcomes].count(False) == (1 if fault is Fault.NOT_APPLIED else 0)
+    assert await world.revocation.write_pending() == 0
+    assert sorted(rules_written(world)) == sorted(outcome.rule.id for outcome in outcomes)
+    assert world.memory.attempts < 3 * len(outcomes)
+
+
+async def test_a_burst_with_a_reused_key_in_it_is_sorted_out(world: World) -> None:
+    """The guard of one fails in the middle: it is answered from the first, the others are written."""
+    wanted = [order(Selector(token=f"tok_{n}"), key="same" if n in {2, 5} else f"k{n}") for n in range(8)]
+    wanted[5] = wanted[2]
+    outcomes = await asyncio.gather(*(revoked(world, one) for one in wanted))
+    assert outcomes[2].rule.id == outcomes[5].rule.id
+    assert len(rules_written(world)) == len(world.revocations.rules) == 7
 
 
 async def test_counting_never_holds_the_answer_up(world: World) -> None:
