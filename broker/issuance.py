@@ -140,13 +140,17 @@ class Issuance:
                 reason = f"tier {tier} needs a person's approval, and this broker cannot ask for one yet"
                 raise await self._refusal(applicant, Code.APPROVAL_REQUIRED, reason)
             case Granted():
-                claims = self._claims(applicant, decision, epoch)
+                return await self._release(applicant, decision, policy, epoch)
+
+    async def _release(self, applicant: _Applicant, granted: Granted, policy: Policy, epoch: int) -> Issued:
+        """Mint, check, record, and only then release."""
+        claims = self._claims(applicant, granted, epoch)
         minted = self._signer.mint(claims)
         self._signer.check(minted, claims, applicant.now)
-        guards = (EpochIs(epoch), *applicant.guards, *_rates(applicant, decision))
-        record = _issued_entry(applicant, decision, claims, minted, policy.digest)
+        guards = (EpochIs(epoch), *applicant.guards, *_rates(applicant, granted))
+        record = _issued_entry(applicant, granted, claims, minted, policy.digest)
         receipt = await self._ledger.commit(Change(record, guards))
-        self._meter.issued(decision.role, applicant.who.method)
+        self._meter.issued(granted.role, applicant.who.method)
         return Issued(token=minted.token, claims=claims, seq=receipt.seq)  # the only line that releases a token
 
     async def _identify(self, request: TokenRequest, caller: Caller, now: float) -> _Applicant:

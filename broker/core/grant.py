@@ -15,8 +15,8 @@ class Ask:
     """One request for a token, parsed but not judged.
 
     ``audience`` is the exact resource that was named (or None); ``scopes`` is None when the request named none, else
-    the requested scopes, sorted, each well-formed; ``task`` the task id the caller gave; ``jkt`` the thumbprint of the key
-    whose possession was proved with the request (RFC 9449), or None.
+    the requested scopes, sorted, each well-formed; ``task`` the task id the caller gave; ``jkt`` the thumbprint of the
+    key whose possession was proved with the request (RFC 9449), or None.
     """
 
     audience: str | None
