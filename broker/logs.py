@@ -155,8 +155,7 @@ def configure(level: str, stream: TextIO | None = None) -> structlog.stdlib.Boun
             _line,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        cache_logger_on_first_use=True,
-    )
+    ).bind()  # without this, every line would bind a logger of its own
     root = logging.getLogger()
     root.handlers = [_Foreign(logger)]
     root.setLevel(logging.WARNING)
