@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -13,6 +14,7 @@ REPEATABLE: Final = frozenset({"resource", "audience"})
 """The parameters that may be given more than once (RFC 8693, 2.1; RFC 8707, 2)."""
 
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_SHORT: Final = 200  # characters
 _NO_TEXTS: Final[tuple[str, ...]] = ()
 
 
@@ -76,16 +78,21 @@ def parse_form(body: bytes) -> Form:
 
 
 def _decoded(text: str) -> str:
-    if "+" in text:
-        text = text.replace("+", " ")
     if "%" not in text:
-        return text
+        return text.replace("+", " ") if "+" in text else text
+    return _unescaped(text) if len(text) > _SHORT else _known_unescaped(text)
+
+
+def _unescaped(text: str) -> str:
     if _BAD_ESCAPE.search(text) is not None:
         raise Malformed("the form has a % that is not followed by two hex digits")
     try:
-        return unquote_to_bytes(text).decode("utf-8")
+        return unquote_to_bytes(text.replace("+", " ")).decode("utf-8")
     except UnicodeDecodeError as error:
         raise Malformed("the form has escapes that are not UTF-8") from error
+
+
+_known_unescaped: Final = lru_cache(maxsize=1024)(_unescaped)  # grant types, audiences and scopes are always the same
 
 
 def _printable(name: str, value: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from aiohttp import web
@@ -87,15 +88,18 @@ def _target(call: Call, form: Form) -> str | None:
     """
     named = [("resource", value) for value in form.all("resource")]
     named += [("audience", value) for value in form.all("audience")]
-    targets = {_canonical(call, name, value) for name, value in named}
+    targets = {
+        call.site.api_audience if name == "audience" and value == BROKER else _canonical(name, value)
+        for name, value in named
+    }
     if len(targets) > 1:
         raise Malformed("more than one resource is named: request one token per resource", Code.AUDIENCE_AMBIGUOUS)
     return targets.pop() if targets else None
 
 
-def _canonical(call: Call, name: str, value: str) -> str:
-    if name == "audience" and value == BROKER:
-        return call.site.api_audience
+@lru_cache(maxsize=1024)
+def _canonical(name: str, value: str) -> str:
+    """Return an audience in canonical form; the same few are asked for all the time."""
     try:
         return canonical_audience(value, name)
     except Malformed as error:
