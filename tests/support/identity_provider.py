@@ -58,7 +58,8 @@ class SigningKey:
 
     def sign(self, claims: Mapping[str, Any], **headers: object) -> str:
         """Return a JWT. A header of None is left out."""
-        given = {"kid": self.kid, **headers}
+        named = {"kid": self.kid, **headers}
+        given = {name: value for name, value in named.items() if value is not None or name == "typ"}
         return PyJWS().encode(json.dumps(claims).encode(), self.private, algorithm=self.alg, headers=given)
 
 
