@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, cast
 
 from aiohttp import web
 
@@ -23,6 +23,12 @@ class Phase(Enum):
 
     BUSY = auto()
     """For our answer."""
+
+    CLOSING = auto()
+    """For the client to read the last thing it is told."""
+
+
+_RECEIVING: Final = frozenset({Phase.IDLE, Phase.HEADER})
 
 
 class Crowd(Protocol):
@@ -44,13 +50,14 @@ class Crowd(Protocol):
 class Connection(web.RequestHandler):
     """An HTTP connection that knows its phase. The gate says when a request begins and ends."""
 
-    __slots__ = ("_crowd", "_issuer", "phase", "received", "since")
+    __slots__ = ("_crowd", "_issuer", "_wire", "phase", "received", "since")
 
     def __init__(self, *arguments: Any, crowd: Crowd, issuer: str, **options: Any) -> None:  # noqa: ANN401 - aiohttp's
         """``received`` is how many bytes have come since the last request began."""
         super().__init__(*arguments, **options)
         self._crowd = crowd
         self._issuer = issuer
+        self._wire: asyncio.WriteTransport | None = None
         self.phase = Phase.IDLE
         self.since = 0.0
         self.received = 0
@@ -58,6 +65,9 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take part, or be turned away when there is no room."""
         super().connection_made(transport)
+        # Kept when the library has let go of it: closing may still wait for the client to read. Not every event loop's
+        # transports are instances of asyncio's classes, so it is taken at its word.
+        self._wire = cast("asyncio.WriteTransport", transport)
         self._enter(Phase.IDLE)
         if not self._crowd.joined(self):
             self.end_with(BrokerError(Code.OVERLOADED, "too many connections"))
@@ -69,7 +79,7 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes: the first ones of a request begin the time in which its header must be complete."""
-        if self.phase is not Phase.BUSY:
+        if self.phase in _RECEIVING:
             self.received += len(data)
             if self.phase is Phase.IDLE:
                 self._enter(Phase.HEADER)
@@ -86,10 +96,20 @@ class Connection(web.RequestHandler):
 
     def end_with(self, error: BrokerError) -> None:
         """Answer with an error outside of any request, and close. Nothing of what was received is repeated."""
-        transport = self.transport
-        if transport is not None and not transport.is_closing() and self.phase is not Phase.BUSY:
-            transport.write(_raw_answer(error, self._issuer))
+        if self._wire is not None and not self._wire.is_closing() and self.phase is not Phase.BUSY:
+            self._wire.write(_raw_answer(error, self._issuer))
+        self._enter(Phase.CLOSING)
         self.force_close()
+
+    @property
+    def unread(self) -> int:
+        """How many bytes of answers the client has yet to take."""
+        return 0 if self._wire is None else self._wire.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """Close at once, whatever the client has yet to read."""
+        if self._wire is not None:
+            self._wire.abort()
 
     def handle_error(
         self,

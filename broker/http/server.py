@@ -73,7 +73,7 @@ class Connections:
         longest = next(iter(self._waiting))
         if longest is connection:
             return False
-        longest.force_close()
+        longest.abort() if longest.unread else longest.force_close()
         self._forget(longest)
         return True
 
@@ -97,18 +97,12 @@ class Connections:
                     connection.end_with(BrokerError(Code.TOO_SLOW, text))
                 elif connection.received > self._bounds.header_bytes + self._bounds.body_bytes:
                     connection.end_with(BrokerError(Code.TOO_LARGE, "the header is too large"))
-            elif waited > self._bounds.write_seconds:
-                _abort_if_unread(connection)
+            elif waited > self._bounds.write_seconds and (connection.unread or connection.phase is Phase.CLOSING):
+                connection.abort()
 
     def _forget(self, connection: Connection) -> None:
         self._all.discard(connection)
         self._waiting.pop(connection, None)
-
-
-def _abort_if_unread(connection: Connection) -> None:
-    transport = connection.transport
-    if transport is not None and transport.get_write_buffer_size():
-        transport.abort()
 
 
 class Door:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from tests.support.broker_app import BrokerApp, Template, make_template, running_app
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run on the event loop that ``broker serve`` uses; what touches connections, on the standard one as well."""
+    both = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
+    return both if item.path.name in {"test_server.py", "test_gate.py"} else {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")

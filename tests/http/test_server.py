@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import socket
 import ssl
 from pathlib import Path
 
@@ -150,6 +151,50 @@ async def test_a_connection_is_closed_after_a_while(template: Template, tmp_path
         assert (await _answer(reader)).startswith(b"HTTP/1.1 200 ")
         assert await asyncio.wait_for(reader.read(), 10) == b""
         await _close((reader, writer))
+
+
+async def test_a_client_that_never_reads(template: Template, tmp_path: Path) -> None:
+    """A client that asks and asks and does not read is cut off, and holds nothing of ours for ever."""
+    async with running_app(template, tmp_path / "b", bounds=Bounds(write_seconds=0.2, stop_seconds=1)) as app:
+        probe = socket.socket()
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        probe.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(probe, ("127.0.0.1", app.server.port))
+        asking = b"GET /.well-known/oauth-authorization-server HTTP/1.1\r\nHost: x\r\n\r\n" * 1000
+
+        async def ask_on() -> None:
+            while True:
+                await loop.sock_sendall(probe, asking)
+
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(ask_on(), 20)
+        probe.close()
+        assert await app.token("alpha")
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n",
+        b"CONNECT evil.example:443 HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+        b"GET http://evil.example/healthz HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"TRACE /healthz HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\n\r\n",
+    ],
+)
+async def test_other_things_that_http_can_do(app: BrokerApp, request_bytes: bytes) -> None:
+    """Upgrades, tunnels, proxying and tracing are answered, and nothing of the kind happens."""
+    reader, writer = await _connect(app)
+    writer.write(request_bytes)
+    answer = await asyncio.wait_for(_answer(reader), 10)
+    assert answer.split(b" ", 2)[1] in {b"200", b"400", b"404", b"405"}
+    assert b"evil" not in answer
+    assert b"secret" not in answer
+    await _close((reader, writer))
+    assert (await app.call("GET", "/healthz")).status == 200
 
 
 async def test_a_client_that_asks_before_it_sends(app: BrokerApp) -> None:
