@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 
 from broker.cli.outcome import package_missing
 
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A terminal that cannot show a character must not make a command fail after it has done its work.
+            stream.reconfigure(errors="backslashreplace")
     try:
         from broker.cli.app import run  # noqa: PLC0415 - may be impossible: broker.client and broker.verifier need less
     except ModuleNotFoundError as error:

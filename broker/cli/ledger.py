@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -14,6 +14,9 @@ from broker.cli.options import ConfigFile, Json, Port, settings
 from broker.cli.outcome import ExitCode, Failure, unusable
 from broker.cli.output import Facts, is_interactive, moment, note, printable, show, to_json
 from broker.cli.session import Session, call
+
+if TYPE_CHECKING:
+    from broker.ledger.verify import Report
 
 app = typer.Typer(help="The record of everything that happened.", no_args_is_help=True)
 
@@ -54,20 +57,9 @@ def verify(
             raise unusable(f"--vkey: {error}") from error
     with _progress() as progress:
         report = verify_file(path, open_note=None if vkey is None else opened, progress=progress)
-    answer = {
-        "file": str(path),
-        "sound": report.sound,
-        "ledger": report.ledger,
-        "entries": report.size,
-        "root": report.root.hex(),
-        "rules": report.epoch,
-        "checkpoints": report.checkpoints,
-        "signatures": report.signatures,
-        "problems": report.problems,
-        "problem_count": report.problem_count,
-    }
     more = report.problem_count - len(report.problems)
     rest = [f"  and {more:,} more"] if more else []
+    answer = _answer(path, report)
     show(answer, _verdict(answer), *(f"  {problem}" for problem in report.problems), *rest, as_json=as_json)
     if not report.sound:
         raise typer.Exit(ExitCode.INTEGRITY)
@@ -155,6 +147,21 @@ def _line(found: dict[str, Any]) -> str:
 
 def _time(entry: dict[str, Any]) -> str | None:
     return moment(entry["at"] / 1000)
+
+
+def _answer(path: Path, report: Report) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "sound": report.sound,
+        "ledger": report.ledger,
+        "entries": report.size,
+        "root": report.root.hex(),
+        "rules": report.epoch,
+        "checkpoints": report.checkpoints,
+        "signatures": report.signatures,
+        "problems": report.problems,
+        "problem_count": report.problem_count,
+    }
 
 
 def _verdict(answer: dict[str, Any]) -> Facts:

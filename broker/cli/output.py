@@ -1,39 +1,29 @@
-"""What commands print: JSON for programs, tables for people at a terminal, plain columns for pipes and files.
-
-Texts from outside (agents' names, reasons, ledger entries) are shown with every character that is not printable as an
-escape, so that none of them can move the cursor, hide text or speak to the terminal.
-"""
+"""What commands print: JSON for programs, tables for people at a terminal, plain columns for pipes and files."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TextIO
 
 from broker.cli.outcome import Failure
+from broker.cli.parts import Facts, Part, Table, printable
 
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows under named columns; ``empty`` is said when there are none."""
-
-    columns: tuple[str, ...]
-    rows: Sequence[Sequence[object]]
-    empty: str
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """Named values under a title. A value of None is left out."""
-
-    title: str
-    values: Sequence[tuple[str, object]]
-
-
-Part = Table | Facts | str
+__all__ = [
+    "Facts",
+    "Part",
+    "Table",
+    "is_interactive",
+    "moment",
+    "note",
+    "printable",
+    "show",
+    "show_failure",
+    "show_secret",
+    "to_json",
+]
 
 
 def show(answer: object, *parts: Part, as_json: bool) -> None:
@@ -41,7 +31,9 @@ def show(answer: object, *parts: Part, as_json: bool) -> None:
     if as_json:
         print(to_json(answer, indent=2))
     elif sys.stdout.isatty():
-        _draw(parts)
+        from broker.cli.terminal import draw  # noqa: PLC0415 - only a terminal needs Rich
+
+        draw(parts)
     else:
         for part in parts:
             print(*_plain(part), sep="\n")
@@ -74,22 +66,6 @@ def to_json(value: object, *, indent: int | None = None) -> str:
     return json.dumps(value, indent=indent, ensure_ascii=True)
 
 
-def printable(value: object) -> str:
-    """Return the text of a value on one line, with everything that is not printable as an escape.
-
-    Doing it twice changes nothing. Programs should read JSON, in which nothing is ambiguous.
-    """
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{printable(name)} {printable(item)}" for name, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(printable(item) for item in value)
-    return "".join(_escaped(character) for character in str(value))
-
-
 def moment(seconds: float | None) -> str | None:
     """Return Unix seconds as UTC in RFC 3339; None stays None."""
     if seconds is None:
@@ -103,14 +79,6 @@ def moment(seconds: float | None) -> str | None:
 def is_interactive(stream: TextIO | None = None) -> bool:
     """Whether a person can be asked: both input and error output are a terminal."""
     return (stream or sys.stdin).isatty() and sys.stderr.isatty()
-
-
-def _escaped(character: str) -> str:
-    if character.isprintable():
-        return character
-    point = ord(character)
-    width, letter = (2, "x") if point <= 0xFF else (4, "u") if point <= 0xFFFF else (8, "U")  # noqa: PLR2004
-    return f"\\{letter}{point:0{width}x}"
 
 
 def _plain(part: Part) -> list[str]:
@@ -129,35 +97,3 @@ def _aligned(cells: Sequence[Sequence[str]], indent: str = "") -> list[str]:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells)
     return [f"{indent}{line}".rstrip() for line in lines]
-
-
-def _draw(parts: Sequence[Part]) -> None:
-    # Only a terminal needs Rich, and only a few commands a terminal: it is imported when it is used.
-    from rich import box  # noqa: PLC0415
-    from rich.console import Console, RenderableType  # noqa: PLC0415
-    from rich.panel import Panel  # noqa: PLC0415
-    from rich.table import Table as Grid  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    def drawn(part: Part) -> RenderableType:
-        match part:
-            case Table(columns, rows, empty):
-                if not rows:
-                    return Text(empty, style="dim")
-                table = Grid(*columns, box=box.SIMPLE_HEAD, header_style="bold")
-                for row in rows:
-                    table.add_row(*(Text(printable(value)) for value in row))
-                return table
-            case Facts(title, values):
-                grid = Grid.grid(padding=(0, 2))
-                for name, value in values:
-                    if value is not None:
-                        grid.add_row(Text(name, style="dim"), Text(printable(value)))
-                return Panel(grid, title=Text(printable(title), style="bold"), title_align="left", expand=False)
-            case str():
-                return Text(printable(part))
-
-    # Texts are given as Text, and markup is off: nothing in them is ever read as an instruction.
-    console = Console(markup=False, highlight=False, emoji=False)
-    for part in parts:
-        console.print(drawn(part))

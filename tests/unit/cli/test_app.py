@@ -249,3 +249,18 @@ def test_folders_are_not_mixed_up(shell: Shell, made: Path, tmp_path: Path) -> N
     (copy / "policy.yaml").write_text("version: 2\n")
     assert shell("policy", "check", "--config", copy / "broker.toml").code == 1
     assert shell("policy", "check", "--config", made / "broker.toml").code == 0
+
+
+def test_a_terminal_without_unicode(tmp_path: Path) -> None:
+    """Where the output cannot hold a character, it is escaped; the command does not fail for it."""
+    file = tmp_path / "policy-\u00fc\u4e2d.yaml"
+    file.write_text("version: 1\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "broker", "policy", "check", file],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 1
+    assert b"policy-\\xfc\\u4e2d.yaml" in done.stdout
+    assert b"internal" not in done.stderr

@@ -118,3 +118,19 @@ def test_moments_are_utc() -> None:
     assert moment(0) == "1970-01-01T00:00:00Z"
     assert moment(None) is None
     assert moment(1e30) == "1e+30"
+
+
+def test_ids_are_never_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However narrow the terminal, an id can be copied from it: nothing ends in an ellipsis."""
+    identity = "blk_01M82N31M9RE60BA0Q2GG8HGM1"
+    monkeypatch.setenv("COLUMNS", "60")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    columns = ("id", "refuses", "until", "since", "by", "reason")
+    table = Table(columns, [(identity, "agent alpha", "2026-11-22T22:12:38Z", "2026", "operator", "x" * 50)], "none")
+    show({}, table, Facts("Title", [("root", "f" * 64)]), f"To lift it:  broker blocks lift {identity}", as_json=False)
+    drawn = terminal.getvalue()
+    assert drawn.count(identity) == 2
+    assert "…" not in drawn
+    assert drawn.count("f") >= 64
+    assert f"  broker blocks lift {identity}\n" in drawn
