@@ -45,6 +45,7 @@ COMPACTION_SECONDS: Final = 60.0
 PENDING_SECONDS: Final = 1.0
 CLOCK_SECONDS: Final = 5.0
 PROBE_SECONDS: Final = 2.0
+ISSUER_KEYS_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +79,10 @@ async def open_broker(config: Config, events: Events) -> AsyncIterator[Broker]:
         policy_control = PolicyControl(
             policy, lambda: load_policy(config.policy, config.issuer), ledger=ledger, clock=clock
         )
+        federation = Federation(lambda: policy_control.current().issuers, outbound, issuer=config.issuer)
+        stack.push_async_callback(federation.close)
         authenticator = Dispatch(
-            federation=Federation(lambda: policy_control.current().issuers, outbound, issuer=config.issuer),
+            federation=federation,
             registered=ClientAssertion(ledger, issuer=config.issuer),
         )
         signer = AccessTokenSigner(ring, clock, issuer=config.issuer)
@@ -148,6 +151,7 @@ async def open_broker(config: Config, events: Events) -> AsyncIterator[Broker]:
             Job("compaction", COMPACTION_SECONDS, lambda: ledger.compact(clock.now())),
             Job("clock", CLOCK_SECONDS, lambda: auditing.watch_clock(time.monotonic())),
             Job("recall", CLOCK_SECONDS, lambda: ledger.recall(clock.now())),
+            Job("issuer keys", ISSUER_KEYS_SECONDS, lambda: federation.refresh(clock.now())),
             Job("ledger probe", PROBE_SECONDS, ledger.probe_if_troubled),
         )
         yield Broker(
