@@ -49,8 +49,8 @@ def main() -> None:
         table.add_column(column)
     with tempfile.TemporaryDirectory(prefix="broker-bench-") as folder:
         stage = Stage(Path(folder))
-        stage.start()
         try:
+            stage.start()
             _throughput(stage, table)
         finally:
             stage.stop()

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import cast
 
 import uvloop
 
@@ -39,8 +40,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own, which is no subclass
         self._next()
 
     def data_received(self, data: bytes) -> None:
@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
         self._next()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Finish; a connection that the server closed ends this one's part."""
+        """Finish; a connection that the server closed ends this one's part, and shows in the count of answers."""
         if not self.done.done():
             self.done.set_result(None)
 

@@ -36,7 +36,7 @@ roles:
       - {issuer: prod-cluster, subject: "system:serviceaccount:support:triage"}
       - {agent: alpha}
     allow: [{audience: https://tickets.internal, scopes: ["tickets:read"]}]
-    limits: {tokens_per_minute: 100000000}
+    limits: {tokens_per_minute: 1000000}
   operators:
     members: [{agent: operator}]
     allow:

@@ -30,7 +30,7 @@ audiences:
     scopes:
       "tickets:read": {tier: read}
       "tickets:comment": {tier: write}
-    servers: [{agent: gateway}]
+    served_by: [{agent: gateway}]
   https://payments.internal:
     scopes: {"refunds:create": {tier: sensitive}}
 tiers:
