@@ -172,7 +172,10 @@ class Federation:
 
     def _trust(self, definition: TrustedIssuer) -> _Trusted:
         preset = PRESETS[definition.preset]
-        row = replace(preset.row, algorithms=frozenset(definition.algorithms), max_lifetime=definition.max_lifetime)
+        algorithms = frozenset(definition.algorithms)
+        if "EdDSA" in algorithms:
+            algorithms |= {"Ed25519"}  # its name in RFC 9864
+        row = replace(preset.row, algorithms=algorithms, max_lifetime=definition.max_lifetime)
         source = KeySource(definition, self._outbound, use=preset.key_use)
         return _Trusted(definition, preset, row, IssuerKeys(source))
 

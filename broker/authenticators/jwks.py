@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from typing import Final
 
@@ -75,10 +76,11 @@ class IssuerKeys:
 
     async def refresh(self, now: float) -> None:
         """Fetch the keys if it is time, so that no request has to wait for it. Failures are kept for later."""
-        if self.current(now) is None:
-            self._start(now)
-        if self._fetching is not None:
-            await asyncio.wait({self._fetching})
+        with contextlib.suppress(Unavailable):
+            if self.current(now) is None:
+                self._start(now)
+            if self._fetching is not None:
+                await asyncio.wait({self._fetching})
 
     async def close(self) -> None:
         """End a request that is under way."""

@@ -20,7 +20,7 @@ _NOT_EXPOSED: Final = frozenset({"iss", "aud", "exp", "nbf", "iat", "jti", "nonc
 def _identify(claims: Mapping[str, Any], issuer: TrustedIssuer) -> Agent:
     """Make the agent."""
     subject = claims["sub"]
-    names = [name for name in claims if name not in _NOT_EXPOSED and 0 < len(name) <= MAX_NAME]
+    names = [name for name in claims if name not in _NOT_EXPOSED and len(name) <= MAX_NAME and name.isprintable()]
     exposed = attributes(claims, names[:MAX_ATTRIBUTES])
     return Agent(federated_id(issuer.name, subject), issuer.name, subject, exposed)
 

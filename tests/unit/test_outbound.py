@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from broker.core.errors import Code, Unavailable
-from broker.outbound import PUBLIC, Destination, Outbound, is_public
+from broker.outbound import PUBLIC, Destination, Outbound, destination_of, is_public
 from tests.support.hostile_server import (
     MEBIBYTE,
     Answer,
@@ -204,6 +204,25 @@ async def test_proxies_and_cookies_of_the_environment_are_not_used(monkeypatch: 
         assert all(b"cookie" not in exchange.head.lower() for exchange in server.exchanges)
 
 
+@pytest.mark.parametrize(
+    ("url", "plain_http"),
+    [
+        ("http://127.0.0.1:8080", True),
+        ("http://127.9.9.9", True),
+        ("http://[::1]:8080", True),
+        ("http://localhost", True),
+        ("http://broker.internal", False),
+        ("http://10.0.0.1", False),
+        ("http://localhost.evil.example", False),
+        ("http://[", False),
+        ("", False),
+    ],
+)
+def test_a_url_of_ones_own_may_be_private_but_plain_only_on_this_machine(url: str, plain_http: bool) -> None:
+    """What whoever runs the program has named is trusted to be where it is, not to be reached in the clear."""
+    assert destination_of(url, ca_file="ca.pem") == Destination(plain_http, allow_private=True, ca_file="ca.pem")
+
+
 # --- how much, how long, how ----------------------------------------------------------------------------------------
 
 
@@ -270,6 +289,8 @@ async def test_bodies_are_posted_as_they_are() -> None:
         assert head.startswith(b"post /keys ")
         assert b"accept-encoding: identity" in head
         assert b"content-length: 3" in head
+        await outbound.delete(server.url, LOOPBACK)
+        assert server.exchanges[1].head.startswith(b"DELETE /keys ")
 
 
 async def test_closing_twice_is_fine() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from broker.authenticators import client_assertion
 from broker.authenticators.client_assertion import ClientAssertion
 from broker.authenticators.refusal import TEXT
 from broker.core.change import RegisteredAgent, Unused
@@ -229,3 +230,16 @@ async def test_a_registry_that_cannot_be_read_is_unavailable(
     with pytest.raises(Unavailable) as unavailable:
         await _authenticate(authenticator, _assertion())
     assert unavailable.value.code is Code.LEDGER_UNAVAILABLE
+
+
+async def test_many_agents_cost_bounded_memory(
+    authenticator: ClientAssertion, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only so many parsed keys are held; whoever was forgotten is authenticated all the same."""
+    monkeypatch.setattr(client_assertion, "MAX_KEYS_HELD", 3)
+    names = [f"agent-{n}" for n in range(10)]
+    for name in [*names, *names]:
+        registry.add(name, KEY)
+        who = await _authenticate(authenticator, _assertion(iss=name, sub=name))
+        assert who.agent.id == name
+    assert len(authenticator._keys) == 3

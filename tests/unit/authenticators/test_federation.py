@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from broker.authenticators.federation import Federation
 from broker.authenticators.jwks import STALE_SECONDS
@@ -23,7 +24,7 @@ from broker.core.jwt import InvalidToken
 from broker.outbound import Outbound
 from broker.ports import Authenticated, UnverifiedAssertion
 from tests.support.hostile_server import HostileServer, never
-from tests.support.identity_provider import JWKS, IdentityProvider, SigningKey
+from tests.support.identity_provider import JWKS, IdentityProvider, SigningKey, forge
 
 NOW = 1_795_300_000.0
 BROKER = "https://broker.example"
@@ -212,6 +213,22 @@ async def test_tokens_are_held_to_the_issuers_own_definition(trust: Trust, provi
     assert await trust.why(provider.oidc()) == "lifetime"
     trust.in_force(replace(definition, algorithms=("ES256",)))
     assert (await trust.authenticate(provider.oidc())).agent.id == "plat/user-1"
+
+
+async def test_eddsa_is_one_algorithm_under_two_names(trust: Trust, provider: IdentityProvider) -> None:
+    """An issuer whose definition says EdDSA may write Ed25519 (RFC 9864); one whose does not may write neither."""
+    provider.key = SigningKey(alg="EdDSA")
+    provider.published = [provider.key]
+    claims = provider.claims("user-1")
+    unsigned = forge({"alg": "Ed25519", "kid": provider.key.kid}, claims).rpartition(".")[0].encode()
+    private = provider.key.private
+    assert isinstance(private, ed25519.Ed25519PrivateKey)
+    token = forge({"alg": "Ed25519", "kid": provider.key.kid}, claims, private.sign(unsigned))
+    trust.in_force(provider.trusted("plat", algorithms=("EdDSA",)))
+    assert (await trust.authenticate(token)).agent.id == "plat/user-1"
+    assert (await trust.authenticate(provider.oidc())).agent.id == "plat/user-1"
+    trust.in_force(provider.trusted("plat", algorithms=("ES256",)))
+    assert await trust.why(token) == "alg"
 
 
 @pytest.mark.parametrize("preset", ["kubernetes", "github-actions"])

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -100,6 +101,21 @@ async def test_a_spiffe_bundle_gives_its_jwt_keys(provider: IdentityProvider, ou
     keys = _keys(provider.trusted(preset="spiffe"), outbound)
     assert _kids(await keys.for_token(provider.svid_key.kid, NOW)) == [provider.svid_key.kid]
     assert provider.asked == {BUNDLE: 1}
+
+
+async def test_a_definition_without_any_source_of_keys_has_none(provider: IdentityProvider, outbound: Outbound) -> None:
+    """A trust domain has no discovery; and an inline set that is none is not taken for an empty one."""
+    unusable: tuple[dict[str, Any], ...] = (
+        {"bundle_url": None},
+        {"jwks": {"keys": [{}] * 101}},
+        {"jwks": {"keys": "none"}},
+    )
+    for changes in unusable:
+        keys = _keys(replace(provider.trusted(preset="spiffe"), **changes), outbound)
+        with pytest.raises(Unavailable):
+            await keys.for_token("k", NOW)
+        await keys.refresh(NOW)
+    assert provider.asked == {}
 
 
 @pytest.mark.parametrize(
