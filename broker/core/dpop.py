@@ -15,7 +15,7 @@ from broker.core.errors import BrokerError, Code
 from broker.core.jwk import JWKError, VerificationKey, parse_jwk
 from broker.core.jwt import DPOP_PROOF, MAX_ID, InvalidToken, Unverified, parse, verify
 
-ALGORITHMS: Final = ("ES256", "RS256")
+ALGORITHMS: Final = tuple(sorted(DPOP_PROOF.algorithms))
 """What proofs may be signed with; named in metadata and challenges."""
 
 WINDOW: Final = 60
