@@ -46,18 +46,15 @@ def parse_token_request(call: Call, form: Form) -> TokenRequest:
     """
     assertion = client_assertion(call, form)
     grant_type = form.get("grant_type")
-    if assertion is None and grant_type != JWT_BEARER:
-        text = "authenticate the client with a client_assertion"
-        raise BrokerError(Code.CLIENT_AUTHENTICATION_MISSING, text)
-    if grant_type is None:
-        raise Malformed("grant_type: missing")
     if grant_type == JWT_BEARER:
         assertion = _assertion_grant(call, form, assertion)
+    elif assertion is None:
+        raise BrokerError(Code.CLIENT_AUTHENTICATION_MISSING, "authenticate the client with a client_assertion")
+    elif grant_type is None:
+        raise Malformed("grant_type: missing")
     elif grant_type != CLIENT_CREDENTIALS:
         text = f"grant_type: must be {' or '.join(GRANT_TYPES)}"
         raise BrokerError(Code.UNSUPPORTED_GRANT_TYPE, text)
-    if assertion is None:
-        raise BrokerError(Code.CLIENT_AUTHENTICATION_MISSING, "authenticate the client with a client_assertion")
     return TokenRequest(
         assertion=assertion, ask=_ask(call, form), client_id=form.get("client_id"), proof=dpop_proof(call.request)
     )

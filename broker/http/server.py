@@ -209,9 +209,13 @@ class HttpServer:
     async def start(self) -> None:
         """Start to listen. Raises ``OSError`` if an address cannot be had."""
         _allow_files(self._public.capacity + (0 if self._private is None else self._private.capacity))
-        if self._private is not None:
-            await self._private.open(None)
-        await self._public.open(self._tls)
+        try:
+            if self._private is not None:
+                await self._private.open(None)
+            await self._public.open(self._tls)
+        except BaseException:
+            await self.stop()
+            raise
 
     def reload_certificates(self) -> None:
         """Use the certificate that is in the files now, for new connections.

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from broker.http.server import Bounds, Certificate
+from broker.http.app import create_app, create_metrics_app
+from broker.http.server import Bounds, Certificate, Door, HttpServer
 from tests.support.broker_app import TICKETS, BrokerApp, Template, running_app
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -261,6 +262,18 @@ async def test_a_stop_has_an_end(template: Template, tmp_path: Path) -> None:
         await entered.wait()
         await asyncio.wait_for(app.server.stop(), 10)
         assert isinstance((await asyncio.gather(asking, return_exceptions=True))[0], Exception)
+
+
+async def test_an_address_that_is_taken(app: BrokerApp) -> None:
+    """A broker whose port is taken says so, and leaves nothing of itself running."""
+    site, bounds = app.broker.site, Bounds(stop_seconds=1)
+    private = Door(create_metrics_app(app.services, site), "127.0.0.1", 0, bounds, site.issuer)
+    public = Door(create_app(app.services, site), "127.0.0.1", app.server.port, bounds, site.issuer)
+    with pytest.raises(OSError, match="in use"):
+        await HttpServer(public, private).start()
+    with pytest.raises(OSError):  # noqa: PT011 - refused or reset, as the system likes
+        await asyncio.open_connection("127.0.0.1", private.port)
+    assert (await app.call("GET", "/healthz")).status == 200
 
 
 def _certificate(folder: Path, name: str) -> Certificate:
