@@ -47,8 +47,16 @@ class FileWatch:
             raise Unavailable(Code.LEDGER_CORRUPT, _MESSAGE)
 
     def accept_log(self) -> None:
-        """Remember the log as it is after our own transaction."""
-        self._log_seen = _look_if_there(self._log)
+        """Remember the log as it is after our own transaction.
+
+        Raises :class:`Unavailable` (``LEDGER_CORRUPT``) if the files were changed while the transaction ran: then it
+        went into files that nobody will find again, such as a log that was deleted and that only SQLite still has open.
+        """
+        self.check()
+        try:
+            self._log_seen = _look(self._log)
+        except OSError as error:
+            raise Unavailable(Code.LEDGER_CORRUPT, _MESSAGE) from error
 
     def accept(self) -> None:
         """Remember both files as they are, after our own connection was opened or copied the log back.
@@ -63,7 +71,7 @@ class FileWatch:
         if not same or database.size < self._database.size:
             raise Unavailable(Code.LEDGER_CORRUPT, _MESSAGE)
         self._database = database
-        self.accept_log()
+        self._log_seen = _look_if_there(self._log)
 
     @property
     def log_size(self) -> int:

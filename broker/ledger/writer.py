@@ -41,7 +41,7 @@ class _Doubt:
 
 
 class _CommitFailed(Exception):
-    """COMMIT itself raised, for ``reason``."""
+    """COMMIT itself raised, or the files were not ours any more after it, for ``reason``."""
 
     def __init__(self, reason: Exception) -> None:
         super().__init__()
@@ -169,10 +169,10 @@ class Writer:
             raise
         try:
             transaction.commit()
+            self._accept_log()
         except Exception as error:
             self._discard()
             raise _CommitFailed(error) from error
-        self._watch.accept_log()
         return result
 
     def _check(self) -> None:
@@ -185,6 +185,14 @@ class Writer:
             except Unavailable as error:
                 self._condemned = error
                 raise
+
+    def _accept_log(self) -> None:
+        """Look at the files once more: what was committed to files that are gone is not durable (law 1)."""
+        try:
+            self._watch.accept_log()
+        except Unavailable as error:
+            self._condemned = error
+            raise
 
     def _connected(self) -> Connection:
         if self._connection is None:

@@ -310,6 +310,30 @@ async def test_a_file_that_changed_under_the_process(tmp_path: Path, damage: Cal
         assert await bench.ledger.probe() is not None
 
 
+@pytest.mark.parametrize("damage", [swap, overwrite, truncate, remove, remove_log])
+async def test_a_file_that_changed_while_a_transaction_ran(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    """Law 1: what was committed to files that are gone is not acknowledged, and nothing is any more until a restart."""
+    path = tmp_path / "ledger.db"
+    async with opened(path) as bench:
+        await bench.issue("tok_1")
+        dialect = engine_of(bench).dialect
+        original = dialect.do_commit
+
+        def commit(connection: Any) -> None:  # noqa: ANN401 - the driver's own type
+            original(connection)
+            damage(path)
+
+        dialect.do_commit = commit  # type: ignore[method-assign, assignment]
+        with pytest.raises(Unavailable) as caught:
+            await bench.issue("tok_2")
+        assert "not known" in caught.value.public
+        dialect.do_commit = original  # type: ignore[method-assign]
+        with pytest.raises(Unavailable) as caught:
+            await bench.issue("tok_3")
+        assert caught.value.code is Code.LEDGER_CORRUPT
+        assert await bench.ledger.probe() is not None
+
+
 async def test_a_head_that_moved_behind_the_process(tmp_path: Path) -> None:
     """Another writer, however it got past the lock, is noticed before anything is built on its work."""
     path = tmp_path / "ledger.db"
