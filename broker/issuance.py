@@ -114,8 +114,9 @@ class Issuance:
         raised, no credential exists that the ledger does not record.
         """
         now = self._clock.now()
-        applicant = await self._identify(request, caller, now)
         for _ in range(MAX_ATTEMPTS):
+            # Anew each time: who was removed, and then revoked, in between must not get a token that outlives the rule.
+            applicant = await self._identify(request, caller, now)
             try:
                 return await self._grant(applicant)
             except EpochMoved:

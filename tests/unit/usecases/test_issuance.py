@@ -208,6 +208,21 @@ async def test_a_policy_that_is_replaced_in_between_is_obeyed(world: World) -> N
     assert members["policy"] == world.policy.digest
 
 
+async def test_an_agent_that_is_removed_and_revoked_in_between_gets_nothing(world: World) -> None:
+    """Who asks is judged again with the decision: else a token would be stamped after the rule that was to end it."""
+    request = world.request()
+
+    def interrupt() -> None:
+        world.authenticator.failure = Refused(Code.ASSERTION_INVALID, "the assertion is not valid")
+        commit_rule(world, 1, Selector(agent="triage"))
+
+    world.memory.before.append(interrupt)
+    with pytest.raises(Refused) as refused:
+        await world.issuance.issue(request, CALLER)
+    assert refused.value.code is Code.ASSERTION_INVALID
+    assert "token.issued" not in world.memory.kinds()
+
+
 async def test_attempts_are_bounded(world: World) -> None:
     """A flood of revocations cannot keep a request spinning: it is told to come back, and nothing is issued."""
     for number in range(1, MAX_ATTEMPTS + 1):
