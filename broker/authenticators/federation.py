@@ -143,6 +143,8 @@ class Federation:
             text = "the keys of the assertion's issuer cannot be had now; try again"
             raise Unavailable(Code.ISSUER_UNAVAILABLE, text, retry_after=error.retry_after or 1) from error
         definition = trusted.definition
+        if self._current().get(definition.name) is not trusted:
+            raise InvalidToken("issuer")  # it was replaced or dropped while its keys were being fetched
         return verify_with_key(
             token, trusted.row, keys, issuer=definition.issuer, audiences=definition.audiences, now=now
         )

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from broker.authenticators.federation import Federation
@@ -429,6 +430,28 @@ async def test_dropping_an_issuer_while_a_request_waits_for_its_keys(trust: Trus
     gate.set()
     with pytest.raises(Unavailable):
         await waiting
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_a_definition_that_is_replaced_while_a_request_waits_for_its_keys(
+    trust: Trust, provider: IdentityProvider, *, is_kept: bool
+) -> None:
+    """An issuer that is trusted no more cannot hold a request up until the operator has dealt with it."""
+    gate, asked = asyncio.Event(), asyncio.Event()
+
+    async def slowly(_request: Any) -> Any:  # noqa: ANN401 - as above
+        asked.set()
+        await gate.wait()
+        return web.json_response({"keys": [provider.key.published()]})
+
+    provider.faults[JWKS] = slowly
+    trust.in_force(provider.trusted("plat"))
+    waiting = asyncio.create_task(trust.why(provider.oidc()))
+    await asked.wait()
+    trust.in_force(*([provider.trusted("plat", audiences=("https://other.example",))] if is_kept else []))
+    gate.set()
+    assert await waiting == "issuer"
+    assert len(trust.federation._recognition) == 0
 
 
 async def test_keys_of_all_issuers_are_fetched_ahead(
