@@ -148,15 +148,14 @@ class SqlLedger:
 
     async def registered_agent(self, name: str) -> RegisteredAgent | None:
         """Return a registered agent; cached until a commit of this process changes any."""
-        if name in self._agents:
-            return self._agents[name]
-        age = self._agents_age
-        agent = await self._reader.read(lambda connection: records.registered_agent(connection, name))
-        if age == self._agents_age:  # else it may have been read before the commit that changed it
-            if len(self._agents) >= _CACHED_AGENTS:
-                self._agents.clear()
-            self._agents[name] = agent
-        return agent
+        while name not in self._agents:
+            age = self._agents_age
+            agent = await self._reader.read(lambda connection: records.registered_agent(connection, name))
+            if age == self._agents_age:  # else it may have been read before the commit that changed it
+                if len(self._agents) >= _CACHED_AGENTS:
+                    self._agents.clear()
+                self._agents[name] = agent
+        return self._agents[name]
 
     async def registered_agents(self) -> Sequence[RegisteredAgent]:
         """Return all registered agents by name."""

@@ -38,6 +38,7 @@ from tests.support.ledgers import (
     opened,
     outcomes,
     registered,
+    removed,
     rotated,
     stored_key,
 )
@@ -243,6 +244,28 @@ async def test_an_agent_whose_commit_failed_but_was_applied_is_read_again(bench:
         await bench.ledger.commit(change)
     await bench.ledger.probe()
     assert await bench.ledger.registered_agent("a") == put.agent
+
+
+async def test_an_agent_that_is_removed_while_it_is_read_is_not_there(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read that began before a removal was acknowledged does not bring the agent back afterwards."""
+    await bench.ledger.commit(registered("a"))
+    read, began, removal = bench.ledger._reader.read, asyncio.Event(), asyncio.Event()
+
+    async def slowly(query: Callable[[Any], Any], *, slow: bool = False) -> Any:  # noqa: ANN401 - what the query returns
+        found = await read(query, slow=slow)
+        began.set()
+        await removal.wait()
+        return found
+
+    monkeypatch.setattr(bench.ledger._reader, "read", slowly)
+    reading = asyncio.create_task(bench.ledger.registered_agent("a"))
+    await began.wait()
+    await bench.ledger.commit(removed("a"))
+    removal.set()
+    assert await reading is None
+    assert await bench.ledger.registered_agent("a") is None
 
 
 @pytest.mark.parametrize("applied", [False, True])
