@@ -16,7 +16,7 @@ from broker.core.dpop import Proof, check_proof
 from broker.core.entry import MAX_INT, Entry, Kind, entry
 from broker.core.errors import BrokerError, Code, EpochMoved, GuardFailed, Refused, Unavailable
 from broker.core.grant import Ask, Denied, Granted, NeedsApproval
-from broker.core.identity import Attribute
+from broker.core.identity import Agent, Attribute
 from broker.core.policy import Policy
 from broker.core.tally import Allowance, Tally
 from broker.ports import (
@@ -37,7 +37,9 @@ MAX_ATTEMPTS: Final = 16
 """How often one request is decided again because revocations got in between, before it is told to come back."""
 
 RECORDED_REFUSALS: Final = 60
-"""Refusals per agent and minute that get an entry of their own; more are recorded in aggregate."""
+"""Refusals per agent and minute that get an entry of their own; more are recorded in aggregate.
+
+Agents without any role share this number with all such agents of their issuer."""
 
 _STRANGERS: Final = frozenset({Code.ASSERTION_REPLAYED, Code.PROOF_REPLAYED})
 """Guards that say the caller may not be who the assertion names; such a refusal is counted, not written."""
@@ -207,7 +209,7 @@ class Issuance:
         refusal, and its assertion is then left unused: it can only ask again. A refusal that cannot be recorded is
         answered with the ledger's failure.
         """
-        if not self._recorded.admit(applicant.who.agent.id, applicant.now):
+        if not self._recorded.admit(self._refused_as(applicant.who.agent), applicant.now):
             self._count(code)
             return Refused(code, reason, retry_after=retry_after)
         refusal = self._ids.new("ref")
@@ -219,6 +221,14 @@ class Issuance:
             return Refused(failed.code, failed.public)
         self._meter.refused(code.value)
         return Refused(code, reason, refusal=refusal, retry_after=retry_after)
+
+    def _refused_as(self, agent: Agent) -> str:
+        """Return under which name an agent's refusals are counted.
+
+        An issuer may vouch for anybody (GitHub does, under as many names as one likes). Whoever has no role here is as
+        good as a stranger, so all of them together get no more entries than one agent (law 10).
+        """
+        return agent.id if self._policy().roles_of(agent) else f"{agent.issuer}/"
 
 
 def _bound(ask: Ask, proof: Proof) -> Ask:

@@ -340,6 +340,23 @@ async def test_an_agent_that_is_refused_all_the_time_fills_no_ledger(world: Worl
     assert later.value.refusal is not None
 
 
+@pytest.mark.parametrize("audience", [TICKETS, None])
+async def test_strangers_that_an_issuer_vouches_for_fill_no_ledger(world: World, audience: str | None) -> None:
+    """GitHub vouches for anybody, under any number of names: without a role here, all of them share one allowance."""
+    for number in range(RECORDED_REFUSALS + 5):
+        who = Agent(id=f"github/1/ref:{number}", issuer="github", subject="repo:x")
+        assertion = world.authenticator.knows(who, f"vouched-{number}", single_use=False)
+        with pytest.raises(Refused):
+            await world.issuance.issue(
+                TokenRequest(assertion=assertion, ask=Ask(audience=audience, scopes=None)), CALLER
+            )
+    assert world.memory.kinds() == ["token.refused"] * RECORDED_REFUSALS
+    assert sum(world.strangers.take().values()) == 5
+    with pytest.raises(Refused) as refused:
+        await world.issue("triage", "tickets:delete")
+    assert refused.value.refusal is not None
+
+
 # --- limits ---------------------------------------------------------------------------------------------------------
 
 
