@@ -60,7 +60,7 @@ class Admission:
         self._clock = clock
         self._meter = meter
         self._strangers = strangers
-        self._proofs = ReplayWindow()
+        self._proofs = ReplayWindow(since=clock.now())
 
     def by_token(self, presented: Presented) -> Admitted:
         """Admit the bearer, or the holder of the bound key, of an access token for the broker's own API.
@@ -115,7 +115,7 @@ class Admission:
         if proof.jkt != jkt:
             raise BrokerError(Code.PROOF_INVALID, "the proof is made with another key than the token is bound to")
         if not self._proofs.use(proof.replay_key, proof.expires_at, now):
-            raise BrokerError(Code.PROOF_REPLAYED, "the proof was used before")
+            raise BrokerError(Code.PROOF_REPLAYED, "the proof was used before, or may have been: make a new one")
 
     def _count(self, error: BrokerError) -> None:
         self._strangers.add(error.code.value)

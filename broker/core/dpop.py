@@ -197,17 +197,22 @@ class ReplayWindow:
     is full of proofs that have not expired, new ones are refused: forgetting one would let it be used again.
     """
 
-    def __init__(self, size: int = MAX_REMEMBERED) -> None:
-        """``size`` is how many proofs are remembered at most, about 200 bytes each."""
+    def __init__(self, size: int = MAX_REMEMBERED, *, since: float = 0.0) -> None:
+        """``size`` is how many proofs are remembered at most, about 200 bytes each.
+
+        ``since`` (Unix seconds) is when this memory begins. A proof without a nonce that was made in an earlier second
+        may have been used before, by whoever was restarted since, and is refused.
+        """
         self._size = size
+        self._first_end = int(since) + WINDOW + 1
         self._used: set[bytes] = set()
         self._ends: list[tuple[int, bytes]] = []
 
     def use(self, key: bytes, expires_at: int, now: float) -> bool:
-        """Use a proof up. Returns False if it was used before, or has expired, or there is no room to remember it."""
+        """Use a proof up. Returns False if it was or may have been used before, has expired, or there is no room."""
         while self._ends and self._ends[0][0] <= now:
             self._used.discard(heappop(self._ends)[1])
-        if expires_at <= now or key in self._used or len(self._used) >= self._size:
+        if expires_at < self._first_end or expires_at <= now or key in self._used or len(self._used) >= self._size:
             return False
         self._used.add(key)
         heappush(self._ends, (expires_at, key))

@@ -105,7 +105,7 @@ class Verifier:
         self._keys = BrokerKeys(self._source.keys, timing)
         self._view = View(timing, max_staleness=max_staleness, leeway=leeway)
         self._check = TokenCheck(issuer=issuer, keys=lambda: self._keys.current, rules=lambda: self._view.rules)
-        self._proofs = ReplayWindow(max_proofs)
+        self._proofs = ReplayWindow(max_proofs, since=timing.wall())
         self._fair_share = Allowance(max(1, max_proofs // PROOF_SHARES))
         self._first_view = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -261,7 +261,7 @@ class Verifier:
             text = "too many proofs in a minute; every one has to be remembered"
             raise BrokerError(Code.RATE_LIMITED, text, retry_after=RETRY_PROOF_SECONDS)
         if not self._proofs.use(proof.replay_key, proof.expires_at, now):
-            raise BrokerError(Code.PROOF_REPLAYED, "the proof was used before")
+            raise BrokerError(Code.PROOF_REPLAYED, "the proof was used before, or may have been: make a new one")
 
 
 def scope_names(scopes: Iterable[str]) -> tuple[str, ...]:

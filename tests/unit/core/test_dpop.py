@@ -295,3 +295,12 @@ def test_a_clock_that_steps_back_forgets_nothing() -> None:
     window = ReplayWindow()
     assert window.use(_name(1), 160, 100.0)
     assert not window.use(_name(1), 160, 50.0)
+
+
+def test_what_was_made_before_the_memory_began_is_not_taken() -> None:
+    """It may have been used before a restart; a proof of the very second in which the memory began is taken."""
+    since, key = NOW + 0.75, SigningKey()
+    window = ReplayWindow(since=since)
+    for iat, is_taken in ((int(since) - 1, False), (int(since), True), (int(since) + 5, True)):
+        proof = _check(_proof(key, iat=iat, jti=str(iat)), now=since)
+        assert window.use(proof.replay_key, proof.expires_at, since) is is_taken

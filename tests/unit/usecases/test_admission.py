@@ -177,6 +177,20 @@ async def test_a_proof_is_good_once(world: World) -> None:
     world.admission.by_token(presented(token, key.proof(NOW, url=URL, token=token, jti="2"), "dpop"))
 
 
+async def test_a_proof_is_good_once_across_a_restart(world: World) -> None:
+    """A proof that went by before the process was restarted opens nothing afterwards; a new one does."""
+    key = ProofKey()
+    token = await api_token(world, key)
+    proof = key.proof(NOW, url=URL, token=token)
+    world.admission.by_token(presented(token, proof, "dpop"))
+    world.clock.time += 2
+    world.compose(world.memory, world.reading)
+    with pytest.raises(BrokerError) as refused:
+        world.admission.by_token(presented(token, proof, "dpop"))
+    assert refused.value.code is Code.PROOF_REPLAYED
+    world.admission.by_token(presented(token, key.proof(NOW + 2, url=URL, token=token), "dpop"))
+
+
 async def test_nothing_of_a_credential_is_in_a_repr(world: World) -> None:
     """Law 8: what was presented cannot be logged by accident."""
     key = ProofKey()
