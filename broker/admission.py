@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from broker.core.change import Change
-from broker.core.dpop import ReplayWindow, check_proof
+from broker.core.dpop import MAX_REMEMBERED, PROOF_SHARES, ReplayWindow, check_proof
 from broker.core.entry import Entry, Kind, entry
 from broker.core.errors import BrokerError, Code, GuardFailed, Refused
 from broker.core.identity import Agent
-from broker.core.tally import Tally
+from broker.core.tally import WINDOW, Allowance, Tally
 from broker.core.token_check import TokenCheck
 from broker.ports import Authenticated, Authenticator, Caller, Clock, Ledger, Meter, UnverifiedAssertion
 
@@ -41,7 +41,7 @@ class Presented:
 class Admission:
     """Says who a caller is, or refuses."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a composition root passes each port by name
         self,
         *,
         audience: str,
@@ -51,8 +51,12 @@ class Admission:
         clock: Clock,
         meter: Meter,
         strangers: Tally,
+        max_proofs: int = MAX_REMEMBERED,
     ) -> None:
-        """``audience`` is the broker's own API as a resource."""
+        """``audience`` is the broker's own API as a resource.
+
+        At most ``max_proofs`` used DPoP proofs are remembered, and no agent may fill that and lock the others out.
+        """
         self._audience = audience
         self._check = check
         self._authenticator = authenticator
@@ -60,7 +64,8 @@ class Admission:
         self._clock = clock
         self._meter = meter
         self._strangers = strangers
-        self._proofs = ReplayWindow(since=clock.now())
+        self._proofs = ReplayWindow(max_proofs, since=clock.now())
+        self._fair_share = Allowance(max(1, max_proofs // PROOF_SHARES))
 
     def by_token(self, presented: Presented) -> Admitted:
         """Admit the bearer, or the holder of the bound key, of an access token for the broker's own API.
@@ -102,11 +107,11 @@ class Admission:
             text = "a token that is bound to a key must come with the DPoP scheme, and only such a token"
             raise BrokerError(Code.TOKEN_INVALID, text)
         if claims.jkt is not None:
-            self._prove(presented, claims.jkt, now)
+            self._prove(presented, claims.client_id, claims.jkt, now)
         agent = Agent(id=claims.client_id, issuer=claims.issuer, subject=claims.sub)
         return Admitted(agent=agent, scopes=frozenset(claims.scopes))
 
-    def _prove(self, presented: Presented, jkt: str, now: float) -> None:
+    def _prove(self, presented: Presented, agent: str, jkt: str, now: float) -> None:
         if presented.proof is None:
             raise BrokerError(Code.PROOF_REQUIRED, "the token is bound to a key: send a DPoP proof")
         proof = check_proof(
@@ -114,6 +119,9 @@ class Admission:
         )
         if proof.jkt != jkt:
             raise BrokerError(Code.PROOF_INVALID, "the proof is made with another key than the token is bound to")
+        if not self._fair_share.admit(agent, now):
+            text = "too many proofs in a minute; every one has to be remembered"
+            raise BrokerError(Code.RATE_LIMITED, text, retry_after=int(WINDOW))
         if not self._proofs.use(proof.replay_key, proof.expires_at, now):
             raise BrokerError(Code.PROOF_REPLAYED, "the proof was used before, or may have been: make a new one")
 

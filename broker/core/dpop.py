@@ -29,6 +29,8 @@ NONCE_SECONDS: Final = 120
 
 MAX_PROOF: Final = 4 * 1024
 MAX_REMEMBERED: Final = 100_000
+PROOF_SHARES: Final = 4
+"""One agent may use this part of the room for used proofs in a minute, so that none can lock the others out."""
 
 _NONCE_SIZE: Final = 16
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from broker.core.access_token import VerifiedToken
 from broker.core.claims import AccessClaims
-from broker.core.dpop import MAX_REMEMBERED, ReplayWindow, check_proof
+from broker.core.dpop import MAX_REMEMBERED, PROOF_SHARES, ReplayWindow, check_proof
 from broker.core.errors import BrokerError, Code, Malformed, Unavailable
 from broker.core.jwt import InvalidToken
 from broker.core.pacing import Backoff, Timing
@@ -33,9 +33,6 @@ MAX_STALENESS: Final = 10.0
 LEEWAY: Final = 5.0
 FIRST_VIEW_SECONDS: Final = 5.0
 KEYS_SECONDS: Final = 300.0
-PROOF_SHARES: Final = 4
-"""One agent may use this part of the room for used proofs in a minute, so that none can lock the others out."""
-
 RETRY_PROOF_SECONDS: Final = 60
 
 _BACKOFF: Final = Backoff(first=0.5, longest=5.0)

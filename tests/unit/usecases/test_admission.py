@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from broker.admission import Admitted, Presented
+from broker.admission import Admission, Admitted, Presented
 from broker.core.entry import Kind
 from broker.core.errors import BrokerError, Code, Refused, Unavailable
 from broker.ports import UnverifiedAssertion
 from tests.support.fakes import CALLER, NOW, Fault, cancelled_after
-from tests.support.world import API, ISSUER, ProofKey, World
+from tests.support.world import API, DOCUMENT, ISSUER, ProofKey, World, policy
 
 URL = f"{API}/revocations"
 OTHER_KEY = ProofKey()
@@ -189,6 +189,34 @@ async def test_a_proof_is_good_once_across_a_restart(world: World) -> None:
         world.admission.by_token(presented(token, proof, "dpop"))
     assert refused.value.code is Code.PROOF_REPLAYED
     world.admission.by_token(presented(token, key.proof(NOW + 2, url=URL, token=token), "dpop"))
+
+
+async def test_no_agent_can_lock_the_others_out_with_proofs(world: World) -> None:
+    """Room for used proofs is bounded; one agent may use a part of it in a minute, and is told when to come back."""
+    world.admission = Admission(
+        audience=API,
+        check=world.check,
+        authenticator=world.authenticator,
+        ledger=world.ledger,
+        clock=world.clock,
+        meter=world.meter,
+        strangers=world.strangers,
+        max_proofs=8,
+    )
+    roles = DOCUMENT["roles"]
+    responders = roles["responders"] | {"members": [{"agent": "alice"}, {"agent": "bob"}]}
+    world.policy = policy(DOCUMENT | {"roles": roles | {"responders": responders}})
+    greedy, other = ProofKey(), ProofKey()
+    token = await api_token(world, greedy)
+    for number in range(2):
+        proof = greedy.proof(NOW, url=URL, token=token, jti=str(number))
+        world.admission.by_token(presented(token, proof, "dpop"))
+    with pytest.raises(BrokerError) as refused:
+        world.admission.by_token(presented(token, greedy.proof(NOW, url=URL, token=token, jti="more"), "dpop"))
+    assert (refused.value.code, refused.value.retry_after) == (Code.RATE_LIMITED, 60)
+    bob = await world.issue("bob", "operator:read", audience=API, proof=other.proof(NOW, jti="issuing"))
+    proof = other.proof(NOW, url=URL, token=bob.token)
+    assert world.admission.by_token(presented(bob.token, proof, "dpop")).agent.id == "bob"
 
 
 async def test_nothing_of_a_credential_is_in_a_repr(world: World) -> None:
