@@ -148,8 +148,7 @@ class Issuance:
     async def _release(self, applicant: _Applicant, granted: Granted, policy: Policy, epoch: int) -> Issued:
         """Mint, check, record, and only then release."""
         claims = self._claims(applicant, granted, epoch)
-        minted = self._signer.mint(claims)
-        self._signer.check(minted, claims, applicant.now)
+        minted = await self._signer.mint_checked(claims, applicant.now)
         guards = (EpochIs(epoch), *applicant.guards, *_rates(applicant, granted))
         record = _issued_entry(applicant, granted, claims, minted, policy.digest)
         receipt = await self._ledger.commit(Change(record, guards))

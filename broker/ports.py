@@ -231,12 +231,8 @@ class Signer(Protocol):
         """The id (RFC 7638 thumbprint) of the key that the next token is signed with."""
         ...
 
-    def mint(self, claims: AccessClaims) -> Minted:
-        """Sign the claims as an RFC 9068 access token."""
-        ...
-
-    def check(self, minted: Minted, claims: AccessClaims, now: float) -> None:
-        """Verify our own output through the public verification path and compare every claim.
+    async def mint_checked(self, claims: AccessClaims, now: float) -> Minted:
+        """Sign the claims as an RFC 9068 access token, verify that through the public path, and compare every claim.
 
         Raises ``Unavailable`` (``INTERNAL``) if it is not exactly what was meant; nothing is released then.
         """

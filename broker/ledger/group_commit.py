@@ -1,6 +1,8 @@
 """Group commit: one thread takes everything that waits, makes it durable in one transaction, and answers all at once.
 
 There is no pause to collect a larger batch: while one transaction is being synced, the next batch gathers by itself.
+What one turn of the event loop submits is handed over together, so that the thread, which needs the interpreter's lock
+as the loop does, is not woken for the first change of many.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from broker.ledger.memory import Effects
 from broker.ledger.writer import Writer
 
 MAX_BATCH: Final = 512
-"""The most changes in one transaction, urgent ones not counted."""
+"""With this many changes a transaction is full: what waits besides goes into the next one."""
 
 MAX_WAITING: Final = 8192
 """The most changes that may wait; more are refused at once, so that memory stays bounded (law 10)."""
@@ -58,6 +60,15 @@ class _Taken:
     idle: bool = False
     """Whether there was nothing to do for a while, for the first time since there was something."""
 
+    def add(self, item: list[_Waiting] | _Job | _Signal) -> None:
+        """Take one thing that the queue held."""
+        if isinstance(item, list):
+            self.changes += item
+        elif isinstance(item, _Job):
+            self.jobs.append(item)
+        elif item is _STOP:
+            self.last = True
+
 
 class _Signal:
     """What the queue holds besides work: "look at the urgent lane", and "stop"."""
@@ -75,7 +86,9 @@ class GroupCommit:
         self._writer = writer
         self._effect = effect
         self._loop = asyncio.get_running_loop()
-        self._queue: SimpleQueue[_Waiting | _Job | _Signal] = SimpleQueue()
+        self._queue: SimpleQueue[list[_Waiting] | _Job | _Signal] = SimpleQueue()
+        self._gathering: list[_Waiting] = []
+        self._unanswered = 0
         self._urgent: deque[_Waiting] = deque()
         self._closed = False
         self._worked = False
@@ -91,9 +104,12 @@ class GroupCommit:
             self._urgent.append(waiting)
             self._queue.put(_LOOK)
             return waiting.answer
-        if self._queue.qsize() >= MAX_WAITING:
+        if self._unanswered >= MAX_WAITING:
             raise Unavailable(Code.OVERLOADED, "too many changes wait for the ledger", retry_after=1)
-        self._queue.put(waiting)
+        self._unanswered += 1
+        if not self._gathering:
+            self._loop.call_soon(self._hand_over)
+        self._gathering.append(waiting)
         return waiting.answer
 
     async def run(self, work: Callable[[Connection], T]) -> T:
@@ -107,9 +123,15 @@ class GroupCommit:
         """Finish everything that was accepted, then end the thread."""
         if not self._closed:
             self._closed = True
+            self._hand_over()
             self._queue.put(_STOP)
         while self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
+
+    def _hand_over(self) -> None:
+        if self._gathering:
+            self._queue.put(self._gathering)
+            self._gathering = []
 
     def _require_open(self) -> None:
         if self._closed:
@@ -131,21 +153,18 @@ class GroupCommit:
     def _take(self) -> _Taken:
         """Wait for work, then take all there is, urgent changes first."""
         try:
-            items = [self._queue.get(timeout=IDLE_SECONDS if self._worked else None)]
+            first = self._queue.get(timeout=IDLE_SECONDS if self._worked else None)
         except Empty:
             self._worked = False
             return _Taken(idle=True)
         self._worked = True
-        # Nobody else takes from the queue, so what it holds now can be had without waiting.
-        items += [self._queue.get_nowait() for _ in range(min(self._queue.qsize(), MAX_BATCH - 1))]
         taken = _Taken([self._urgent.popleft() for _ in range(len(self._urgent))])
-        for item in items:
-            if isinstance(item, _Waiting):
-                taken.changes.append(item)
-            elif isinstance(item, _Job):
-                taken.jobs.append(item)
-            elif item is _STOP:
-                taken.last = True
+        taken.add(first)
+        # Nobody else takes from the queue, so what it holds now can be had without waiting.
+        for _ in range(self._queue.qsize()):
+            if len(taken.changes) >= MAX_BATCH:
+                break
+            taken.add(self._queue.get_nowait())
         return taken
 
     def _commit(self, batch: Sequence[_Waiting]) -> None:
@@ -156,7 +175,7 @@ class GroupCommit:
         3. In the same step, the callers are released. So who sees a receipt, or ``EpochMoved``, sees its rules, too.
         """
         outcomes = self._writer.apply([waiting.proposal for waiting in batch])
-        self._deliver(lambda: _answer(batch, outcomes))
+        self._deliver(lambda: self._answer(batch, outcomes))
 
     def _run(self, job: _Job) -> None:
         try:
@@ -180,12 +199,12 @@ class GroupCommit:
             # The loop was closed without closing the ledger: nobody is left to be told.
             return
 
-
-def _answer(batch: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
-    for waiting, outcome in zip(batch, outcomes, strict=True):
-        if waiting.answer.done():
-            continue  # the caller was cancelled; its change is committed all the same
-        if isinstance(outcome, Receipt):
-            waiting.answer.set_result(outcome)
-        else:
-            waiting.answer.set_exception(outcome)
+    def _answer(self, batch: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            self._unanswered -= not waiting.proposal.change.urgent
+            if waiting.answer.done():
+                continue  # the caller was cancelled; its change is committed all the same
+            if isinstance(outcome, Receipt):
+                waiting.answer.set_result(outcome)
+            else:
+                waiting.answer.set_exception(outcome)

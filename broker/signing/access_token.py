@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 import msgspec
@@ -26,6 +27,21 @@ class AccessTokenSigner:
         self._ring = ring
         self._clock = clock
         self._issuer = issuer
+        self._round: list[tuple[AccessClaims, float, asyncio.Future[Minted]]] = []
+
+    async def mint_checked(self, claims: AccessClaims, now: float) -> Minted:
+        """Sign and check the claims, together with all others that are waiting.
+
+        What one turn of the event loop asks for is done in one round, first all signatures and then all checks: between
+        other work each would find the tables of its elliptic curve driven out of the processor's cache, and take two to
+        four times as long.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Minted] = loop.create_future()
+        if not self._round:
+            loop.call_soon(self._make_round)
+        self._round.append((claims, now, answer))
+        return await answer
 
     def kid(self) -> str:
         """Return the id of the key that the next token is signed with. Raises ``Unavailable`` if there is none."""
@@ -35,6 +51,23 @@ class AccessTokenSigner:
         """Sign the claims. Raises ``Unavailable`` (``INTERNAL``) if there is no key to sign with."""
         key = self._ring.signer(self._clock.now())
         return Minted(key.jwt(TYP, _encode(claims.to_payload())), key.kid)
+
+    def _make_round(self) -> None:
+        waiting, self._round = self._round, []
+        try:
+            made = [self.mint(claims) for claims, _, _ in waiting]
+        except Unavailable as error:
+            for _, _, answer in waiting:
+                _fail(answer, error)
+            return
+        for (claims, now, answer), minted in zip(waiting, made, strict=True):
+            try:
+                self.check(minted, claims, now)
+            except Unavailable as error:
+                _fail(answer, error)
+            else:
+                if not answer.done():  # else its caller was cancelled
+                    answer.set_result(minted)
 
     def check(self, minted: Minted, claims: AccessClaims, now: float) -> None:
         """Verify our own output with the published keys, and compare every claim with what was meant.
@@ -51,6 +84,11 @@ class AccessTokenSigner:
             raise _unfit() from error
         if verified.kid != minted.kid or verified.claims != claims:
             raise _unfit()
+
+
+def _fail(answer: asyncio.Future[Minted], error: Unavailable) -> None:
+    if not answer.done():
+        answer.set_exception(Unavailable(error.code, error.public))
 
 
 def _unfit() -> Unavailable:
