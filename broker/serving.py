@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import ssl
 
@@ -24,6 +25,9 @@ async def serve(config: Config) -> None:
     :func:`open_broker`.
     """
     events = configure(config.log.level)
+    # What was imported stays: the collector need not look through it again and again while requests come in.
+    gc.collect()
+    gc.freeze()
     async with open_broker(config, events) as broker:
         await broker.auditing.started(__version__)
         await broker.policy_control.record()
