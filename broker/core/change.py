@@ -100,7 +100,8 @@ class AddRule:
 
     A rule whose id was committed before is refused (``GuardFailed`` with ``CONFLICT``): no rule is written twice.
 
-    The ledger sets ``ends_at``: when the longest-lived token committed so far has expired, plus a margin for skew.
+    The ledger sets ``ends_at``: when the longest-lived token committed so far that the rule could hit has expired, plus
+    a margin for skew. A rule that names a token ends with that token; for others it is the longest-lived of all.
     """
 
     rule: Rule

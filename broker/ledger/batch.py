@@ -15,7 +15,7 @@ from broker.ledger import sqlite
 from broker.ledger.guards import judge, load_view
 from broker.ledger.memory import Effects
 from broker.ledger.rows import entry_row
-from broker.ledger.writes import Writes, latest_committed_expiry
+from broker.ledger.writes import Writes
 
 Outcome = Receipt | BrokerError | EpochMoved
 """What became of one change."""
@@ -84,7 +84,7 @@ def write_batch(connection: Connection, head: Head, proposals: Sequence[Proposal
     sqlite.insert_entries(connection, rows)
     if writes.rules:
         # After the entries: the tokens of this very batch count, too.
-        writes.end_rules(latest_committed_expiry(connection), margin)
+        writes.end_rules(connection, margin)
     writes.write(connection)
     new = Head(head.frontier.append([row[1] for row in rows]), view.epoch)
     _move(connection, head, new)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -91,9 +92,17 @@ class Writes:
             if added is not None and added.name == name:
                 self.enrollments[code_digest] = None
 
-    def end_rules(self, latest_expiry: float, margin: float) -> None:
-        """Set when the rules end: no token that they could hit lives longer than ``latest_expiry``."""
-        self.rules = [replace(rule, ends_at=max(latest_expiry, rule.at) + margin) for rule in self.rules]
+    def end_rules(self, connection: Connection, margin: float) -> None:
+        """Set when the rules end: ``margin`` seconds after the last token that they could hit has expired.
+
+        A rule for one token ends with that token, whose descendants live no longer (law 4): else agents that give their
+        own tokens back would fill the list of live rules for as long as anybody's longest token lives.
+        """
+        latest = latest_committed_expiry(connection)
+        single = _expiries(connection, {rule.selector.token for rule in self.rules if rule.selector.token is not None})
+        self.rules = [
+            replace(rule, ends_at=max(single.get(rule.selector.token, latest), rule.at) + margin) for rule in self.rules
+        ]
 
     def write(self, connection: Connection) -> None:
         """Execute everything, one statement for each kind that occurs."""
@@ -151,6 +160,15 @@ def latest_committed_expiry(connection: Connection) -> float:
     table = schema.entries.c
     latest = connection.scalar(select(func.max(table.expires_at)).where(table.kind == Kind.TOKEN_ISSUED.value))
     return float(latest or 0)
+
+
+def _expiries(connection: Connection, tokens: Collection[str]) -> dict[str | None, float]:
+    """Return when each of these tokens expires, as far as they were committed."""
+    if not tokens:
+        return {}
+    table = schema.entries.c
+    query = select(table.ref, table.expires_at).where(table.ref.in_(tokens), table.kind == Kind.TOKEN_ISSUED.value)
+    return {ref: float(expires_at) for ref, expires_at in connection.execute(query) if expires_at is not None}
 
 
 def _replace(connection: Connection, key: Any, names: list[Any], rows: list[dict[str, Any]]) -> None:  # noqa: ANN401

@@ -139,6 +139,18 @@ async def test_a_rule_outlives_its_moment_even_if_no_token_lives(bench: Bench) -
     assert rule.ends_at == NOW + 300
 
 
+async def test_a_rule_for_one_token_ends_with_that_token(bench: Bench) -> None:
+    """Agents that give their tokens back leave rules that are soon over, however long others' tokens live."""
+    await bench.issue("tok_short", expires_at=int(NOW) + 60)
+    await bench.issue("tok_long", expires_at=int(NOW) + 5000)
+    assert (await bench.revoke(Selector(token="tok_short"))).ends_at == int(NOW) + 60 + 300
+    assert (await bench.revoke(Selector(token="tok_short", role="support-triage"))).ends_at == int(NOW) + 60 + 300
+    assert (await bench.revoke(Selector(token="tok_long"))).ends_at == int(NOW) + 5000 + 300
+    assert (await bench.revoke(Selector(token="tok_unknown"))).ends_at == int(NOW) + 5000 + 300
+    bench.clock.time = NOW + 100
+    assert (await bench.revoke(Selector(token="tok_short"))).ends_at == NOW + 100 + 300
+
+
 async def test_a_decision_on_stale_rules_is_not_committed(bench: Bench) -> None:
     """A token decided before a rule cannot be committed after it (law 2)."""
     await bench.revoke(Selector(agent="mallory"))
