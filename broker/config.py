@@ -14,6 +14,9 @@ from typing import Any, Final, Literal, NoReturn
 import msgspec
 
 MAX_FILE: Final = 256 * 1024
+MAX_ASSERTION: Final = 600
+"""The most seconds that a client assertion may be good for (protocol sheet B.5)."""
+
 PREFIX: Final = "BROKER_"
 """``BROKER_LISTEN_PORT=9000`` sets ``port`` in ``[listen]``; the environment wins over the file."""
 
@@ -55,7 +58,10 @@ class MasterKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Limits of the HTTP server; times in seconds. ``unauthenticated_per_minute`` counts failures per address."""
+    """Limits of the HTTP server; times in seconds. ``unauthenticated_per_minute`` counts failures per address.
+
+    ``assertion_seconds`` is how far ahead a client assertion may expire; it is remembered as used for as long.
+    """
 
     connections: int = 4096
     header_bytes: int = 16_384
@@ -65,6 +71,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     keep_alive_seconds: float = 75.0
     stop_seconds: float = 20.0
     unauthenticated_per_minute: int = 600
+    assertion_seconds: int = 300
 
 
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -184,6 +191,8 @@ def _check(raw: _File, path: Path) -> None:
     for field in msgspec.structs.fields(Limits):
         if not 0 < getattr(raw.limits, field.name) < math.inf:
             _fail(path, f"limits.{field.name}: must be a number above 0")
+    if raw.limits.assertion_seconds > MAX_ASSERTION:
+        _fail(path, f"limits.assertion_seconds: must be {MAX_ASSERTION} at most")
     named = {
         "policy": raw.policy,
         "ledger.path": raw.ledger.path,

@@ -16,6 +16,7 @@ from broker.authenticators.dispatch import Dispatch
 from broker.authenticators.federation import Federation
 from broker.clock import SystemClock
 from broker.config import Config, MasterKey
+from broker.core.errors import Unavailable
 from broker.core.policy import LONGEST_TTL
 from broker.core.tally import Tally
 from broker.core.token_check import TokenCheck
@@ -60,108 +61,169 @@ class Broker:
     jobs: tuple[Job, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ground:
+    """What the use cases of one broker stand on."""
+
+    config: Config
+    events: Events
+    clock: SystemClock
+    ids: RandomIds
+    metrics: Metrics
+    strangers: Tally
+    revocations: Revocations
+    ring: KeyRing
+    ledger: SqlLedger
+    policy_control: PolicyControl
+    federation: Federation
+
+    @property
+    def issuer(self) -> str:
+        return self.config.issuer
+
+
 @asynccontextmanager
 async def open_broker(config: Config, events: Events) -> AsyncIterator[Broker]:
     """Open everything that a broker needs, and close it again, the ledger last.
 
     Raises ``BrokerError``, ``MasterKeyError`` or ``SealingError`` with a text for the operator.
     """
-    clock, ids, revocations, metrics, strangers = SystemClock(), RandomIds(), Revocations(), Metrics(), Tally()
+    async with AsyncExitStack() as stack:
+        ground = await _open_ground(config, events, stack)
+        services = _services(ground, site_of(config))
+        auditing = Auditing(ledger=ground.ledger, clock=ground.clock, events=events, strangers=ground.strangers)
+        _watch(ground)
+        yield Broker(
+            config=config,
+            services=services,
+            site=site_of(config),
+            auditing=auditing,
+            policy_control=ground.policy_control,
+            jobs=_jobs(ground, services.revocation, auditing),
+        )
+
+
+async def _open_ground(config: Config, events: Events, stack: AsyncExitStack) -> _Ground:
+    clock, revocations, metrics = SystemClock(), Revocations(), Metrics()
     sealer = Sealer(load_master_key(master_key_source(config.master_key)))
     ring = KeyRing((), sealer, longest_token=LONGEST_TTL)
     policy = load_policy(config.policy, config.issuer)
-    async with AsyncExitStack() as stack:
-        sign = checkpoint_signer(ring, clock, issuer=config.issuer)
-        ledger = await SqlLedger.open(config.ledger, revocations, clock=clock, sign=sign)
-        stack.push_async_callback(ledger.close)
-        ring.replace(await ledger.keys())
-        outbound = await stack.enter_async_context(Outbound())
-        policy_control = PolicyControl(
-            policy, lambda: load_policy(config.policy, config.issuer), ledger=ledger, clock=clock
-        )
-        federation = Federation(lambda: policy_control.current().issuers, outbound, issuer=config.issuer)
-        stack.push_async_callback(federation.close)
-        authenticator = Dispatch(
-            federation=federation,
-            registered=ClientAssertion(ledger, issuer=config.issuer),
-        )
-        signer = AccessTokenSigner(ring, clock, issuer=config.issuer)
-        check = TokenCheck(
-            issuer=config.issuer,
-            keys=lambda: ring.verification_keys(clock.now()),
-            rules=lambda: revocations.rules,
-        )
-        site = site_of(config)
-        auditing = Auditing(ledger=ledger, clock=clock, events=events, strangers=strangers)
-        revocation = Revocation(
+    sign = checkpoint_signer(ring, clock, issuer=config.issuer)
+    ledger = await SqlLedger.open(config.ledger, revocations, clock=clock, sign=sign)
+    stack.push_async_callback(ledger.close)
+    ring.replace(await ledger.keys())
+    outbound = await stack.enter_async_context(Outbound())
+    policy_control = PolicyControl(
+        policy, lambda: load_policy(config.policy, config.issuer), ledger=ledger, clock=clock
+    )
+    federation = Federation(lambda: policy_control.current().issuers, outbound, issuer=config.issuer)
+    stack.push_async_callback(federation.close)
+    return _Ground(
+        config=config,
+        events=events,
+        clock=clock,
+        ids=RandomIds(),
+        metrics=metrics,
+        strangers=Tally(),
+        revocations=revocations,
+        ring=ring,
+        ledger=ledger,
+        policy_control=policy_control,
+        federation=federation,
+    )
+
+
+def _services(ground: _Ground, site: Site) -> Services:
+    config, ledger, clock, ids = ground.config, ground.ledger, ground.clock, ground.ids
+    metrics, strangers, revocations = ground.metrics, ground.strangers, ground.revocations
+    authenticator = Dispatch(
+        federation=ground.federation,
+        registered=ClientAssertion(ledger, issuer=ground.issuer, max_ahead=config.limits.assertion_seconds),
+    )
+    check = TokenCheck(
+        issuer=ground.issuer,
+        keys=lambda: ground.ring.verification_keys(clock.now()),
+        rules=lambda: revocations.rules,
+    )
+    return Services(
+        issuance=Issuance(
+            issuer=ground.issuer,
+            token_endpoint=site.token_endpoint,
+            authenticator=authenticator,
+            policy=ground.policy_control.current,
+            revocations=revocations,
+            signer=AccessTokenSigner(ground.ring, clock, issuer=ground.issuer),
+            ledger=ledger,
+            clock=clock,
+            ids=ids,
+            meter=metrics,
+            strangers=strangers,
+        ),
+        admission=Admission(
+            audience=config.api_audience,
+            check=check,
+            authenticator=authenticator,
+            ledger=ledger,
+            clock=clock,
+            meter=metrics,
+            strangers=strangers,
+        ),
+        introspection=Introspection(check=check, policy=ground.policy_control.current, clock=clock),
+        revocation=Revocation(
             revocations=revocations,
             ledger=ledger,
             records=ledger,
             clock=clock,
             ids=ids,
             meter=metrics,
-            events=events,
-        )
+            events=ground.events,
+        ),
+        registration=Registration(ledger=ledger, records=ledger, clock=clock, ids=ids, strangers=strangers),
+        key_rotation=KeyRotation(custody=ground.ring, ledger=ledger, records=ledger, clock=clock),
+        policy_control=ground.policy_control,
+        records=ledger,
+        revocations=revocations,
+        token_check=check,
+        jwks=ground.ring.jwks,
+        snapshot=SnapshotSigner(ground.ring, revocations, issuer=ground.issuer).at,
+        health=lambda: _health(ground),
+        clock=clock,
+        ids=ids,
+        metrics=metrics,
+        events=ground.events,
+    )
 
-        async def health() -> Mapping[str, str | None]:
-            return {"ledger": ledger.healthy()}
 
-        services = Services(
-            issuance=Issuance(
-                issuer=config.issuer,
-                token_endpoint=site.token_endpoint,
-                authenticator=authenticator,
-                policy=policy_control.current,
-                revocations=revocations,
-                signer=signer,
-                ledger=ledger,
-                clock=clock,
-                ids=ids,
-                meter=metrics,
-                strangers=strangers,
-            ),
-            admission=Admission(
-                audience=config.api_audience,
-                check=check,
-                authenticator=authenticator,
-                ledger=ledger,
-                clock=clock,
-                meter=metrics,
-                strangers=strangers,
-            ),
-            introspection=Introspection(check=check, policy=policy_control.current, clock=clock),
-            revocation=revocation,
-            registration=Registration(ledger=ledger, records=ledger, clock=clock, ids=ids, strangers=strangers),
-            key_rotation=KeyRotation(custody=ring, ledger=ledger, records=ledger, clock=clock),
-            policy_control=policy_control,
-            records=ledger,
-            revocations=revocations,
-            token_check=check,
-            jwks=ring.jwks,
-            snapshot=SnapshotSigner(ring, revocations, issuer=config.issuer).at,
-            health=health,
-            clock=clock,
-            ids=ids,
-            metrics=metrics,
-            events=events,
-        )
-        jobs = (
-            Job("strangers", STRANGERS_SECONDS, auditing.record_strangers),
-            Job("pending rules", PENDING_SECONDS, revocation.write_pending),
-            Job("compaction", COMPACTION_SECONDS, lambda: ledger.compact(clock.now())),
-            Job("clock", CLOCK_SECONDS, lambda: auditing.watch_clock(time.monotonic())),
-            Job("recall", CLOCK_SECONDS, lambda: ledger.recall(clock.now())),
-            Job("issuer keys", ISSUER_KEYS_SECONDS, lambda: federation.refresh(clock.now())),
-            Job("ledger probe", PROBE_SECONDS, ledger.probe_if_troubled),
-        )
-        yield Broker(
-            config=config,
-            services=services,
-            site=site,
-            auditing=auditing,
-            policy_control=policy_control,
-            jobs=jobs,
-        )
+async def _health(ground: _Ground) -> Mapping[str, str | None]:
+    """Say of each thing that issuing depends on what is wrong with it, or None."""
+    keys = None
+    try:
+        ground.ring.signing_kid(ground.clock.now())
+    except Unavailable as error:
+        keys = error.public
+    return {"ledger": ground.ledger.healthy(), "keys": keys}
+
+
+def _watch(ground: _Ground) -> None:
+    rules, ledger = ground.revocations.rules, ground.ledger
+    ledger.observe(ground.metrics.batched)
+    ground.metrics.watch("epoch", "How many revocation rules have ever been committed", lambda: rules.epoch)
+    ground.metrics.watch("live_rules", "Revocation rules in force", lambda: len(rules))
+    ground.metrics.watch("ledger_entries", "Entries in the ledger", lambda: ledger.size)
+    ground.metrics.watch("ledger_writable", "1 if the last transaction was durable", lambda: ledger.healthy() is None)
+
+
+def _jobs(ground: _Ground, revocation: Revocation, auditing: Auditing) -> tuple[Job, ...]:
+    ledger, clock = ground.ledger, ground.clock
+    return (
+        Job("strangers", STRANGERS_SECONDS, auditing.record_strangers),
+        Job("pending rules", PENDING_SECONDS, revocation.write_pending),
+        Job("compaction", COMPACTION_SECONDS, lambda: ledger.compact(clock.now())),
+        Job("clock", CLOCK_SECONDS, lambda: auditing.watch_clock(time.monotonic())),
+        Job("recall", CLOCK_SECONDS, lambda: ledger.recall(clock.now())),
+        Job("issuer keys", ISSUER_KEYS_SECONDS, lambda: ground.federation.refresh(clock.now())),
+        Job("ledger probe", PROBE_SECONDS, ledger.probe_if_troubled),
+    )
 
 
 def site_of(config: Config) -> Site:

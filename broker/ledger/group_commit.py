@@ -28,7 +28,7 @@ MAX_BATCH: Final = 512
 """With this many changes a transaction is full: what waits besides goes into the next one."""
 
 MAX_WAITING: Final = 8192
-"""The most changes that may wait; more are refused at once, so that memory stays bounded (law 10)."""
+"""The most changes that may be unanswered; more are refused at once, so that memory stays bounded (law 10)."""
 
 IDLE_SECONDS: Final = 2.0
 """After this long without work, what was written is copied from the log into the database itself."""
@@ -83,6 +83,8 @@ class GroupCommit:
 
     def __init__(self, writer: Writer, effect: Callable[[Effects], None]) -> None:
         """``effect`` brings the memory up to date; it runs on the event loop, before any answer is given."""
+        self.batched: Callable[[int], None] = lambda _changes: None
+        """Told, on the event loop, how many changes a transaction held."""
         self._writer = writer
         self._effect = effect
         self._loop = asyncio.get_running_loop()
@@ -158,13 +160,15 @@ class GroupCommit:
             self._worked = False
             return _Taken(idle=True)
         self._worked = True
-        taken = _Taken([self._urgent.popleft() for _ in range(len(self._urgent))])
+        taken = _Taken()
         taken.add(first)
         # Nobody else takes from the queue, so what it holds now can be had without waiting.
         for _ in range(self._queue.qsize()):
             if len(taken.changes) >= MAX_BATCH:
                 break
             taken.add(self._queue.get_nowait())
+        # After the queue: whoever is late for this look at the urgent lane has left a signal that is still there.
+        taken.changes[:0] = [self._urgent.popleft() for _ in range(len(self._urgent))]
         return taken
 
     def _commit(self, batch: Sequence[_Waiting]) -> None:
@@ -200,6 +204,7 @@ class GroupCommit:
             return
 
     def _answer(self, batch: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
+        self.batched(len(batch))
         for waiting, outcome in zip(batch, outcomes, strict=True):
             self._unanswered -= not waiting.proposal.change.urgent
             if waiting.answer.done():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -101,6 +101,15 @@ class SqlLedger:
         await self._reader.close()
         await asyncio.to_thread(self._writer.close)
         await asyncio.to_thread(self._lock.release)
+
+    def observe(self, batched: Callable[[int], None]) -> None:
+        """Tell ``batched``, on the event loop, how many changes each transaction holds from now on."""
+        self._group.batched = batched
+
+    @property
+    def size(self) -> int:
+        """How many entries there are."""
+        return self._writer.head.frontier.size
 
     # --- writing ----------------------------------------------------------------------------------------------------
 

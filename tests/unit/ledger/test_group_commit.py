@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -72,6 +74,36 @@ async def test_urgent_changes_overtake_all_that_wait(bench: Bench) -> None:
     assert all(isinstance(result, EpochMoved) for result in results)
 
 
+class Watched(deque[group_commit._Waiting]):
+    """An urgent lane whose next look by the writer takes as long as a test likes, and sees what was there before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_looked_at, self.is_late = threading.Event(), threading.Event()
+
+    def __len__(self) -> int:
+        count = super().__len__()
+        if threading.current_thread().name == "ledger-writer" and not self.is_looked_at.is_set():
+            self.is_looked_at.set()
+            self.is_late.wait(5)
+        return count
+
+
+async def test_an_urgent_change_is_never_overlooked(bench: Bench) -> None:
+    """One that arrives just when the writer has looked for urgent changes is taken at its next look, traffic or not."""
+    lane = bench.ledger._group._urgent = Watched()
+    ordinary = asyncio.create_task(bench.ledger.commit(noted()))
+    await until(lane.is_looked_at.is_set)
+    urgent = asyncio.create_task(
+        bench.ledger.commit(added(Rule("rule_1", Selector(everything=True), 1, NOW, "op", "now")))
+    )
+    await asyncio.sleep(0)
+    lane.is_late.set()
+    await ordinary
+    async with asyncio.timeout(1.5):
+        assert (await urgent).epoch == 1
+
+
 async def test_too_long_a_queue_is_refused_at_once_but_not_for_revocations(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,7 +112,7 @@ async def test_too_long_a_queue_is_refused_at_once_but_not_for_revocations(
     with held(bench.path):
         first = asyncio.create_task(bench.ledger.commit(noted()))
         await asyncio.sleep(0.05)
-        waiting = [asyncio.create_task(bench.ledger.commit(noted())) for _ in range(10)]
+        waiting = [asyncio.create_task(bench.ledger.commit(noted())) for _ in range(9)]
         await asyncio.sleep(0)
         with pytest.raises(Unavailable) as caught:
             await bench.ledger.commit(noted())
