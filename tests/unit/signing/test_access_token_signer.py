@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import string
@@ -116,11 +117,11 @@ def test_a_token_is_one_of_rfc_9068(broker: Broker) -> None:
     assert len(decoded["signature"]) == 64, "ES256 signatures are r and s, not DER"
 
 
-def test_a_good_token_passes_the_check(broker: Broker) -> None:
+async def test_a_good_token_passes_the_check(broker: Broker) -> None:
     """With all claims, and with only those that every token has."""
     signer: Signer = broker.signer
     for claims in (CLAIMS, replace(CLAIMS, path=(), parents=(), agents=(), jkt=None)):
-        signer.check(signer.mint(claims), claims, NOW)
+        broker.signer.check(await signer.mint_checked(claims, NOW), claims, NOW)
 
 
 def test_a_token_does_not_show_in_a_repr(broker: Broker) -> None:
@@ -228,6 +229,38 @@ def test_a_key_revoked_between_signing_and_release_stops_the_token(broker: Broke
     again = broker.signer.mint(CLAIMS)
     broker.signer.check(again, CLAIMS, NOW)
     assert again.kid not in rotation.compromised
+
+
+async def test_tokens_that_are_asked_for_together_are_made_together(broker: Broker) -> None:
+    """Each caller gets the token of its own claims; one that was cancelled disturbs nobody."""
+    asked = [replace(CLAIMS, jti=f"tok_{number}") for number in range(5)]
+    calls = [asyncio.ensure_future(broker.signer.mint_checked(claims, NOW)) for claims in asked]
+    await asyncio.sleep(0)
+    calls[2].cancel()
+    made = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(made.pop(2), asyncio.CancelledError)
+    for claims, minted in zip(asked[:2] + asked[3:], made, strict=True):
+        assert isinstance(minted, Minted)
+        broker.signer.check(minted, claims, NOW)
+
+
+async def test_a_token_that_fails_its_check_fails_alone(broker: Broker) -> None:
+    """What is wrong with one token of a round is told to its caller only."""
+    foreign = replace(CLAIMS, iss="https://other.example")
+    bad, good = await asyncio.gather(
+        broker.signer.mint_checked(foreign, NOW), broker.signer.mint_checked(CLAIMS, NOW), return_exceptions=True
+    )
+    assert isinstance(bad, Unavailable)
+    assert bad.code is Code.INTERNAL
+    assert isinstance(good, Minted)
+
+
+async def test_without_a_key_every_caller_of_a_round_is_told() -> None:
+    """No key to sign with: each caller gets the failure, and the next round is made as ever."""
+    signer = AccessTokenSigner(KeyRing((), SEALER, longest_token=900), FixedClock(), issuer=ISSUER)
+    for _ in range(2):
+        failed = await asyncio.gather(*(signer.mint_checked(CLAIMS, NOW) for _ in range(2)), return_exceptions=True)
+        assert [type(error) for error in failed] == [Unavailable, Unavailable]
 
 
 def test_without_a_key_nothing_is_minted() -> None:

@@ -10,6 +10,7 @@ import jwt
 import pytest
 
 from broker.core.change import AddRule, Change, EpochIs
+from broker.core.claims import AccessClaims
 from broker.core.entry import Kind, entry
 from broker.core.errors import Code, Refused, Unavailable
 from broker.core.grant import Ask
@@ -19,6 +20,7 @@ from broker.core.selector import Selector
 from broker.issuance import MAX_ATTEMPTS, RECORDED_REFUSALS, Issued, TokenRequest
 from broker.ports import Minted, UnverifiedAssertion
 from broker.revocation import BlockFor
+from broker.signing.access_token import AccessTokenSigner
 from tests.support.fakes import CALLER, NOW, Fault, cancelled_after, ledger_down
 from tests.support.world import DOCUMENT, ISSUER, PAYMENTS, TICKETS, TOKEN_ENDPOINT, ProofKey, World, policy
 
@@ -121,19 +123,15 @@ async def test_nothing_is_released_when_a_commit_fails(world: World, fault: Faul
 async def test_nothing_is_released_when_the_token_fails_its_check(world: World) -> None:
     """A token that is not exactly what was meant is neither recorded nor released."""
 
-    class Faulty:
-        def kid(self) -> str:
-            return world.signer.kid()
+    class Faulty(AccessTokenSigner):
+        """Signs with a fault in it; checks as always."""
 
-        def mint(self, claims: Any) -> Minted:  # noqa: ANN401 - the port's
-            minted = world.signer.mint(claims)
+        def mint(self, claims: AccessClaims) -> Minted:
+            minted = super().mint(claims)
             header, payload, signature = minted.token.split(".")
             return Minted(f"{header}.{payload}.{signature[:-4]}AAAA", minted.kid)
 
-        def check(self, minted: Minted, claims: Any, now: float) -> None:  # noqa: ANN401 - the port's
-            world.signer.check(minted, claims, now)
-
-    world.issuance._signer = Faulty()
+    world.issuance._signer = Faulty(world.ring, world.clock, issuer=ISSUER)
     with pytest.raises(Unavailable) as failed:
         await world.issue()
     assert failed.value.code is Code.INTERNAL
