@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Callable
+from typing import Final, ParamSpec, TypeVar
 
 import msgspec
 
@@ -15,6 +16,9 @@ from broker.ports import Clock, Minted
 from broker.signing.keyring import KeyRing
 
 TYP: Final = "at+jwt"
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -54,19 +58,11 @@ class AccessTokenSigner:
 
     def _make_round(self) -> None:
         waiting, self._round = self._round, []
-        try:
-            made = [self.mint(claims) for claims, _, _ in waiting]
-        except Unavailable as error:
-            for _, _, answer in waiting:
-                _fail(answer, error)
-            return
+        made = [_tried(answer, self.mint, claims) for claims, _, answer in waiting]
         for (claims, now, answer), minted in zip(waiting, made, strict=True):
-            try:
-                self.check(minted, claims, now)
-            except Unavailable as error:
-                _fail(answer, error)
-            else:
-                if not answer.done():  # else its caller was cancelled
+            if minted is not None:
+                _tried(answer, self.check, minted, claims, now)
+                if not answer.done():  # else it is unfit, or its caller was cancelled
                     answer.set_result(minted)
 
     def check(self, minted: Minted, claims: AccessClaims, now: float) -> None:
@@ -86,9 +82,14 @@ class AccessTokenSigner:
             raise _unfit()
 
 
-def _fail(answer: asyncio.Future[Minted], error: Unavailable) -> None:
-    if not answer.done():
-        answer.set_exception(Unavailable(error.code, error.public))
+def _tried(answer: asyncio.Future[Minted], work: Callable[P, T], *given: P.args, **named: P.kwargs) -> T | None:
+    """Do one's share of a round. Whatever goes wrong is that one's answer, and does not hold up the others."""
+    try:
+        return work(*given, **named)
+    except Exception as error:  # noqa: BLE001 - every failure is somebody's answer
+        if not answer.done():
+            answer.set_exception(error)
+        return None
 
 
 def _unfit() -> Unavailable:
