@@ -12,6 +12,7 @@ from broker.core.change import Change, Receipt
 from broker.core.errors import Code, Unavailable
 from broker.core.selector import Selector
 from broker.revocation import Order
+from broker.signing.access_token import AccessTokenSigner
 from tests.support.broker_app import ASSERTION_TYPE, HERE, TICKETS, BrokerApp, Reply
 
 INTROSPECT = "/oauth2/introspect"
@@ -236,6 +237,7 @@ async def test_an_expired_token_is_dead_already(app: BrokerApp) -> None:
     token = await app.token("alpha")
     claims = app.services.token_check.check(token, time.time(), None).claims
     signer = app.services.issuance._signer
+    assert isinstance(signer, AccessTokenSigner)
     old = signer.mint(replace(claims, iat=claims.iat - 5000, exp=claims.iat - 4000))
     assert (await _revoke(app, old.token)).status == 200
     assert await app.entries("rule.added") == []
