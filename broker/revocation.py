@@ -17,7 +17,7 @@ from broker.ports import Caller, Clock, Events, Hits, Ids, Ledger, Meter, Record
 
 __all__ = ["BlockFor", "Order", "Outcome", "Revocation"]
 
-COUNTING_BOUND: Final = 0.01
+COUNTING_BOUND: Final = 0.002
 """Seconds that an answer waits for the count of what a rule hit. The rule itself never waits for it."""
 
 LOOKUP_BOUND: Final = 0.05

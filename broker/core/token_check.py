@@ -43,6 +43,9 @@ class TokenCheck:
             raise BrokerError(Code.TOKEN_EXPIRED, "the token has expired")
         if self.killer(verified) is not None:
             raise BrokerError(Code.TOKEN_REVOKED, "the token has been revoked")
+        if claims.epoch > self._rules().epoch:
+            # An older ledger was restored. Rules of this one could never end a token of a later epoch.
+            raise BrokerError(Code.TOKEN_INVALID, "the token is of an epoch that this broker has not reached")
         return verified
 
     def killer(self, verified: VerifiedToken) -> Rule | None:
