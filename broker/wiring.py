@@ -144,6 +144,7 @@ def _services(ground: _Ground, site: Site) -> Services:
         issuer=ground.issuer,
         keys=lambda: ground.ring.verification_keys(clock.now()),
         rules=lambda: revocations.rules,
+        first_hand=True,
     )
     return Services(
         issuance=Issuance(

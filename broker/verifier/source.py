@@ -11,9 +11,8 @@ import msgspec
 
 from broker.core.errors import Code, Unavailable
 from broker.core.jwk import KeySet, parse_jwks
-from broker.core.jwt import RULES_SNAPSHOT, parse, verify
 from broker.core.pacing import Timing, retry_after
-from broker.core.snapshot import MAX_SNAPSHOT, Snapshot, read_snapshot
+from broker.core.snapshot import MAX_SNAPSHOT, Snapshot, verify_snapshot
 from broker.outbound import Destination, Outbound, Reply
 
 READ_SCOPE: Final = "revocations:read"
@@ -114,16 +113,7 @@ class Source:
         return await asyncio.to_thread(self._read, token, keys)
 
     def _read(self, token: str, keys: KeySet) -> Snapshot:
-        payload = verify(
-            parse(token, max_bytes=MAX_SNAPSHOT),
-            RULES_SNAPSHOT,
-            keys,
-            issuer=self._issuer,
-            audiences=None,
-            now=self._timing.wall(),
-            skew=self._leeway,
-        )
-        return read_snapshot(payload)
+        return verify_snapshot(token, keys, issuer=self._issuer, now=self._timing.wall(), skew=self._leeway)
 
     async def _get_authorized(self, url: str) -> Reply:
         headers = await self._credentials.authorize("GET", url, f"{self._issuer}/v1", (READ_SCOPE,))

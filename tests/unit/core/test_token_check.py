@@ -43,7 +43,11 @@ class World:
         self.kid = thumbprint(public_jwk(self.key.public_key()))
         self.keys = KeySet([VerificationKey(self.kid, "ES256", self.key.public_key(), self.kid)])
         self.rules = RuleIndex(epoch=3)
-        self.check = TokenCheck(issuer=ISSUER, keys=lambda: self.keys, rules=lambda: self.rules)
+        self.check = self.checking(first_hand=True)
+
+    def checking(self, *, first_hand: bool) -> TokenCheck:
+        """Return a check by these keys and rules."""
+        return TokenCheck(issuer=ISSUER, keys=lambda: self.keys, rules=lambda: self.rules, first_hand=first_hand)
 
     def token(self, claims: AccessClaims = CLAIMS) -> str:
         """Return a signed token."""
@@ -91,6 +95,8 @@ def test_a_token_is_for_its_audience_only(world: World) -> None:
 def test_a_token_of_a_later_epoch_is_not_of_this_ledger(world: World) -> None:
     """After an older ledger was restored, no rule of it could end such a token: it is refused at once."""
     assert world.refused(world.token(replace(CLAIMS, epoch=4))) is Code.TOKEN_INVALID
+    behind = world.checking(first_hand=False)
+    assert behind.check(world.token(replace(CLAIMS, epoch=4)), NOW, TICKETS).claims.epoch == 4
     world.rules.add(Rule("rule_4", Selector(agent="somebody-else"), 4, NOW, "operator", "test"))
     assert world.check.check(world.token(replace(CLAIMS, epoch=4)), NOW, TICKETS).claims.epoch == 4
 
