@@ -114,8 +114,8 @@ class RunningBroker:
         self.config.write_text(text)
         (self.home / "policy.yaml").write_text(self.policy)
 
-    def start(self) -> None:
-        """Start the process and wait until it is ready."""
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Start the process and do not wait for it."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "broker", "serve", "--config", str(self.config)],
@@ -123,8 +123,13 @@ class RunningBroker:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
+        return self.process
+
+    def start(self) -> None:
+        """Start the process and wait until it is ready."""
+        process = self.launch()
         deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and self.process.poll() is None:
+        while time.monotonic() < deadline and process.poll() is None:
             try:
                 with urllib.request.urlopen(f"{self.issuer}/readyz", timeout=2) as response:  # noqa: S310 - http on loopback
                     if response.status == 200:
