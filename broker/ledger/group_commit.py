@@ -60,7 +60,7 @@ class _Taken:
     idle: bool = False
     """Whether there was nothing to do for a while, for the first time since there was something."""
 
-    def add(self, item: list[_Waiting] | _Job | _Signal) -> None:
+    def add(self, item: list[_Waiting] | _Job | _Stop) -> None:
         """Take one thing that the queue held."""
         if isinstance(item, list):
             self.changes += item
@@ -70,12 +70,11 @@ class _Taken:
             self.last = True
 
 
-class _Signal:
-    """What the queue holds besides work: "look at the urgent lane", and "stop"."""
+class _Stop:
+    """What the queue holds when there will be no more work."""
 
 
-_LOOK: Final = _Signal()
-_STOP: Final = _Signal()
+_STOP: Final = _Stop()
 
 
 class GroupCommit:
@@ -88,8 +87,9 @@ class GroupCommit:
         self._writer = writer
         self._effect = effect
         self._loop = asyncio.get_running_loop()
-        self._queue: SimpleQueue[list[_Waiting] | _Job | _Signal] = SimpleQueue()
+        self._queue: SimpleQueue[list[_Waiting] | _Job | _Stop] = SimpleQueue()
         self._gathering: list[_Waiting] = []
+        self._handing_over = False
         self._unanswered = 0
         self._urgent: deque[_Waiting] = deque()
         self._closed = False
@@ -104,14 +104,14 @@ class GroupCommit:
         waiting = _Waiting(Proposal.of(change), self._loop.create_future())
         if change.urgent:
             self._urgent.append(waiting)
-            self._queue.put(_LOOK)
-            return waiting.answer
-        if self._unanswered >= MAX_WAITING:
+        elif self._unanswered >= MAX_WAITING:
             raise Unavailable(Code.OVERLOADED, "too many changes wait for the ledger", retry_after=1)
-        self._unanswered += 1
-        if not self._gathering:
+        else:
+            self._unanswered += 1
+            self._gathering.append(waiting)
+        if not self._handing_over:
+            self._handing_over = True
             self._loop.call_soon(self._hand_over)
-        self._gathering.append(waiting)
         return waiting.answer
 
     async def run(self, work: Callable[[Connection], T]) -> T:
@@ -131,7 +131,9 @@ class GroupCommit:
             await asyncio.to_thread(self._thread.join)
 
     def _hand_over(self) -> None:
-        if self._gathering:
+        """Wake the thread for what this turn of the loop has submitted, for the urgent lane, too."""
+        if self._handing_over:
+            self._handing_over = False
             self._queue.put(self._gathering)
             self._gathering = []
 
