@@ -92,6 +92,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     issuer: str
     policy: str = "policy.yaml"
     tls_ends_in_front: bool = False
+    dpop_nonces: bool = False
     listen: Listen = Listen()
     ledger: LedgerSettings = LedgerSettings()
     master_key: MasterKey = MasterKey(file="master.key")
@@ -101,9 +102,13 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """Checked settings. All paths are absolute, relative ones having been taken from the file's folder."""
+    """Checked settings. All paths are absolute, relative ones having been taken from the file's folder.
+
+    ``dpop_nonces`` says that the token endpoint demands a nonce of its own in every DPoP proof (RFC 9449, 8).
+    """
 
     issuer: str
+    dpop_nonces: bool
     policy: Path
     listen: Listen
     ledger: Path
@@ -255,6 +260,7 @@ def _resolved(raw: _File, folder: Path) -> Config:
     replace = msgspec.structs.replace
     return Config(
         issuer=raw.issuer,
+        dpop_nonces=raw.dpop_nonces,
         policy=Path(absolute(raw.policy)),
         listen=replace(raw.listen, certificate=maybe(raw.listen.certificate), key=maybe(raw.listen.key)),
         ledger=Path(absolute(raw.ledger.path)),

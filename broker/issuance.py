@@ -94,8 +94,13 @@ class Issuance:
         ids: Ids,
         meter: Meter,
         strangers: Tally,
+        nonce_key: bytes | None = None,
     ) -> None:
-        """``issuer`` and ``token_endpoint`` are the configured public URLs; ``policy`` returns the one in force."""
+        """``issuer`` and ``token_endpoint`` are the configured public URLs; ``policy`` returns the one in force.
+
+        With a ``nonce_key`` (32 secret bytes) every DPoP proof must hold a nonce that was made with it.
+        """
+        self._nonce_key = nonce_key
         self._issuer = issuer
         self._token_endpoint = token_endpoint
         self._authenticator = authenticator
@@ -173,7 +178,7 @@ class Issuance:
     def _prove(self, proof: str | None, now: float) -> Proof | None:
         if proof is None:
             return None
-        return check_proof(proof, method="POST", url=self._token_endpoint, now=now)
+        return check_proof(proof, method="POST", url=self._token_endpoint, now=now, nonce_key=self._nonce_key)
 
     def _claims(self, applicant: _Applicant, granted: Granted, epoch: int) -> AccessClaims:
         agent, iat = applicant.who.agent, int(applicant.now)

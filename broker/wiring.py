@@ -16,6 +16,7 @@ from broker.authenticators.dispatch import Dispatch
 from broker.authenticators.federation import Federation
 from broker.clock import SystemClock
 from broker.config import Config, MasterKey
+from broker.core.dpop import make_nonce
 from broker.core.errors import Unavailable
 from broker.core.policy import LONGEST_TTL
 from broker.core.tally import Tally
@@ -37,7 +38,7 @@ from broker.signing.access_token import AccessTokenSigner
 from broker.signing.keyring import KeyRing
 from broker.signing.ledger_identity import checkpoint_signer
 from broker.signing.master_key import KeyCommand, KeyFile, KeyVariable, MasterKeySource, load_master_key
-from broker.signing.sealing import Sealer
+from broker.signing.sealing import Sealer, derived_key
 from broker.signing.snapshot import SnapshotSigner
 from broker.upkeep import Job
 
@@ -73,6 +74,7 @@ class _Ground:
     strangers: Tally
     revocations: Revocations
     ring: KeyRing
+    nonce_key: bytes
     ledger: SqlLedger
     policy_control: PolicyControl
     federation: Federation
@@ -105,7 +107,8 @@ async def open_broker(config: Config, events: Events) -> AsyncIterator[Broker]:
 
 async def _open_ground(config: Config, events: Events, stack: AsyncExitStack) -> _Ground:
     clock, revocations, metrics = SystemClock(), Revocations(), Metrics()
-    sealer = Sealer(load_master_key(master_key_source(config.master_key)))
+    master_key = load_master_key(master_key_source(config.master_key))
+    sealer = Sealer(master_key)
     ring = KeyRing((), sealer, longest_token=LONGEST_TTL)
     policy = load_policy(config.policy, config.issuer)
     sign = checkpoint_signer(ring, clock, issuer=config.issuer)
@@ -127,6 +130,7 @@ async def _open_ground(config: Config, events: Events, stack: AsyncExitStack) ->
         strangers=Tally(),
         revocations=revocations,
         ring=ring,
+        nonce_key=derived_key(master_key, "dpop-nonces").reveal(),
         ledger=ledger,
         policy_control=policy_control,
         federation=federation,
@@ -159,6 +163,7 @@ def _services(ground: _Ground, site: Site) -> Services:
             ids=ids,
             meter=metrics,
             strangers=strangers,
+            nonce_key=ground.nonce_key if config.dpop_nonces else None,
         ),
         admission=Admission(
             audience=config.api_audience,
@@ -188,6 +193,7 @@ def _services(ground: _Ground, site: Site) -> Services:
         jwks=ground.ring.jwks,
         snapshot=SnapshotSigner(ground.ring, revocations, issuer=ground.issuer).at,
         health=lambda: _health(ground),
+        nonce=lambda now: make_nonce(ground.nonce_key, now),
         clock=clock,
         ids=ids,
         metrics=metrics,

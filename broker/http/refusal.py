@@ -35,6 +35,8 @@ def refusal(call: Call, error: BrokerError) -> web.Response:
         _challenge(call, error, headers)
     if error.code is Code.METHOD_NOT_ALLOWED:
         headers[hdrs.ALLOW] = _allowed(call.request)
+    if error.code is Code.PROOF_NONCE_REQUIRED:
+        headers["DPoP-Nonce"] = call.services.nonce(call.services.clock.now())
     _say_when(error, status, headers)
     return web.Response(body=body, status=status, headers=headers)
 

@@ -31,7 +31,8 @@ class Services:
     """The use cases and ports that requests are handed to.
 
     ``jwks`` returns the published key set at a time (Unix seconds); ``snapshot`` the signed list of live rules; the
-    signing side caches both. ``health`` says of each thing that readiness depends on what is wrong with it, or None.
+    signing side caches both. ``nonce`` returns the DPoP nonce of a time, for proofs that must hold one. ``health`` says
+    of each thing that readiness depends on what is wrong with it, or None.
     """
 
     issuance: Issuance
@@ -47,6 +48,7 @@ class Services:
     jwks: Callable[[float], dict[str, Any]]
     snapshot: Callable[[float], str]
     health: Callable[[], Awaitable[Mapping[str, str | None]]]
+    nonce: Callable[[float], str]
     clock: Clock
     ids: Ids
     metrics: Metrics

@@ -255,9 +255,14 @@ async def running_app(
     bounds: Bounds | None = None,
     certificate: Certificate | None = None,
     metrics: bool = False,
+    settings: str = "",
 ) -> AsyncIterator[BrokerApp]:
-    """Run a broker on a copy of ``template``, composed as in production; ``adjust`` may put a fault in a part of it."""
+    """Run a broker on a copy of ``template``, composed as in production; ``adjust`` may put a fault in a part of it.
+
+    ``settings`` are lines to put at the head of its settings file.
+    """
     shutil.copytree(template.folder, folder, dirs_exist_ok=True)
+    (folder / "broker.toml").write_text(settings + (folder / "broker.toml").read_text())
     config = load_config(folder / "broker.toml", {}, port=free_port())
     events = KeptEvents()
     async with open_broker(config, events) as opened:
