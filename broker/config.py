@@ -21,6 +21,7 @@ PREFIX: Final = "BROKER_"
 """``BROKER_LISTEN_PORT=9000`` sets ``port`` in ``[listen]``; the environment wins over the file."""
 
 _MAX_PORT: Final = 65_535
+_SHOWN: Final = 64
 _ISSUER: Final = re.compile(
     r"(?P<scheme>https?)://(?P<host>[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?|\[[0-9a-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?"
 )
@@ -34,6 +35,7 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Where the broker listens. With ``certificate`` and ``key`` (PEM files) it speaks TLS.
 
     ``metrics`` is ``HOST:PORT`` of a separate listener for ``/metrics``; without it metrics are not served.
+    ``trusted_proxies`` are the networks whose ``X-Forwarded-For`` is believed; nobody's is when it is empty.
     """
 
     host: str = "127.0.0.1"
@@ -41,6 +43,7 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     certificate: str | None = None
     key: str | None = None
     metrics: str | None = None
+    trusted_proxies: tuple[str, ...] = ()
 
 
 class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -222,6 +225,25 @@ def _check_listen(raw: _File, path: Path) -> None:
         host, _, port = listen.metrics.rpartition(":")
         if not host or not (port.isascii() and port.isdigit()) or int(port[:6]) > _MAX_PORT:
             _fail(path, "listen.metrics: must be HOST:PORT")
+    for text in listen.trusted_proxies:
+        problem = _network_problem(text)
+        if problem is not None:
+            _fail(path, f"listen.trusted_proxies: {text[:_SHOWN]!r}: {problem}")
+
+
+def _network_problem(text: str) -> str | None:
+    """Return what is wrong with a network whose hosts are to be trusted, or None."""
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError:
+        return "must be an IP address or network, such as 10.0.0.5 or 10.0.0.0/24, without host bits"
+    if network.prefixlen == 0:
+        return "would trust everybody"
+    if "%" in text:
+        return "must not have a zone"
+    if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped is not None:
+        return "write it as an IPv4 network"  # IPv4 peers are compared as IPv4, so this one would never match
+    return None
 
 
 def issuer_problem(issuer: str, *, tls_ends_in_front: bool = False) -> str | None:

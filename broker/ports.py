@@ -272,7 +272,7 @@ class Events(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Where a request came from, for the record: the peer's address, the request id, the W3C trace id."""
+    """Where a request came from, for the record: the client's address, the request id, the W3C trace id."""
 
     address: str
     request_id: str

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
 
@@ -241,6 +242,7 @@ def site_of(config: Config) -> Site:
         body_bytes=limits.body_bytes,
         request_seconds=limits.request_seconds,
         failures_per_minute=limits.unauthenticated_per_minute,
+        trusted_proxies=tuple(ip_network(network) for network in config.listen.trusted_proxies),
         access_log=config.log.access,
     )
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv6Address
 from math import ceil
 from typing import Final
 
+from broker.http.forwarded import parsed_address
 from broker.http.surface import Network
 
 WINDOW: Final = 60.0
@@ -51,7 +52,7 @@ class FailureLimit:
             self._failures.popitem(last=False)
 
     def _is_unlimited(self, address: str) -> bool:
-        parsed = _parsed(address)
+        parsed = parsed_address(address)
         return parsed is None or any(parsed in network for network in self._unlimited)
 
 
@@ -59,16 +60,7 @@ def _origin(address: str) -> str:
     """Return what is counted as one: an IPv4 address, or the /64 of an IPv6 address."""
     if ":" not in address:
         return address
-    parsed = _parsed(address)
+    parsed = parsed_address(address)
     if not isinstance(parsed, IPv6Address):
         return str(parsed)
     return f"{int(parsed) >> (128 - _PREFIX_BITS):x}::/64"
-
-
-def _parsed(address: str) -> IPv4Address | IPv6Address | None:
-    """Return an address, an IPv4-mapped one as IPv4; None for a peer without one (a local socket)."""
-    try:
-        parsed = ip_address(address.partition("%")[0])
-    except ValueError:
-        return None
-    return (parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed

@@ -19,6 +19,7 @@ from broker.http.addresses import FailureLimit
 from broker.http.call import Call, Route
 from broker.http.connection import Connection
 from broker.http.credentials import presented_token
+from broker.http.forwarded import FORWARDED_FOR, client_address
 from broker.http.refusal import refusal
 from broker.http.surface import Services, Site
 from broker.http.trace import trace_of
@@ -106,7 +107,11 @@ class Gate:
     def _call(self, request: web.Request) -> Call:
         request_id = self._services.ids.new("req")
         trace = trace_of(request_id, request.headers.get(TRACEPARENT))
-        caller = Caller(address=request.remote or "local", request_id=request_id, trace_id=trace.trace_id)
+        address = request.remote or "local"
+        if self._site.trusted_proxies:
+            lines = request.headers.getall(FORWARDED_FOR, ())
+            address = client_address(address, lines, self._site.trusted_proxies)
+        caller = Caller(address=address, request_id=request_id, trace_id=trace.trace_id)
         resource = request.match_info.route.resource
         route = None if resource is None else self._routes.get((request.method, resource.canonical))
         return Call(request, self._services, self._site, caller, trace.traceparent, route)

@@ -63,6 +63,7 @@ class Site:
     ``body_seconds`` bounds receiving a body, ``request_seconds`` all of a request. ``failures_per_minute`` is how many
     failed attempts without an identity one address (an IPv6 /64) may make before it must wait; addresses in
     ``unlimited`` may make any number: by default this machine's own, where a proxy stands for many.
+    ``trusted_proxies`` are believed when they say for whom they speak; by default nobody is.
     """
 
     issuer: str
@@ -71,6 +72,7 @@ class Site:
     request_seconds: float = 30.0
     failures_per_minute: int = 600
     unlimited: tuple[Network, ...] = LOOPBACK
+    trusted_proxies: tuple[Network, ...] = ()
     access_log: bool = True
     api_audience: str = field(init=False)
     token_endpoint: str = field(init=False)

@@ -105,7 +105,8 @@ def test_every_setting_is_described(section: str) -> None:
     fields = {field.name: field.default for field in msgspec.structs.fields(SECTIONS[section])}
     assert told.keys() == fields.keys()
     for name, default in fields.items():
-        shown = "none" if default is None else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        value = str(default).lower() if isinstance(default, bool) else default
+        shown = "none" if default in (None, ()) else f"`{value}`"
         if (section, name) != ("master_key", "file"):
             assert told[name] == shown, name
 

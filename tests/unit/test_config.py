@@ -217,3 +217,40 @@ def test_tls_in_front_allows_a_port_and_plain_http() -> None:
     assert issuer_problem("https://broker.example:8443", tls_ends_in_front=True) is None
     assert issuer_problem("http://broker.example", tls_ends_in_front=True) is None
     assert issuer_problem("https://broker.example/x", tls_ends_in_front=True) is not None
+
+
+def test_nobody_speaks_for_others_unless_listed(file: Path) -> None:
+    """Proxies are trusted one by one; the list is empty unless the operator says more."""
+    assert load(file, MINIMAL).listen.trusted_proxies == ()
+    networks = ("10.0.0.5", "192.0.2.0/24", "fd00:1::/64", "::1")
+    listed = ", ".join(f'"{network}"' for network in networks)
+    assert load(file, MINIMAL + f"[listen]\ntrusted_proxies = [{listed}]\n").listen.trusted_proxies == networks
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ('"10.0.0.5"', "Expected `array`"),
+        ("[10]", "Expected `str`"),
+        ('[""]', "must be an IP address or network"),
+        ('["proxy.example"]', "must be an IP address or network"),
+        ('["10.0.0.5/24"]', "must be an IP address or network"),
+        ('["10.0.0.0/33"]', "must be an IP address or network"),
+        ('["10.0.0.5", "10.0.0.5:80"]', "must be an IP address or network"),
+        ('["0.0.0.0/0"]', "would trust everybody"),
+        ('["::/0"]', "would trust everybody"),
+        ('["fe80::1%eth0"]', "must not have a zone"),
+        ('["::ffff:10.0.0.0/104"]', "write it as an IPv4 network"),
+    ],
+)
+def test_a_network_that_cannot_be_trusted(file: Path, value: str, says: str) -> None:
+    """A list that would trust nobody, everybody or not whom it seems to is refused at start, with its key."""
+    with pytest.raises(ConfigError, match=re.escape(says)) as refused:
+        load(file, MINIMAL + f"[listen]\ntrusted_proxies = {value}\n")
+    assert "listen.trusted_proxies" in str(refused.value)
+
+
+def test_trusted_proxies_are_not_taken_from_the_environment(file: Path) -> None:
+    """A variable that cannot be used is refused, so that nobody believes it is in force."""
+    with pytest.raises(ConfigError, match="BROKER_LISTEN_TRUSTED_PROXIES"):
+        load(file, MINIMAL, {"BROKER_LISTEN_TRUSTED_PROXIES": "10.0.0.5"})
