@@ -18,6 +18,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from broker.core.errors import BrokerError
+from broker.verifier import Verifier
 from tests.support.running_broker import TICKETS, RunningBroker
 
 KILLS = 50
@@ -109,6 +111,21 @@ async def _active(broker: RunningBroker, operator: str, tokens: list[str]) -> li
     return answers
 
 
+async def _accepted(broker: RunningBroker, operator: str, tokens: list[str]) -> list[str]:
+    """Return those tokens that a verifier accepts which has just fetched the rules."""
+
+    async def credentials() -> str:
+        return operator
+
+    accepted = []
+    async with Verifier(broker.issuer, TICKETS, credentials=credentials) as verifier:
+        for token in tokens:
+            with contextlib.suppress(BrokerError):
+                await verifier.verify(token)
+                accepted.append(token)
+    return accepted
+
+
 def _read_key(path: Path) -> EllipticCurvePrivateKey:
     key = load_pem_private_key(path.read_bytes(), password=None)
     assert isinstance(key, EllipticCurvePrivateKey)
@@ -131,7 +148,7 @@ async def test_fifty_kills_under_load(tmp_path: Path) -> None:
     seen = Seen()
     for _ in range(KILLS):
         async with aiohttp.ClientSession() as session:
-            scope = "operator:read revocations:write"
+            scope = "operator:read revocations:read revocations:write"
             audience = f"{broker.issuer}/v1"
             operator = await _token(session, broker.issuer, "operator", operator_key, resource=audience, scope=scope)
         assert operator is not None
@@ -143,6 +160,10 @@ async def test_fifty_kills_under_load(tmp_path: Path) -> None:
         assert not missing, f"received but not recorded: {sorted(missing)[:3]}"
         sample = [seen.tokens[jti] for jti in random.sample(seen.dead, min(20, len(seen.dead)))]
         assert not any(await _active(broker, operator, sample)), "a revoked token came back"
+        async with aiohttp.ClientSession() as session:
+            fresh = await _token(session, broker.issuer, "alpha", key, resource=TICKETS, scope="tickets:read")
+        assert fresh is not None
+        assert await _accepted(broker, operator, [*sample, fresh]) == [fresh], "a verifier accepts a revoked token"
     assert broker.stop() == 0
     broker.command("ledger", "verify", "--file", str(broker.ledger))
     assert len(seen.tokens) > KILLS, "the load was too small to mean anything"
