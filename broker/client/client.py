@@ -10,10 +10,10 @@ from broker.client.cache import TokenCache
 from broker.client.dpop import DpopKey, Nonces
 from broker.client.endpoint import TokenEndpoint
 from broker.client.identity import Identity
-from broker.client.timing import SYSTEM
 from broker.client.token import Token, want
 from broker.core.pacing import Timing
 from broker.outbound import Destination, Outbound, destination_of
+from broker.timing import SYSTEM
 
 PATIENCE_SECONDS: Final = 30.0
 MAX_TOKENS: Final = 1_000

@@ -21,11 +21,11 @@ from broker.core.snapshot import LIFETIME, Snapshot, SnapshotError
 from broker.core.tally import Allowance
 from broker.core.token_check import TokenCheck
 from broker.outbound import Destination, Outbound, destination_of
+from broker.timing import SYSTEM
 from broker.verifier.broker_keys import BrokerKeys
 from broker.verifier.following import follow
 from broker.verifier.presented import BEARER, DPOP, Headers, Presented, presented
 from broker.verifier.source import BearerTokens, Credentials, Source, TokenSource
-from broker.verifier.timing import SYSTEM
 from broker.verifier.view import RolledBack, View
 
 POLL_SECONDS: Final = 1.0
