@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +24,6 @@ def npm(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / file.name).write_text(file.read_text())
     run(["npm", "ci", "--no-audit", "--no-fund"], folder, PATH=f"{PROGRAMS}:{os.environ['PATH']}")
     return folder
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
-    """A running broker."""
-    running = RunningBroker(tmp_path_factory.mktemp("broker"))
-    running.initialise()
-    running.start()
-    yield running
-    assert running.stop() == 0
-
-
-@pytest.fixture(scope="module")
-def key(broker: RunningBroker) -> Path:
-    """The private key of the registered agent ``alpha``."""
-    return broker.agent("alpha")
 
 
 def _node(npm: Path, script: str, broker: RunningBroker, key: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -20,22 +19,6 @@ from requests_oauth2client import BearerToken, DPoPToken, OAuth2Client, PrivateK
 from requests_oauth2client.exceptions import InvalidScope
 
 from tests.support.running_broker import TICKETS, RunningBroker
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
-    """A running broker."""
-    running = RunningBroker(tmp_path_factory.mktemp("broker"))
-    running.initialise()
-    running.start()
-    yield running
-    assert running.stop() == 0
-
-
-@pytest.fixture(scope="module")
-def key(broker: RunningBroker) -> Path:
-    """The private key of the registered agent ``alpha``."""
-    return broker.agent("alpha")
 
 
 def _metadata(broker: RunningBroker) -> dict[str, str]:
