@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from broker.core.change import Change
+from broker.core.claims import AccessClaims
 from broker.core.dpop import MAX_REMEMBERED, PROOF_SHARES, ReplayWindow, check_proof
 from broker.core.entry import Entry, Kind, entry
 from broker.core.errors import BrokerError, Code, GuardFailed, Refused
@@ -16,10 +17,15 @@ from broker.ports import Authenticated, Authenticator, Caller, Clock, Ledger, Me
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
-    """Who is calling. ``scopes`` are empty for a caller that came by assertion: it has only what is its own."""
+    """Who is calling.
+
+    A caller that came by assertion has only what is its own: ``scopes`` are empty, and there are no ``claims``, which
+    are those of the access token that another one came with.
+    """
 
     agent: Agent
     scopes: frozenset[str] = frozenset()
+    claims: AccessClaims | None = None
 
     def require(self, scope: str) -> None:
         """Raise ``BrokerError`` (``INSUFFICIENT_SCOPE``) unless the caller's token has this scope."""
@@ -109,7 +115,7 @@ class Admission:
         if claims.jkt is not None:
             self._prove(presented, claims.client_id, claims.jkt, now)
         agent = Agent(id=claims.client_id, issuer=claims.issuer, subject=claims.sub)
-        return Admitted(agent=agent, scopes=frozenset(claims.scopes))
+        return Admitted(agent=agent, scopes=frozenset(claims.scopes), claims=claims)
 
     def _prove(self, presented: Presented, agent: str, jkt: str, now: float) -> None:
         if presented.proof is None:

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from broker.core.action import ActionState
+from broker.core.approval import ApprovalState
 from broker.core.change import Change, Guard, Receipt, RegisteredAgent, StoredKey
 from broker.core.claims import AccessClaims
 from broker.core.identity import Agent
 from broker.core.rules import BlockIndex, Rule, RuleIndex
 from broker.core.selector import Selector
+from broker.core.task import TaskState
 
 # --- time and names -------------------------------------------------------------------------------------------------
 
@@ -50,7 +53,8 @@ class Ledger(Protocol):
         Raises ``EpochMoved`` if an ``EpochIs`` guard failed: the rules that moved the epoch are in the shared
         :class:`RuleIndex` by then. Raises ``GuardFailed`` with the guard's code if another guard failed
         (``ASSERTION_REPLAYED``, ``PROOF_REPLAYED``, ``RATE_LIMITED`` with ``retry_after``, ``CONFLICT``,
-        ``ENROLLMENT_INVALID``, ``NOT_FOUND``, ``IDEMPOTENCY_KEY_REUSED``). Raises ``Unavailable``
+        ``ENROLLMENT_INVALID``, ``NOT_FOUND``, ``IDEMPOTENCY_KEY_REUSED``, ``TASK_NOT_OPEN``, ``BUDGET_USED_UP``,
+        ``APPROVAL_INVALID``). Raises ``Unavailable``
         (``LEDGER_UNAVAILABLE``) if it could not be made durable; then it was not applied, or, if the store broke in the
         middle of the commit, may have been: callers release nothing either way.
         """
@@ -155,6 +159,57 @@ class Records(Protocol):
         """Return the RFC 6962 consistency proof between two tree sizes."""
         ...
 
+    async def task(self, task_id: str) -> TaskState | None:
+        """Return a stored task as of the last commit."""
+        ...
+
+    async def tasks(
+        self,
+        *,
+        owner: str | None = None,
+        below: str | None = None,
+        open_at: float | None = None,
+        before: str | None = None,
+        limit: int = 100,
+    ) -> Sequence[TaskState]:
+        """Return stored tasks, the youngest first, with ids below ``before``: of one owner, below one task, or open."""
+        ...
+
+    async def due_tasks(self, now: float, limit: int = 100) -> Sequence[TaskState]:
+        """Return tasks that were not closed though their deadline or idle time-out has passed, parents first.
+
+        A task below another one that is due is left out: it is closed together with it.
+        """
+        ...
+
+    async def tree_holds_until(self, task_id: str) -> float:
+        """Return when the last grant of a task and of all below it expires (Unix seconds; 0: there never was one)."""
+        ...
+
+    async def action(self, action_id: str) -> ActionState | None:
+        """Return a reservation."""
+        ...
+
+    async def actions(
+        self, *, task: str | None = None, agent: str | None = None, before: str | None = None, limit: int = 100
+    ) -> Sequence[ActionState]:
+        """Return reservations, the youngest first: of one task with all below it, or of one agent."""
+        ...
+
+    async def approval(self, approval_id: str) -> ApprovalState | None:
+        """Return a request for approval with its votes."""
+        ...
+
+    async def pending_approval(self, digest: str, now: float) -> ApprovalState | None:
+        """Return the request with this digest that waits for a decision, if there is one."""
+        ...
+
+    async def approvals(
+        self, *, stored: str | None = None, before: str | None = None, limit: int = 100
+    ) -> Sequence[ApprovalState]:
+        """Return requests for approval, the youngest first, with ids below ``before``; of one stored state."""
+        ...
+
     async def idempotent(self, key: str) -> Idempotent | None:
         """Return what an idempotency key was used for, if it is remembered."""
         ...
@@ -255,6 +310,17 @@ class Meter(Protocol):
 
     def revoked(self, *, durable: bool) -> None:
         """Count one revocation."""
+        ...
+
+
+class Notifier(Protocol):
+    """Tells people that somebody waits for them. At least once, in no order, never blocking the caller."""
+
+    def approval(self, state: ApprovalState, event: str) -> None:
+        """Announce a request: ``event`` is ``requested``, ``approved``, ``denied``, or ``break_glass``.
+
+        Nothing is promised about when; a failure is retried and never reaches the caller.
+        """
         ...
 
 

@@ -10,8 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from broker.core.action import Action
+from broker.core.approval import ApprovalRequest, Vote
 from broker.core.entry import Entry
 from broker.core.rules import Block, Rule
+from broker.core.task import Task
 
 # --- guards ---------------------------------------------------------------------------------------------------------
 
@@ -86,7 +89,120 @@ class IdempotencyFresh:
     expires_at: int
 
 
-Guard = EpochIs | Unused | RateWithin | AgentAbsent | EnrollmentOpen | BlockInForce | IdempotencyFresh
+@dataclass(frozen=True, slots=True)
+class TaskOpen:
+    """The task is stored, not closed, and neither past its deadline nor idle for too long at ``at`` (Unix seconds).
+
+    If it is not stored and ``implicit`` is given, that task is stored first. ``holds_until`` is when the grant that this change makes in the task expires; the latest is kept.
+    Fails as ``GuardFailed`` with ``TASK_NOT_OPEN``.
+    """
+
+    task_id: str
+    at: float
+    implicit: Task | None = None
+    holds_until: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskUnclosed:
+    """The task is stored and was not closed, though its time may be over. Fails with ``TASK_NOT_OPEN``."""
+
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskHoldsNothing:
+    """No grant of the task or of its sub-tasks, open or closed, is alive at ``at``. Fails with ``CONFLICT``."""
+
+    task_id: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """The task's budget has ``count`` left of ``resource``, and they are used by this change.
+
+    Passes without counting if the task does not limit the resource and ``limited`` is False; a resource that the task
+    has no limit for fails if ``limited`` is True (its budget names others of its kind only). The task must be stored,
+    or be named by a ``TaskOpen`` with ``implicit`` in the same change. Sub-tasks have reserved what they may use, so
+    looking at one task is exact for all its ancestors. Fails with ``BUDGET_USED_UP``.
+    """
+
+    task_id: str
+    resource: str
+    count: int
+    limited: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ActionUnsettled:
+    """The action was reserved by ``by``, may still be settled at ``at``, and was not yet.
+
+    Fails with ``NOT_FOUND`` (none of this id by this resource server), or ``CONFLICT`` (settled, or too late).
+    """
+
+    action_id: str
+    by: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalAbsent:
+    """No request with this digest waits for a decision at ``at``. Fails with ``CONFLICT``."""
+
+    digest: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalPending:
+    """The request waits for a decision at ``at``, and ``approver`` has not voted on it yet.
+
+    Fails with ``NOT_FOUND`` or ``CONFLICT``.
+    """
+
+    approval_id: str
+    approver: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalGranted:
+    """The request with exactly this digest was approved and may still be used at ``at``; it is used up.
+
+    Fails with ``APPROVAL_INVALID``: unknown, of another digest, not approved, expired, or used.
+    """
+
+    approval_id: str
+    digest: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unreviewed:
+    """The break-glass use was not reviewed yet. Fails with ``NOT_FOUND`` or ``CONFLICT``."""
+
+    approval_id: str
+
+
+Guard = (
+    EpochIs
+    | Unused
+    | RateWithin
+    | AgentAbsent
+    | EnrollmentOpen
+    | BlockInForce
+    | IdempotencyFresh
+    | TaskOpen
+    | TaskUnclosed
+    | TaskHoldsNothing
+    | Spend
+    | ActionUnsettled
+    | ApprovalAbsent
+    | ApprovalPending
+    | ApprovalGranted
+    | Unreviewed
+)
 
 RATE_STEP = 10
 """Seconds per sub-window of a rate guard."""
@@ -101,7 +217,8 @@ class AddRule:
     A rule whose id was committed before is refused (``GuardFailed`` with ``CONFLICT``): no rule is written twice.
 
     The ledger sets ``ends_at``: when the longest-lived token committed so far that the rule could hit has expired, plus
-    a margin for skew. A rule that names a token ends with that token; for others it is the longest-lived of all.
+    a margin for skew. A rule that names a token ends with that token, one that names a stored task with the last grant
+    of its tree; for others it is the longest-lived of all.
     """
 
     rule: Rule
@@ -184,7 +301,111 @@ class PutKey:
     key: StoredKey
 
 
-Write = AddRule | AddBlock | LiftBlock | PutAgent | RemoveAgent | AddEnrollment | PutKey
+@dataclass(frozen=True, slots=True)
+class OpenTask:
+    """Store a task. What its budget limits is reserved from its parent (the last of its ``path``) where that limits it.
+
+    Fails with ``BUDGET_USED_UP`` if the parent has not so much left, or limits what the task does not. The parent's
+    being open is for a ``TaskOpen`` guard of the same change to say. Fails with ``CONFLICT`` for a known id.
+    """
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class CloseTask:
+    """Close a task and every open task below it, at ``at``.
+
+    What they used stays used in the parent of the closed task, what they did not use returns to it.
+    """
+
+    task_id: str
+    at: float
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The task was heard of at ``at``; the latest counts."""
+
+    task_id: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RaiseBudget:
+    """Raise the task's limit of a resource by ``count``, and that of every ancestor that limits it.
+
+    What is added is reserved in the ancestors, so that nobody else's share changes.
+    """
+
+    task_id: str
+    resource: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddAction:
+    """Store a reservation."""
+
+    action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class SettleAction:
+    """Note the outcome of a reservation: ``NOT_DONE`` gives back to the task's budget what was reserved.
+
+    If the task was closed meanwhile, it goes back to where the close sent what was unused. ``result`` is text from the
+    resource server.
+    """
+
+    action_id: str
+    outcome: str
+    result: str | None
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class AddApproval:
+    """Store a request that waits for people; one of the kind ``BREAK_GLASS`` waits for a review."""
+
+    request: ApprovalRequest
+
+
+@dataclass(frozen=True, slots=True)
+class CastVote:
+    """Count a vote. One denial decides; ``quorum`` agreements approve. Comes with an ``ApprovalPending`` guard."""
+
+    approval_id: str
+    vote: Vote
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """Note that a person looked at a break-glass use. Comes with an ``Unreviewed`` guard."""
+
+    approval_id: str
+    vote: Vote
+
+
+Write = (
+    AddRule
+    | AddBlock
+    | LiftBlock
+    | PutAgent
+    | RemoveAgent
+    | AddEnrollment
+    | PutKey
+    | OpenTask
+    | CloseTask
+    | Heartbeat
+    | RaiseBudget
+    | AddAction
+    | SettleAction
+    | AddApproval
+    | CastVote
+    | Review
+)
 
 
 @dataclass(frozen=True, slots=True)

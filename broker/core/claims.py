@@ -17,6 +17,11 @@ MAX_SCOPE_TEXT: Final = 8192
 
 MAX_ACT_DEPTH: Final = 16
 
+INHERITED: Final = frozenset({"agent", "issuer", "key", "role", "scope", "tier", "audience", "task"})
+"""The fields of which a token can have facts from its ancestors; their token ids are its ``parents``."""
+
+MAX_INHERITED: Final = 256
+
 
 class ClaimsError(ValueError):
     """The payload is not one of the broker's access tokens; the text names the claim."""
@@ -27,8 +32,13 @@ class AccessClaims:
     """What an access token says. Times are Unix seconds; ``scopes`` is sorted and without duplicates.
 
     ``epoch`` is the epoch at which the grant was committed; ``path`` are the ancestors of ``task`` from the root down;
-    ``parents`` are the ids of the tokens that this one descends from; ``agents`` are the other agents of the
-    ``act`` chain, outermost first; ``jkt`` is the thumbprint of the key that the token is bound to (RFC 9449).
+    ``jkt`` is the thumbprint of the key that the token is bound to (RFC 9449); ``details`` are its
+    ``authorization_details`` (RFC 9396).
+
+    A token that was exchanged (RFC 8693) keeps ``sub``, on whose behalf it is. ``agents`` are then the actors, the one
+    who acts now (``client_id``) first; ``act`` shows them, unless ``impersonates``. ``parents`` are the ids of the
+    tokens that it descends from, the first one first. ``inherited`` are the facts of those tokens that it does not have
+    of itself: by them it dies with each. ``may_act`` is the only agent that it may be handed on to, if it names one.
     """
 
     iss: str
@@ -47,7 +57,11 @@ class AccessClaims:
     path: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
     agents: tuple[str, ...] = ()
+    inherited: tuple[Fact, ...] = ()
     jkt: str | None = None
+    details: tuple[Mapping[str, Any], ...] = ()
+    may_act: str | None = None
+    impersonates: bool = False
 
     def to_payload(self) -> dict[str, Any]:
         """Return the JWT payload (``nbf`` equals ``iat``)."""
@@ -57,6 +71,10 @@ class AccessClaims:
             private["path"] = list(self.path)
         if self.parents:
             private["parents"] = list(self.parents)
+        if self.inherited:
+            private["inherited"] = _by_field(self.inherited)
+        if self.impersonates:
+            private["via"] = list(self.agents)
         payload: dict[str, Any] = {
             "iss": self.iss,
             "sub": self.sub,
@@ -69,8 +87,12 @@ class AccessClaims:
             "scope": " ".join(self.scopes),
             PRIVATE_CLAIM: private,
         }
-        if self.agents:
+        if self.agents and not self.impersonates:
             payload["act"] = _nested_act(self.agents)
+        if self.may_act is not None:
+            payload["may_act"] = {"sub": self.may_act}
+        if self.details:
+            payload["authorization_details"] = [dict(element) for element in self.details]
         if self.jkt is not None:
             payload["cnf"] = {"jkt": self.jkt}
         return payload
@@ -81,7 +103,8 @@ class AccessClaims:
             {
                 *(("token", jti) for jti in (self.jti, *self.parents)),
                 *(("task", task) for task in (self.task, *self.path)),
-                *(("agent", agent) for agent in (self.client_id, *self.agents)),
+                *(("agent", agent) for agent in (self.sub, self.client_id, *self.agents)),
+                *self.inherited,
                 *(("scope", scope) for scope in self.scopes),
                 *(("key", key) for key in (kid, self.jkt) if key is not None),
                 ("role", self.role),
@@ -97,6 +120,10 @@ def parse_claims(payload: Mapping[str, Any]) -> AccessClaims:
     private = payload.get(PRIVATE_CLAIM)
     if not isinstance(private, Mapping):
         msg = f"{PRIVATE_CLAIM}: missing"
+        raise ClaimsError(msg)
+    chain, via = _act_chain(payload.get("act")), _texts(private, "via")
+    if chain and via:
+        msg = "act: a token that impersonates names no actors"
         raise ClaimsError(msg)
     return AccessClaims(
         iss=_text(payload, "iss"),
@@ -114,8 +141,12 @@ def parse_claims(payload: Mapping[str, Any]) -> AccessClaims:
         issuer=_text(private, "issuer"),
         path=_texts(private, "path"),
         parents=_texts(private, "parents"),
-        agents=_act_chain(payload.get("act")),
+        agents=chain or via,
+        inherited=_inherited(private.get("inherited", {})),
         jkt=_bound_key(payload.get("cnf")),
+        details=_details(payload.get("authorization_details", [])),
+        may_act=_permitted_actor(payload.get("may_act")),
+        impersonates=bool(via),
     )
 
 
@@ -167,6 +198,41 @@ def _act_chain(act: object) -> tuple[str, ...]:
         agents.append(_text(act, "sub"))
         act = act.get("act")
     return tuple(agents)
+
+
+def _by_field(facts: tuple[Fact, ...]) -> dict[str, list[str]]:
+    by_field: dict[str, list[str]] = {}
+    for name, value in facts:
+        by_field.setdefault(name, []).append(value)
+    return by_field
+
+
+def _inherited(data: object) -> tuple[Fact, ...]:
+    """Read the facts of ancestors: sorted, without duplicates, each of a kind that is inherited."""
+    if not isinstance(data, Mapping) or not data.keys() <= INHERITED:
+        msg = f"inherited: must be an object with some of {', '.join(sorted(INHERITED))}"
+        raise ClaimsError(msg)
+    facts = [(name, value) for name in data for value in _texts(data, name)]
+    if facts != sorted(set(facts)) or len(facts) > MAX_INHERITED:
+        msg = f"inherited: must be sorted, without duplicates, {MAX_INHERITED} facts at most"
+        raise ClaimsError(msg)
+    return tuple(facts)
+
+
+def _details(data: object) -> tuple[Mapping[str, Any], ...]:
+    if not isinstance(data, list) or not all(isinstance(element, Mapping) and element for element in data):
+        msg = "authorization_details: must be a list of objects"
+        raise ClaimsError(msg)
+    return tuple(data)
+
+
+def _permitted_actor(may_act: object) -> str | None:
+    if may_act is None:
+        return None
+    if not isinstance(may_act, Mapping) or len(may_act) != 1:
+        msg = "may_act: must have exactly one member"
+        raise ClaimsError(msg)
+    return _text(may_act, "sub")
 
 
 def _bound_key(cnf: object) -> str | None:

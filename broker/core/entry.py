@@ -43,6 +43,15 @@ class Kind(StrEnum):
     POLICY_LOADED = "policy.loaded"
     BROKER_STARTED = "broker.started"
     CLOCK_STEPPED = "clock.stepped"
+    TASK_OPENED = "task.opened"
+    TASK_CLOSED = "task.closed"
+    TASK_HEARD = "task.heard"
+    ACTION_RESERVED = "action.reserved"
+    ACTION_REFUSED = "action.refused"
+    ACTION_SETTLED = "action.settled"
+    APPROVAL_REQUESTED = "approval.requested"
+    APPROVAL_VOTED = "approval.voted"
+    APPROVAL_REVIEWED = "approval.reviewed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +59,8 @@ class Columns:
     """The members of an entry that the ledger also keeps as columns, so that lists and previews are queries.
 
     They are read from the body itself, so the two cannot disagree; verifying a ledger compares them again. ``at`` is
-    Unix milliseconds; ``expires_at`` Unix seconds; ``scope`` is space-separated.
+    Unix milliseconds; ``expires_at`` Unix seconds; ``scope`` is space-separated. ``lineage`` holds the facts that a
+    token has from its ancestors (see :func:`broker.core.selector.facts_text`).
     """
 
     kind: str
@@ -67,6 +77,7 @@ class Columns:
     bound_key: str | None = None
     epoch: int | None = None
     expires_at: int | None = None
+    lineage: str | None = None
 
 
 _COLUMNS: Final = tuple(f.name for f in fields(Columns))

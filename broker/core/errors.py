@@ -52,9 +52,31 @@ class Code(StrEnum):
     SCOPE_NOT_ALLOWED = "scope_not_allowed"
     TASK_MALFORMED = "task_malformed"
     DETAILS_NOT_SUPPORTED = "details_not_supported"
+    DETAILS_INVALID = "details_invalid"
+    DETAILS_NOT_ALLOWED = "details_not_allowed"
     APPROVAL_REQUIRED = "approval_required"
     BLOCKED = "blocked"
     POLICY_INVALID = "policy_invalid"
+
+    # Tasks, delegation and actions
+    TASK_REQUIRED = "task_required"
+    TASK_NOT_OPEN = "task_not_open"
+    TASK_CEILING = "task_ceiling"
+    SUBJECT_TOKEN_INVALID = "subject_token_invalid"
+    ACTOR_TOKEN_INVALID = "actor_token_invalid"
+    DELEGATION_NOT_ALLOWED = "delegation_not_allowed"
+    DELEGATION_TOO_DEEP = "delegation_too_deep"
+    TOKEN_TYPE_NOT_SUPPORTED = "token_type_not_supported"
+    BUDGET_USED_UP = "budget_used_up"
+
+    # Approvals (CIBA's words where it has them)
+    AUTHORIZATION_PENDING = "authorization_pending"
+    SLOW_DOWN = "slow_down"
+    APPROVAL_DENIED = "approval_denied"
+    APPROVAL_EXPIRED = "approval_expired"
+    APPROVAL_INVALID = "approval_invalid"
+    BREAK_GLASS_NOT_ALLOWED = "break_glass_not_allowed"
+    NOT_AN_APPROVER = "not_an_approver"
 
     # Limits
     RATE_LIMITED = "rate_limited"
@@ -101,6 +123,17 @@ class Refused(BrokerError):
         """``refusal`` is the reference to quote to an operator (``broker policy explain --refusal``)."""
         super().__init__(code, public, retry_after=retry_after)
         self.refusal = refusal
+
+
+class Pending(BrokerError):
+    """A person has to decide first: the request was put before them, and the caller asks again with its id."""
+
+    def __init__(self, code: Code, public: str, *, auth_req_id: str, expires_in: int, interval: int) -> None:
+        """``code`` is ``AUTHORIZATION_PENDING`` or ``SLOW_DOWN``; times are in whole seconds."""
+        super().__init__(code, public, retry_after=interval)
+        self.auth_req_id = auth_req_id
+        self.expires_in = expires_in
+        self.interval = interval
 
 
 class Unavailable(BrokerError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from broker.core.claims import AccessClaims
 from broker.core.errors import Code
@@ -16,13 +18,17 @@ class Ask:
 
     ``audience`` is the exact resource that was named (or None); ``scopes`` is None when the request named none, else
     the requested scopes, sorted, each well-formed; ``task`` the task id the caller gave; ``jkt`` the thumbprint of the
-    key whose possession was proved with the request (RFC 9449), or None.
+    key whose possession was proved with the request (RFC 9449), or None. ``details`` are the ``authorization_details``
+    (RFC 9396) that were asked for, None if there were none; ``may_act`` names the only agent that the token may be
+    handed on to.
     """
 
     audience: str | None
     scopes: tuple[str, ...] | None
     task: str | None = None
     jkt: str | None = None
+    details: tuple[Mapping[str, Any], ...] | None = None
+    may_act: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +47,7 @@ class Granted:
     allowed_by: str
     agent_per_minute: int | None = None
     role_per_minute: int | None = None
+    details: tuple[Mapping[str, Any], ...] = ()
 
     def facts(self, agent: Agent, ask: Ask) -> frozenset[Fact]:
         """Return the facts of the credential to be, for blocks to look at (its token id is not known yet)."""
@@ -68,12 +75,16 @@ class Denied:
 
 @dataclass(frozen=True, slots=True)
 class NeedsApproval:
-    """A person must approve first: ``quorum`` members of the role ``approvers`` within ``expires`` seconds."""
+    """A person must approve first: ``quorum`` members of the role ``approvers`` within ``expires`` seconds.
+
+    ``granted`` is what the approval would be for. ``tier`` is the most sensitive one that asks.
+    """
 
     tier: str
     approvers: str
     quorum: int
     expires: int
+    granted: Granted
 
 
 Decision = Granted | Denied | NeedsApproval

@@ -76,6 +76,20 @@ class Selector:
         return {"everything": True} if self.everything else dict(self.facts())
 
 
+def facts_text(facts: Iterable[Fact]) -> str | None:
+    """Return facts as one text: sorted lines ``field=value``, each between line feeds; None if there are none.
+
+    No value has a line feed in it, so that a fact is among them iff :func:`fact_line` of it is part of the text.
+    """
+    lines = sorted({f"{name}={value}" for name, value in facts})
+    return "\n" + "\n".join(lines) + "\n" if lines else None
+
+
+def fact_line(fact: Fact) -> str:
+    """Return one fact as it stands in :func:`facts_text`."""
+    return f"\n{fact[0]}={fact[1]}\n"
+
+
 _FIELDS: Final = tuple(f.name for f in fields(Selector) if f.name != "everything")
 
 

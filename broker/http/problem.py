@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from broker.core.errors import BrokerError, Code, Refused
+from broker.core.errors import BrokerError, Code, Pending, Refused
 
 PROBLEM_JSON: Final = "application/problem+json"
 
@@ -49,8 +49,26 @@ PROBLEMS: Final[Mapping[Code, tuple[HTTPStatus, str]]] = MappingProxyType(
         Code.SCOPE_REQUIRED: (HTTPStatus.BAD_REQUEST, "A scope must be named"),
         Code.SCOPE_MALFORMED: (HTTPStatus.BAD_REQUEST, "The scope is malformed"),
         Code.SCOPE_NOT_ALLOWED: (HTTPStatus.FORBIDDEN, "The scope is not allowed"),
-        Code.TASK_MALFORMED: (HTTPStatus.BAD_REQUEST, "The task id is malformed"),
+        Code.TASK_MALFORMED: (HTTPStatus.BAD_REQUEST, "The task is malformed"),
         Code.DETAILS_NOT_SUPPORTED: (HTTPStatus.BAD_REQUEST, "Authorization details are not supported"),
+        Code.DETAILS_INVALID: (HTTPStatus.BAD_REQUEST, "The authorization details are not valid"),
+        Code.DETAILS_NOT_ALLOWED: (HTTPStatus.FORBIDDEN, "The authorization details are not allowed"),
+        Code.TASK_REQUIRED: (HTTPStatus.BAD_REQUEST, "A task must be opened and named"),
+        Code.TASK_NOT_OPEN: (HTTPStatus.CONFLICT, "The task is not open"),
+        Code.TASK_CEILING: (HTTPStatus.FORBIDDEN, "The task does not allow this"),
+        Code.SUBJECT_TOKEN_INVALID: (HTTPStatus.BAD_REQUEST, "The subject token is not valid"),
+        Code.ACTOR_TOKEN_INVALID: (HTTPStatus.BAD_REQUEST, "The actor token is not valid"),
+        Code.DELEGATION_NOT_ALLOWED: (HTTPStatus.FORBIDDEN, "The delegation is not allowed"),
+        Code.DELEGATION_TOO_DEEP: (HTTPStatus.FORBIDDEN, "The token was handed on too often"),
+        Code.TOKEN_TYPE_NOT_SUPPORTED: (HTTPStatus.BAD_REQUEST, "The token type is not supported"),
+        Code.BUDGET_USED_UP: (HTTPStatus.CONFLICT, "The budget of the task is used up"),
+        Code.AUTHORIZATION_PENDING: (HTTPStatus.CONFLICT, "A person has to decide first"),
+        Code.SLOW_DOWN: (HTTPStatus.CONFLICT, "Asked again too soon"),
+        Code.APPROVAL_DENIED: (HTTPStatus.FORBIDDEN, "The request was denied"),
+        Code.APPROVAL_EXPIRED: (HTTPStatus.FORBIDDEN, "Nobody approved in time"),
+        Code.APPROVAL_INVALID: (HTTPStatus.FORBIDDEN, "The approval does not cover this request"),
+        Code.BREAK_GLASS_NOT_ALLOWED: (HTTPStatus.FORBIDDEN, "Going ahead without approval is not allowed"),
+        Code.NOT_AN_APPROVER: (HTTPStatus.FORBIDDEN, "Not one of those who may decide"),
         Code.APPROVAL_REQUIRED: (HTTPStatus.FORBIDDEN, "A person must approve this"),
         Code.BLOCKED: (HTTPStatus.FORBIDDEN, "A block refuses this"),
         Code.POLICY_INVALID: (HTTPStatus.UNPROCESSABLE_ENTITY, "The policy cannot be used"),
@@ -107,6 +125,24 @@ OAUTH_ERRORS: Final[Mapping[Code, str]] = MappingProxyType(
         Code.SCOPE_NOT_ALLOWED: "invalid_scope",
         Code.TASK_MALFORMED: "invalid_request",
         Code.DETAILS_NOT_SUPPORTED: "invalid_authorization_details",
+        Code.DETAILS_INVALID: "invalid_authorization_details",
+        Code.DETAILS_NOT_ALLOWED: "invalid_authorization_details",
+        Code.TASK_REQUIRED: "invalid_request",
+        Code.TASK_NOT_OPEN: "invalid_request",
+        Code.TASK_CEILING: "invalid_scope",
+        Code.SUBJECT_TOKEN_INVALID: "invalid_request",
+        Code.ACTOR_TOKEN_INVALID: "invalid_request",
+        Code.DELEGATION_NOT_ALLOWED: "invalid_request",
+        Code.DELEGATION_TOO_DEEP: "invalid_request",
+        Code.TOKEN_TYPE_NOT_SUPPORTED: "invalid_request",
+        Code.BUDGET_USED_UP: "access_denied",
+        Code.AUTHORIZATION_PENDING: "authorization_pending",
+        Code.SLOW_DOWN: "slow_down",
+        Code.APPROVAL_DENIED: "access_denied",
+        Code.APPROVAL_EXPIRED: "expired_token",
+        Code.APPROVAL_INVALID: "invalid_grant",
+        Code.BREAK_GLASS_NOT_ALLOWED: "unauthorized_client",
+        Code.NOT_AN_APPROVER: "access_denied",
         Code.APPROVAL_REQUIRED: "invalid_scope",
         Code.BLOCKED: "unauthorized_client",
         Code.POLICY_INVALID: "server_error",
@@ -192,4 +228,6 @@ def ascii_text(text: str) -> str:
 def _with_reference(body: dict[str, Any], error: BrokerError) -> dict[str, Any]:
     if isinstance(error, Refused) and error.refusal is not None:
         body["refusal"] = error.refusal
+    if isinstance(error, Pending):
+        body |= {"auth_req_id": error.auth_req_id, "expires_in": error.expires_in, "interval": error.interval}
     return body

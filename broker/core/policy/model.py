@@ -5,8 +5,9 @@ They are made by :func:`broker.core.policy.compile_policy` only, which checks th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 from broker.core.identity import Agent
 from broker.core.issuer import TrustedIssuer
@@ -24,6 +25,38 @@ class Approval:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetApproval:
+    """Who may lift a budget that is used up (see :class:`Approval`), and by how many (``adds``) each time."""
+
+    approval: Approval
+    adds: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delegate:
+    """A role that another role may delegate to.
+
+    With ``own_grants`` a delegate's token has what the delegate's own role allows, within the task, instead of a part
+    of what the delegating token has. With ``impersonation`` the token names no actors (no ``act``).
+    """
+
+    role: str
+    own_grants: bool = False
+    impersonation: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetailType:
+    """A type of ``authorization_details`` (RFC 9396) that an audience understands, and the check of its elements.
+
+    ``mismatch`` returns what is wrong with an element in words that are safe to show, or None.
+    """
+
+    name: str
+    mismatch: Callable[[Mapping[str, Any]], str | None] = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tier:
     """How sensitive something is. A higher ``rank`` is more sensitive; ``max_ttl`` is in seconds."""
 
@@ -36,11 +69,16 @@ class Tier:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audience:
-    """A resource server: its URI, the tier of each scope, and the agents that serve it (who may introspect)."""
+    """A resource server: its URI, the tier of each scope, and the agents that serve it.
+
+    Those may introspect its tokens and reserve actions with them. ``details`` are the types of authorization details
+    that it understands, by name.
+    """
 
     uri: str
     scopes: Mapping[str, Tier]
     served_by: tuple[Member, ...] = ()
+    details: Mapping[str, DetailType] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,19 +93,33 @@ class SecretRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScopeAllow:
-    """One scope that a role allows at one audience, for ``ttl`` seconds at most, by the line ``path`` of the policy."""
+    """One scope that a role allows at one audience, for ``ttl`` seconds at most, by the line ``path`` of the policy.
+
+    ``approval`` is what this line demands; if it demands nothing, the tier's counts.
+    """
 
     tier: Tier
     ttl: int
     path: str
+    approval: Approval | None = None
+
+    @property
+    def asks(self) -> Approval | None:
+        """Return whose approval this scope needs by this line or by its tier."""
+        return self.approval or self.tier.approval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudienceAllow:
-    """Everything a role allows at one audience. ``default_scopes`` (sorted) are for requests that name no scope."""
+    """Everything a role allows at one audience.
+
+    ``default_scopes`` (sorted) are for requests that name no scope; ``details`` are the types of authorization details
+    that a request may hold.
+    """
 
     scopes: Mapping[str, ScopeAllow]
     default_scopes: tuple[str, ...] = ()
+    details: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,25 +133,46 @@ class SecretAllow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How much one role may use. Lifetimes are in seconds; None is no limit of that kind."""
+    """How much one role may use. Lifetimes are in seconds; None is no limit of that kind.
+
+    ``actions`` are how often each action may be done in one task: a task of this role cannot ask for more, and one
+    that asks for nothing has these. ``idle_timeout`` likewise. ``delegation_depth`` is how many agents a token of this
+    role may be handed on through, one after the other.
+    """
 
     tokens_per_minute: int
     role_tokens_per_minute: int | None = None
     live_leases: int | None = None
     task_ttl: int | None = None
     tokens_per_task: int | None = None
+    tasks_per_minute: int = 600
+    actions: Mapping[str, int] | None = None
+    idle_timeout: int | None = None
+    delegation_depth: int = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Role:
-    """What a set of agents may ask for."""
+    """What a set of agents may ask for.
+
+    ``may_delegate_to`` is keyed by role. ``explicit_tasks`` demands that every request names a task that was opened.
+    With ``break_glass`` a request that gives a reason goes ahead without the approval it would need. With
+    ``budget_approval`` people can lift the budget of a task that has used it up.
+    """
 
     name: str
     members: tuple[Member, ...]
     audiences: Mapping[str, AudienceAllow]
     secrets: Mapping[str, SecretAllow]
     limits: Limits
-    may_delegate_to: tuple[str, ...] = ()
+    may_delegate_to: Mapping[str, Delegate] = field(default_factory=dict)
+    explicit_tasks: bool = False
+    break_glass: bool = False
+    budget_approval: BudgetApproval | None = None
+
+
+REVOKE: Final = "revoke"
+KEEP: Final = "keep"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +180,8 @@ class Policy:
     """A policy as a whole. ``digest`` is ``sha256:`` and the hex digest of the document; tiers are in rising order.
 
     ``audiences`` and the audiences in roles are keyed by URI; the broker's own API is among them as
-    ``broker_audience``. Roles are in the order of the file.
+    ``broker_audience``. Roles are in the order of the file. ``on_narrowing`` says what becomes of live grants that this
+    policy, when it replaces another, no longer allows: :data:`REVOKE` or :data:`KEEP`.
     """
 
     digest: str
@@ -118,6 +192,7 @@ class Policy:
     secrets: Mapping[str, SecretRef]
     roles: Mapping[str, Role]
     membership: Membership = field(repr=False, compare=False)
+    on_narrowing: str = KEEP
 
     def roles_of(self, agent: Agent) -> tuple[Role, ...]:
         """Return the roles that ``agent`` is a member of, in the order of the file."""

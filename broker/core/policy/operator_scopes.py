@@ -24,6 +24,7 @@ OPERATOR_SCOPES: Final[Mapping[str, str]] = MappingProxyType(
         "operator:read": "see everything an operator sees: rules, blocks, agents, keys, any token and lease",
         "approvals:read": "list pending approvals",
         "approvals:decide": "approve or deny a pending request",
+        "actions:reserve": "reserve actions against the budgets of tasks and settle them, as resource servers do",
         "agents:write": "register agents and create enrolment codes",
         "ledger:read": "read the ledger, its checkpoints and proofs",
         "keys:write": "rotate the broker's signing keys",

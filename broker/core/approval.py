@@ -1,0 +1,102 @@
+"""Approvals: a person's agreement to exactly one request, bound to a digest of it, used once, ending in a refusal."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+REDEEM_SECONDS: Final = 300
+"""Seconds that an approval can be used after the time to decide on it is over."""
+
+POLL_INTERVAL: Final = 2
+"""Seconds that a client waits between two questions about its pending request (CIBA ``interval``)."""
+
+TOKEN: Final = "token"
+BUDGET: Final = "budget"
+BREAK_GLASS: Final = "break_glass"
+KINDS: Final = (TOKEN, BUDGET, BREAK_GLASS)
+"""What is approved: a token, more budget for a task, or (afterwards) a token that was taken without asking."""
+
+PENDING: Final = "pending"
+APPROVED: Final = "approved"
+DENIED: Final = "denied"
+EXPIRED: Final = "expired"
+USED: Final = "used"
+UNREVIEWED: Final = "unreviewed"
+REVIEWED: Final = "reviewed"
+STATES: Final = (PENDING, APPROVED, DENIED, EXPIRED, USED, UNREVIEWED, REVIEWED)
+
+_sorted_json: Final = msgspec.json.Encoder(order="sorted")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalRequest:
+    """What a person is asked, as it was asked; nothing here ever changes. Times are Unix seconds.
+
+    ``kind`` is one of :data:`KINDS`. ``digest`` binds it to the request (:func:`request_digest` of ``asked``).
+    ``agent`` asks; ``task`` and ``task_owner`` say for whose work (None without a task); ``chain`` are the agents that
+    the request was handed through, the one who started it first. ``asked`` is the request in JSON values, as the
+    approver sees it. ``quorum`` members of the role ``approvers`` must agree before ``expires_at``; ``reason`` is what
+    the agent says (text from outside). ``lifts`` says for a budget by how much which resource is raised.
+    """
+
+    id: str
+    kind: str
+    digest: str
+    agent: str
+    issuer: str
+    role: str
+    asked: Mapping[str, Any]
+    approvers: str
+    quorum: int
+    requested_at: float
+    expires_at: int
+    tier: str | None = None
+    task: str | None = None
+    task_owner: str | None = None
+    purpose: str | None = None
+    chain: tuple[str, ...] = ()
+    reason: str | None = None
+    lifts: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vote:
+    """One approver's word. ``role`` is the role under which they spoke, ``epoch`` the epoch at which they did."""
+
+    approver: str
+    issuer: str
+    subject: str
+    role: str
+    approve: bool
+    reason: str
+    at: float
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalState:
+    """A request and what became of it. ``stored`` is its state leaving time aside."""
+
+    request: ApprovalRequest
+    stored: str
+    votes: tuple[Vote, ...] = ()
+    decided_at: float | None = None
+    used_at: float | None = None
+
+    def state(self, now: float) -> str:
+        """Return the state at ``now``: what nobody decided on or used in time has expired, which is a refusal."""
+        if self.stored == PENDING and self.request.expires_at <= now:
+            return EXPIRED
+        if self.stored == APPROVED and self.request.expires_at + REDEEM_SECONDS <= now:
+            return EXPIRED
+        return self.stored
+
+
+def request_digest(asked: Mapping[str, Any]) -> str:
+    """Return the digest that binds an approval to a request: SHA-256 (hex) of its JSON with sorted members."""
+    return hashlib.sha256(_sorted_json.encode(asked)).hexdigest()
