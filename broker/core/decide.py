@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from broker.core.details import check_details
 from broker.core.errors import Code
 from broker.core.grant import Ask, Decision, Denied, Granted, NeedsApproval
 from broker.core.identity import Agent
@@ -23,7 +24,12 @@ _SPECIFICITY: Final = {
             Code.AUDIENCE_NOT_ALLOWED,
             Code.SCOPE_REQUIRED,
             Code.SCOPE_NOT_ALLOWED,
+            Code.DETAILS_NOT_SUPPORTED,
+            Code.DETAILS_NOT_ALLOWED,
+            Code.DETAILS_INVALID,
+            Code.TASK_REQUIRED,
             Code.PROOF_REQUIRED,
+            Code.APPROVAL_AMBIGUOUS,
             Code.BLOCKED,
         )
     )
@@ -35,6 +41,10 @@ _NAMED: Final = 8
 NO_AUDIENCE: Final = Denied(Code.AUDIENCE_REQUIRED, "name the audience that the token is for")
 NO_ROLE: Final = Denied(Code.NO_ROLE, "no role of the policy has this agent as a member")
 _NOT_HERE: Final = Denied(Code.AUDIENCE_NOT_ALLOWED, "no role of this agent allows this audience")
+_TWO_KINDS_OF_APPROVERS: Final = Denied(
+    Code.APPROVAL_AMBIGUOUS, "different people must approve these scopes: ask for them one by one"
+)
+_NO_TASK: Final = Denied(Code.TASK_REQUIRED, "this role asks for a task: open one, and name it with task=")
 _NO_SCOPE: Final = Denied(Code.SCOPE_REQUIRED, "name the scopes: there are no default scopes for this audience")
 
 
@@ -46,7 +56,7 @@ def decide(policy: Policy, blocks: BlockIndex, agent: Agent, ask: Ask, now: floa
     """
     if ask.audience is None:
         return NO_AUDIENCE
-    return settle(ask, (judge(role, blocks, agent, ask, now) for role in policy.roles_of(agent)))
+    return settle(ask, (judge(policy, role, blocks, agent, ask, now) for role in policy.roles_of(agent)))
 
 
 def settle(ask: Ask, verdicts: Iterable[Decision]) -> Decision:
@@ -77,18 +87,20 @@ class Offer:
     lines: tuple[ScopeAllow, ...]
 
 
-def judge(role: Role, blocks: BlockIndex, agent: Agent, ask: Ask, now: float) -> Decision:
+def judge(policy: Policy, role: Role, blocks: BlockIndex, agent: Agent, ask: Ask, now: float) -> Decision:
     """Return what one role, which has ``agent`` as a member, says to an ask."""
-    offer = offered(role, ask)
+    offer = offered(policy, role, ask)
     if isinstance(offer, Denied):
         return offer
+    if role.explicit_tasks and ask.task is None:
+        return _NO_TASK
     block = blocks.refusing(offer.granted.facts(agent, ask), now)
     if block is not None:
         return Denied(Code.BLOCKED, f"blocked by an operator: {block.id}")
-    return _conditions(offer, ask)
+    return conditions(offer, ask)
 
 
-def offered(role: Role, ask: Ask) -> Offer | Denied:
+def offered(policy: Policy, role: Role, ask: Ask) -> Offer | Denied:
     """Return what a role allows if it allows all that is asked for, or why not."""
     allowed = role.audiences.get(ask.audience or "")
     if allowed is None:
@@ -99,6 +111,10 @@ def offered(role: Role, ask: Ask) -> Offer | Denied:
     missing = [scope for scope in scopes if scope not in allowed.scopes]
     if missing:
         return Denied(Code.SCOPE_NOT_ALLOWED, "not allowed to this agent: " + _listed(missing))
+    if ask.details is not None:
+        unfit = check_details(policy.audiences[ask.audience or ""], allowed, ask.details)
+        if unfit is not None:
+            return unfit
     lines = tuple([allowed.scopes[scope] for scope in scopes])
     granted = Granted(
         role=role.name,
@@ -109,22 +125,32 @@ def offered(role: Role, ask: Ask) -> Offer | Denied:
         allowed_by=", ".join(dict.fromkeys([line.path for line in lines])),
         agent_per_minute=role.limits.tokens_per_minute,
         role_per_minute=role.limits.role_tokens_per_minute,
+        details=ask.details or (),
     )
     return Offer(granted, lines)
 
 
-def _conditions(offer: Offer, ask: Ask) -> Decision:
+def conditions(offer: Offer, ask: Ask) -> Decision:
     """Return what is still missing for a grant, if anything.
 
-    Every tier among the scopes is asked, not only the highest: a condition cannot be shed by asking for more.
+    Every line among the scopes is asked, not only that of the highest tier: a condition cannot be shed by asking for
+    more.
     """
     if ask.jkt is None and any(line.tier.proof_required for line in offer.lines):
         return Denied(Code.PROOF_REQUIRED, "these scopes need a DPoP proof of possession of a key (RFC 9449)")
-    asking = [(line.tier, line.tier.approval) for line in offer.lines if line.tier.approval is not None]
-    if not asking:
+    asking = [line for line in offer.lines if line.asks is not None]
+    approvals = [line.asks for line in asking if line.asks is not None]
+    if not approvals:
         return offer.granted
-    tier, approval = max(asking, key=lambda pair: pair[0].rank)
-    return NeedsApproval(tier.name, approval.approvers, approval.quorum, approval.expires)
+    if len({approval.approvers for approval in approvals}) > 1:
+        return _TWO_KINDS_OF_APPROVERS
+    return NeedsApproval(
+        max(asking, key=lambda line: line.tier.rank).tier.name,
+        approvals[0].approvers,
+        max(approval.quorum for approval in approvals),
+        min(approval.expires for approval in approvals),
+        offer.granted,
+    )
 
 
 def _listed(scopes: Iterable[str] | None) -> str:

@@ -49,7 +49,7 @@ class Explanation:
 def explain(policy: Policy, blocks: BlockIndex, agent: Agent, ask: Ask, now: float) -> Explanation:
     """Explain what :func:`broker.core.decide.decide` says to the same arguments, and why."""
     mine = {role.name for role in policy.roles_of(agent)}
-    roles = [_role(role, blocks, agent, ask, now, member=role.name in mine) for role in policy.roles.values()]
+    roles = [_role(policy, role, blocks, agent, ask, now, member=role.name in mine) for role in policy.roles.values()]
     verdicts = [role.verdict for role in roles if role.verdict is not None]
     decision = NO_AUDIENCE if ask.audience is None else settle(ask, verdicts)
     return Explanation(decision, tuple(_notes(policy, ask)), tuple(roles))
@@ -66,7 +66,7 @@ def outcome(decision: Decision) -> str:
             )
         case Denied(code, reason):
             return f"denied ({code.value}): {reason}"
-        case NeedsApproval(tier, approvers, quorum, expires):
+        case NeedsApproval(tier, approvers, quorum, expires, _):
             return (
                 f"needs approval: tier {tier} asks for {quorum} of role {approvers} within {format_duration(expires)}"
             )
@@ -106,11 +106,13 @@ def _notes(policy: Policy, ask: Ask) -> Iterator[str]:
             yield f"the policy does not know the scope {scope} at {ask.audience}"
 
 
-def _role(role: Role, blocks: BlockIndex, agent: Agent, ask: Ask, now: float, *, member: bool) -> RoleExplanation:
+def _role(
+    policy: Policy, role: Role, blocks: BlockIndex, agent: Agent, ask: Ask, now: float, *, member: bool
+) -> RoleExplanation:
     if not member or ask.audience is None:
         return RoleExplanation(role.name, member, tuple(_membership(role, agent)), None)
-    verdict = judge(role, blocks, agent, ask, now)
-    lines = (*_membership(role, agent), *_allowed(role, ask), *_blocked(role, blocks, agent, ask, now))
+    verdict = judge(policy, role, blocks, agent, ask, now)
+    lines = (*_membership(role, agent), *_allowed(role, ask), *_blocked(policy, role, blocks, agent, ask, now))
     return RoleExplanation(role.name, member, lines, verdict)
 
 
@@ -157,8 +159,8 @@ def _terms(line: ScopeAllow, ask: Ask) -> str:
     return ", ".join(parts)
 
 
-def _blocked(role: Role, blocks: BlockIndex, agent: Agent, ask: Ask, now: float) -> Iterator[str]:
-    offer = offered(role, ask)
+def _blocked(policy: Policy, role: Role, blocks: BlockIndex, agent: Agent, ask: Ask, now: float) -> Iterator[str]:
+    offer = offered(policy, role, ask)
     block = None if isinstance(offer, Denied) else blocks.refusing(offer.granted.facts(agent, ask), now)
     if block is not None:
         covers = ", ".join(f"{field} {value}" for field, value in block.selector.facts())

@@ -164,7 +164,10 @@ def test_several_lines_of_one_role_cover_one_ask() -> None:
 
 def test_approval() -> None:
     """A tier that needs a person's word is not granted, and says whose word is needed."""
-    assert decided(TRIAGE, ask(PAYMENTS, "refunds:create")) == NeedsApproval("sensitive", "finance", 1, 600)
+    decision = decided(TRIAGE, ask(PAYMENTS, "refunds:create"))
+    assert isinstance(decision, NeedsApproval)
+    assert (decision.tier, decision.approvers, decision.quorum, decision.expires) == ("sensitive", "finance", 1, 600)
+    assert (decision.granted.scopes, decision.granted.ttl) == (("refunds:create",), 300)
 
 
 def test_conditions_of_a_lower_tier_are_not_shed_by_asking_for_more() -> None:
