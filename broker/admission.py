@@ -114,7 +114,7 @@ class Admission:
             raise BrokerError(Code.TOKEN_INVALID, text)
         if claims.jkt is not None:
             self._prove(presented, claims.client_id, claims.jkt, now)
-        agent = Agent(id=claims.client_id, issuer=claims.issuer, subject=claims.sub)
+        agent = Agent(id=claims.client_id, issuer=claims.issuer, subject=claims.client_id)
         return Admitted(agent=agent, scopes=frozenset(claims.scopes), claims=claims)
 
     def _prove(self, presented: Presented, agent: str, jkt: str, now: float) -> None:

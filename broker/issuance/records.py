@@ -1,0 +1,126 @@
+"""What the ledger says of a token that was issued or refused: who, what, why, how, from where."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from broker.core.claims import AccessClaims
+from broker.core.entry import MAX_INT, Entry, Kind, entry
+from broker.core.errors import Code
+from broker.core.grant import Ask, Granted
+from broker.core.identity import Attribute
+from broker.core.selector import facts_text
+from broker.issuance.applicants import Applicant
+
+_sorted_json: Final = msgspec.json.Encoder(order="sorted")
+
+
+def issued_entry(
+    applicant: Applicant, granted: Granted, claims: AccessClaims, kid: str, policy_digest: str, **why: str | None
+) -> Entry:
+    """Return the entry of a token. ``why`` is what else allowed it: an ``approval``, or ``break_glass`` and its reason.
+    """
+    agent = applicant.agent
+    return entry(
+        Kind.TOKEN_ISSUED,
+        applicant.now,
+        ref=claims.jti,
+        agent=agent.id,
+        issuer=agent.issuer,
+        subject=agent.subject,
+        attributes_digest=hashlib.sha256(_sorted_json.encode(dict(agent.attributes))).hexdigest(),
+        role=claims.role,
+        tier=claims.tier,
+        task=claims.task,
+        audience=claims.aud,
+        scope=" ".join(claims.scopes),
+        epoch=claims.epoch,
+        expires_at=claims.exp,
+        key=kid,
+        bound_key=claims.jkt,
+        allowed_by=granted.allowed_by,
+        policy=policy_digest,
+        details=[dict(element) for element in claims.details],
+        may_act=claims.may_act,
+        **_descent(claims, kid),
+        **why,
+        **applicant.provenance(),
+    )
+
+
+def refused_entry(applicant: Applicant, refusal: str, code: Code, reason: str, policy_digest: str) -> Entry:
+    """Return the entry of a refusal; ``refusal`` is the reference that the agent is told."""
+    agent, ask = applicant.agent, applicant.ask
+    return entry(
+        Kind.TOKEN_REFUSED,
+        applicant.now,
+        ref=refusal,
+        agent=agent.id,
+        issuer=agent.issuer,
+        subject=agent.subject,
+        attributes={name: _recordable(value) for name, value in agent.attributes.items() if value not in ((), "")},
+        code=code.value,
+        reason=reason,
+        audience=ask.audience,
+        scope=None if ask.scopes is None else " ".join(ask.scopes),
+        task=ask.task,
+        bound_key=ask.jkt,
+        details=[dict(element) for element in ask.details or ()],
+        exchange=True if applicant.request.exchange is not None else None,
+        approval=applicant.request.auth_req_id,
+        policy=policy_digest,
+        **applicant.provenance(),
+    )
+
+
+def asked(agent: str, ask: Ask, granted: Granted, parent: AccessClaims | None) -> dict[str, Any]:
+    """Return what an approval of this request is bound to, in JSON values: everything that the token would say."""
+    members: dict[str, Any] = {
+        "kind": "token",
+        "agent": agent,
+        "role": granted.role,
+        "audience": granted.audience,
+        "scopes": list(granted.scopes),
+        "tier": granted.tier,
+        "task": ask.task if parent is None else ask.task or parent.task,
+        "details": [dict(element) for element in granted.details],
+        "may_act": ask.may_act,
+        "key": ask.jkt,
+        "subject_token": None if parent is None else parent.jti,
+    }
+    return {name: value for name, value in members.items() if value not in (None, [])}
+
+
+def _descent(claims: AccessClaims, kid: str) -> Mapping[str, Any]:
+    """Return what is recorded of a token's task tree and ancestors; most tokens have none."""
+    if not (claims.path or claims.parents):
+        return {}
+    own = {
+        ("token", claims.jti),
+        ("task", claims.task),
+        ("agent", claims.client_id),
+        ("role", claims.role),
+        ("audience", claims.aud),
+        ("tier", claims.tier),
+        ("issuer", claims.issuer),
+        ("key", kid),
+        ("key", claims.jkt),
+        *(("scope", scope) for scope in claims.scopes),
+    }
+    return {
+        "path": list(claims.path),
+        "parents": list(claims.parents),
+        "actors": list(claims.agents),
+        "on_behalf_of": claims.sub,
+        "impersonates": True if claims.impersonates else None,
+        "lineage": facts_text(claims.facts(kid) - own),
+    }
+
+
+def _recordable(value: Attribute) -> Attribute:
+    """Return a claim as an entry can hold it: a whole number that some JSON reader would round becomes text."""
+    return str(value) if isinstance(value, int) and abs(value) > MAX_INT else value
