@@ -19,11 +19,13 @@ from broker.ports import Authenticated, Authenticator, Caller, UnverifiedAsserti
 class Exchange:
     """What a token exchange (RFC 8693) brings: the token to be exchanged.
 
-    ``actor_token`` is the actor's own access token, if that is how the actor says who it is.
+    ``actor_token`` is the actor's own access token, if that is how the actor says who it is. ``actor_asserted`` says
+    that it does so by a token of a trusted issuer, which is the request's ``assertion`` then.
     """
 
     subject_token: str = field(repr=False)
     actor_token: str | None = field(default=None, repr=False)
+    actor_asserted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +103,7 @@ class Applicants:
 
     async def identify(self, request: TokenRequest, caller: Caller, now: float) -> Applicant:
         """Authenticate the agent and its key. Raises ``BrokerError``; nothing was written then."""
-        if request.assertion is None:
-            who = self._actor(request, now)
-        else:
-            who = await self._authenticator.authenticate(request.assertion, now)
+        who = await self._authenticate(request, now)
         if request.client_id is not None and request.client_id != who.agent.id:
             text = "client_id is not the client that the assertion authenticates"
             raise Refused(Code.CLIENT_AUTHENTICATION_FAILED, text)
@@ -124,6 +123,25 @@ class Applicants:
         if exchange.actor_token is not None:
             self._actor(applicant.request, applicant.now)
         return self._good(exchange.subject_token, applicant.now, None, Code.SUBJECT_TOKEN_INVALID, "subject_token")
+
+    def task_of(self, request: TokenRequest, now: float) -> str | None:
+        """Return the task of the token that a request wants to exchange, if that token is good."""
+        if request.exchange is None:
+            return None
+        try:
+            return self._check.check(request.exchange.subject_token, now, None).claims.task
+        except BrokerError:
+            return None
+
+    async def _authenticate(self, request: TokenRequest, now: float) -> Authenticated:
+        if request.assertion is None:
+            return self._actor(request, now)
+        try:
+            return await self._authenticator.authenticate(request.assertion, now)
+        except Refused as error:
+            if request.exchange is not None and request.exchange.actor_asserted:
+                raise Refused(Code.ACTOR_TOKEN_INVALID, f"actor_token: {error.public}") from error
+            raise
 
     def _actor(self, request: TokenRequest, now: float) -> Authenticated:
         """Return the agent whose own access token for the broker's API is presented as actor token.
