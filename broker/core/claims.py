@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from broker.core.selector import Fact
+from broker.core.task import MAX_TASK_DEPTH
 
 PRIVATE_CLAIM: Final = "broker"
 """The one private claim: epoch, task, lineage, role, tier, issuer."""
@@ -16,6 +17,9 @@ MAX_SCOPE_TEXT: Final = 8192
 """The longest list of scopes in characters: the rest of a token of 16 KiB (protocol sheet B.3) fits beside it."""
 
 MAX_ACT_DEPTH: Final = 16
+
+MAX_PARENTS: Final = 16
+"""How many tokens one can descend from."""
 
 INHERITED: Final = frozenset({"agent", "issuer", "key", "role", "scope", "tier", "audience", "task"})
 """The fields of which a token can have facts from its ancestors; their token ids are its ``parents``."""
@@ -121,9 +125,12 @@ def parse_claims(payload: Mapping[str, Any]) -> AccessClaims:
     if not isinstance(private, Mapping):
         msg = f"{PRIVATE_CLAIM}: missing"
         raise ClaimsError(msg)
-    chain, via = _act_chain(payload.get("act")), _texts(private, "via")
+    chain, via = _act_chain(payload.get("act")), _texts(private, "via", MAX_ACT_DEPTH)
     if chain and via:
         msg = "act: a token that impersonates names no actors"
+        raise ClaimsError(msg)
+    if (chain or via)[:1] not in ((), (payload.get("client_id"),)):
+        msg = "act: must name the client as the one who acts now"
         raise ClaimsError(msg)
     return AccessClaims(
         iss=_text(payload, "iss"),
@@ -139,8 +146,8 @@ def parse_claims(payload: Mapping[str, Any]) -> AccessClaims:
         role=_text(private, "role"),
         tier=_text(private, "tier"),
         issuer=_text(private, "issuer"),
-        path=_texts(private, "path"),
-        parents=_texts(private, "parents"),
+        path=_texts(private, "path", MAX_TASK_DEPTH),
+        parents=_texts(private, "parents", MAX_PARENTS),
         agents=chain or via,
         inherited=_inherited(private.get("inherited", {})),
         jkt=_bound_key(payload.get("cnf")),
@@ -174,10 +181,13 @@ def _number(data: Mapping[str, Any], name: str) -> int:
     return value
 
 
-def _texts(data: Mapping[str, Any], name: str) -> tuple[str, ...]:
+def _texts(data: Mapping[str, Any], name: str, most: int = MAX_INHERITED) -> tuple[str, ...]:
     value = data.get(name, [])
     if not isinstance(value, list) or any(not isinstance(item, str) or not item for item in value):
         msg = f"{name}: must be a list of texts"
+        raise ClaimsError(msg)
+    if len(value) > most or len(set(value)) < len(value):
+        msg = f"{name}: must be a list of {most} different texts at most"
         raise ClaimsError(msg)
     return tuple(value)
 

@@ -1,0 +1,169 @@
+"""Delegation: what a token that is exchanged (RFC 8693) leaves to the one that comes of it (law 4).
+
+A child is judged by the verified claims of its parent, never by the shape of the request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from broker.core.access_token import VerifiedToken
+from broker.core.claims import MAX_PARENTS, AccessClaims
+from broker.core.decide import NO_AUDIENCE, Offer, conditions, offered
+from broker.core.details import covers
+from broker.core.errors import Code
+from broker.core.grant import Ask, Decision, Denied, Granted
+from broker.core.identity import Agent
+from broker.core.policy import Policy, Role
+from broker.core.policy.model import Delegate
+from broker.core.rules import BlockIndex
+from broker.core.selector import Fact
+
+_NOT_ALLOWED: Final = Denied(Code.DELEGATION_NOT_ALLOWED, "this token may not be handed on to this agent")
+_TOO_DEEP: Final = Denied(Code.DELEGATION_TOO_DEEP, "the token was handed on as often as is allowed")
+_OTHER_AUDIENCE: Final = Denied(Code.AUDIENCE_NOT_ALLOWED, "the token to be exchanged is for another resource")
+_MORE_SCOPES: Final = Denied(Code.SCOPE_NOT_ALLOWED, "the token to be exchanged does not have all of these scopes")
+_NO_SCOPES: Final = Denied(Code.SCOPE_NOT_ALLOWED, "this agent may have nothing of what the token to be exchanged has")
+_MORE_DETAILS: Final = Denied(Code.DETAILS_INVALID, "not covered by the details of the token to be exchanged")
+_NO_PROOF: Final = Denied(Code.PROOF_REQUIRED, "the token to be exchanged is bound to a key: prove one of your own")
+_ENDING: Final = Denied(Code.SUBJECT_TOKEN_INVALID, "subject_token: the token has expired")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """What a token takes over from the one it comes of; see :class:`broker.core.claims.AccessClaims`."""
+
+    sub: str
+    agents: tuple[str, ...]
+    parents: tuple[str, ...]
+    impersonates: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """What is decided about an exchange, and the lineage of the token if there is to be one."""
+
+    decision: Decision
+    lineage: Lineage
+
+
+def judge_exchange(  # noqa: PLR0913 - like decide, and the token to be exchanged
+    policy: Policy, blocks: BlockIndex, parent: VerifiedToken, actor: Agent, ask: Ask, now: float
+) -> Exchange:
+    """Decide whether ``actor`` gets what it asks for in exchange for ``parent``.
+
+    ``parent`` was checked already: its signature, that it has not expired, that no rule kills it.
+    """
+    permitted = entitled(policy, parent, actor)
+    delegate = permitted if isinstance(permitted, Delegate) else None
+    descent = lineage(parent.claims, actor, impersonates=delegate is not None and delegate.impersonation)
+    if isinstance(permitted, Denied):
+        return Exchange(decision=permitted, lineage=descent)
+    decision = _judge(policy, blocks, parent, actor, ask, now, delegate, descent)
+    return Exchange(decision=decision, lineage=descent)
+
+
+def entitled(policy: Policy, parent: VerifiedToken, actor: Agent) -> Delegate | Denied | None:
+    """Say as what ``actor`` may exchange the token: as a delegate, or (None) because the token is its own.
+
+    Of the roles that the token's role may delegate to, the first in the order of the policy that has the actor as a
+    member counts.
+    """
+    claims = parent.claims
+    mine = policy.roles_of(actor)
+    if claims.client_id == actor.id:
+        return None if any(role.name == claims.role for role in mine) else _NOT_ALLOWED
+    if claims.may_act is not None and claims.may_act != actor.id:
+        return _NOT_ALLOWED
+    role = policy.roles.get(claims.role)
+    permitted = {} if role is None else role.may_delegate_to
+    return next((permitted[other.name] for other in mine if other.name in permitted), _NOT_ALLOWED)
+
+
+def lineage(parent: AccessClaims, actor: Agent, *, impersonates: bool) -> Lineage:
+    """Return the lineage of a token for ``actor`` that comes of ``parent``.
+
+    Whoever acts already is not named again. What impersonated once names no actors any more, however it goes on.
+    """
+    acting = parent.agents[0] if parent.agents else parent.sub
+    agents = parent.agents if actor.id == acting else (actor.id, *parent.agents)
+    return Lineage(
+        sub=parent.sub,
+        agents=agents,
+        parents=(*parent.parents, parent.jti),
+        impersonates=bool(agents) and (impersonates or parent.impersonates),
+    )
+
+
+def finish(claims: AccessClaims, parent: VerifiedToken) -> AccessClaims:
+    """Return the claims with every fact of the parent that they do not have themselves, so that they die with it.
+
+    Which key will sign the child is not known yet: the parent's is inherited in any case.
+    """
+    facts = parent.facts - replace(claims, inherited=()).facts("")
+    inherited = tuple(sorted(fact for fact in facts if fact[0] != "token"))
+    return replace(claims, inherited=inherited)
+
+
+def _judge(  # noqa: PLR0913 - see judge_exchange
+    policy: Policy,
+    blocks: BlockIndex,
+    parent: VerifiedToken,
+    actor: Agent,
+    ask: Ask,
+    now: float,
+    delegate: Delegate | None,
+    descent: Lineage,
+) -> Decision:
+    claims = parent.claims
+    origin = policy.roles.get(claims.role)
+    role = origin if delegate is None else policy.roles[delegate.role]
+    if origin is None or role is None:
+        return _NOT_ALLOWED
+    if len(descent.agents) > origin.limits.delegation_depth or len(descent.parents) > MAX_PARENTS:
+        return _TOO_DEEP
+    if claims.jkt is not None and ask.jkt is None:
+        return _NO_PROOF
+    own_grants = delegate is not None and delegate.own_grants
+    offer = _own(policy, role, ask) if own_grants else _part(policy, role, claims, ask)
+    if isinstance(offer, Denied):
+        return offer
+    left = int(claims.exp - now)
+    if left < 1:
+        return _ENDING
+    granted = replace(offer.granted, ttl=min(offer.granted.ttl, left))
+    block = blocks.refusing(_facts(granted, actor, ask, parent), now)
+    if block is not None:
+        return Denied(Code.BLOCKED, f"blocked by an operator: {block.id}")
+    return conditions(Offer(granted, offer.lines), ask)
+
+
+def _own(policy: Policy, role: Role, ask: Ask) -> Offer | Denied:
+    """Return what the delegate's own role allows: the policy gives it ``own_grants``."""
+    return NO_AUDIENCE if ask.audience is None else offered(policy, role, ask)
+
+
+def _part(policy: Policy, role: Role, parent: AccessClaims, ask: Ask) -> Offer | Denied:
+    """Return what is asked for, if the parent has it and the role of the child allows it, too."""
+    if ask.audience not in (None, parent.aud):
+        return _OTHER_AUDIENCE
+    allowed = role.audiences.get(parent.aud)
+    if allowed is None:
+        return _NO_SCOPES
+    scopes = ask.scopes
+    if scopes is None:
+        scopes = tuple(scope for scope in parent.scopes if scope in allowed.scopes)
+    if not scopes:
+        return _NO_SCOPES
+    if not set(scopes) <= set(parent.scopes):
+        return _MORE_SCOPES
+    if parent.details and ask.details is not None and not covers(parent.details, ask.details):
+        return _MORE_DETAILS
+    details = parent.details or None if ask.details is None else ask.details
+    return offered(policy, role, replace(ask, audience=parent.aud, scopes=scopes, details=details))
+
+
+def _facts(granted: Granted, actor: Agent, ask: Ask, parent: VerifiedToken) -> frozenset[Fact]:
+    """Return the facts of the token to be: its own, and what it will inherit."""
+    return granted.facts(actor, ask) | parent.facts
