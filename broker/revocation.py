@@ -71,18 +71,19 @@ class Revocation:
         """Count what a rule with this selector would kill now. Changes nothing."""
         return await self._records.hits(selector, self._clock.now())
 
-    async def revoke(self, order: Order, caller: Caller) -> Outcome:
+    async def revoke(self, order: Order, caller: Caller | None) -> Outcome:
         """Revoke, and return once the rule is durable, or once it is clear that it cannot be written now.
 
         The rule is in force in this process before anything is written, and stays so whatever happens to the caller
-        or the ledger (law 1). Raises ``Refused`` for a reused idempotency key.
+        or the ledger (law 1). Raises ``Refused`` for a reused idempotency key, and ``GuardFailed`` (``TASK_NOT_OPEN``)
+        if the task that the order closes was closed before. ``caller`` is None for what the broker does by itself.
         """
         made = making(
             order,
             rule_id=self._ids.new("rule"),
             block_id=self._ids.new("blk"),
             now=self._clock.now(),
-            origin=caller.members(),
+            origin={} if caller is None else caller.members(),
         )
         earlier = await self._earlier(order)
         return await self._uninterrupted(self._enforce(made)) if earlier is None else earlier

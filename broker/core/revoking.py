@@ -10,7 +10,17 @@ from typing import Final
 
 import msgspec
 
-from broker.core.change import AddBlock, AddRule, Change, EpochIs, Guard, IdempotencyFresh, Write
+from broker.core.change import (
+    AddBlock,
+    AddRule,
+    Change,
+    CloseTask,
+    EpochIs,
+    Guard,
+    IdempotencyFresh,
+    TaskUnclosed,
+    Write,
+)
 from broker.core.entry import Entry, Kind, entry
 from broker.core.errors import Code, Refused
 from broker.core.rules import Block, Rule
@@ -21,6 +31,9 @@ IDEMPOTENCY_SECONDS: Final = 24 * 3600
 
 MAX_REASON: Final = 1000
 """The longest reason or incident, in characters."""
+
+REVOKED: Final = "revoked"
+"""Why a task ended that an operator revoked."""
 
 MAX_TIME: Final = 253_402_300_799
 """The last second of the year 9999 (Unix seconds): no block ends later; it is lifted or stays."""
@@ -50,7 +63,11 @@ class BlockFor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What an operator wants revoked. ``by`` is the operator's agent id."""
+    """What somebody wants revoked. ``by`` is their agent id.
+
+    ``closes`` is set by whoever closes the task that the selector names, and says why it ends: then the rule is only
+    made if nobody closed the task before.
+    """
 
     selector: Selector
     reason: str
@@ -58,6 +75,14 @@ class Order:
     incident: str | None = None
     block: BlockFor | None = None
     idempotency_key: str | None = None
+    closes: str | None = None
+
+    def closing(self) -> tuple[str, str] | None:
+        """Return the task that ends with the rule, and why: a rule that names a task and nothing else ends it."""
+        task = self.selector.task
+        if task is None or len(self.selector.facts()) > 1:
+            return None
+        return task, self.closes or REVOKED
 
     def check(self) -> None:
         """Raise ``Refused`` (``MALFORMED_REQUEST``) for a reason or an incident that could not be read back safely."""
@@ -89,7 +114,10 @@ class Making:
     origin: Mapping[str, str]
 
     def change(self, number: int, *, keyed: bool = True) -> Change:
-        """Return the change that makes it rule ``number``; ``keyed`` says that its idempotency key must be fresh."""
+        """Return the change that makes it rule ``number``; ``keyed`` says that it is only made if nobody did before.
+
+        That is: its idempotency key must be fresh, and a task that it is to close must not be closed.
+        """
         rule = replace(self.rule, number=number)
         block = None if self.block is None else replace(self.block, rule=number)
         guards: tuple[Guard, ...] = (EpochIs(number - 1),)
@@ -97,8 +125,13 @@ class Making:
         if keyed and key is not None:
             expires_at = int(rule.at) + IDEMPOTENCY_SECONDS
             guards = (*guards, IdempotencyFresh(key, self.order.fingerprint(), rule.id, expires_at))
+        closing = self.order.closing()
+        if keyed and closing is not None and self.order.closes is not None:
+            guards = (*guards, TaskUnclosed(closing[0]))
         writes: tuple[Write, ...] = (AddRule(rule),) if block is None else (AddRule(rule), AddBlock(block))
-        return Change(_entry(rule, block, self.origin), guards, writes, urgent=True)
+        if closing is not None:
+            writes = (*writes, CloseTask(closing[0], rule.at, closing[1]))
+        return Change(_entry(rule, block, closing, self.origin), guards, writes, urgent=True)
 
 
 class Numbers:
@@ -156,7 +189,8 @@ def check_text(name: str, text: str) -> None:
         raise Refused(Code.MALFORMED_REQUEST, msg)
 
 
-def _entry(rule: Rule, block: Block | None, origin: Mapping[str, str]) -> Entry:
+def _entry(rule: Rule, block: Block | None, closing: tuple[str, str] | None, origin: Mapping[str, str]) -> Entry:
+    closes, because = closing or (None, None)
     described = (
         None if block is None else {"id": block.id, **({} if block.until is None else {"until": int(block.until)})}
     )
@@ -170,5 +204,7 @@ def _entry(rule: Rule, block: Block | None, origin: Mapping[str, str]) -> Entry:
         reason=rule.reason,
         incident=rule.incident,
         block=described,
+        closes=closes,
+        because=because,
         **origin,
     )
