@@ -85,7 +85,9 @@ def write_batch(connection: Connection, head: Head, proposals: Sequence[Proposal
     if writes.rules:
         # After the entries: the tokens of this very batch count, too.
         writes.end_rules(connection, margin)
+        writes.end_task_rules(view.tasks, margin)
     writes.write(connection)
+    view.flush(connection)
     new = Head(head.frontier.append([row[1] for row in rows]), view.epoch)
     _move(connection, head, new)
     return Written(tuple(outcomes), new, _effects(writes, proposals))

@@ -27,13 +27,14 @@ from broker.core.change import (
     IdempotencyFresh,
     LiftBlock,
     PutAgent,
-    PutKey,
     RateWithin,
     RemoveAgent,
     Unused,
 )
 from broker.core.errors import BrokerError, Code, EpochMoved, GuardFailed
 from broker.ledger import schema, sqlite
+from broker.ledger.approval_book import APPROVAL_GUARDS, APPROVAL_WRITES, ApprovalBook
+from broker.ledger.task_book import TASK_GUARDS, TASK_WRITES, TaskBook
 
 _MINUTE: Final = 60
 _MILLISECONDS: Final = 1000
@@ -56,6 +57,8 @@ class View:
     blocks: set[str] = field(default_factory=set)
     rules: set[str] = field(default_factory=set)
     idempotency: dict[str, tuple[str, float]] = field(default_factory=dict)
+    tasks: TaskBook | None = None
+    approvals: ApprovalBook | None = None
 
     def note(self, change: Change) -> None:
         """Take up what a change does that was found good."""
@@ -70,10 +73,19 @@ class View:
                     self.enrollments.pop(code_digest, None)
                 case IdempotencyFresh():
                     self.idempotency[guard.key] = (guard.fingerprint, guard.expires_at)
-                case EpochIs() | RateWithin() | AgentAbsent() | BlockInForce():
+                case _:
                     pass
         if change.writes:
             self._note_writes(change)
+        for book in (self.tasks, self.approvals):
+            if book is not None:
+                book.apply(change)
+
+    def flush(self, connection: Connection) -> None:
+        """Write what the books have changed."""
+        for book in (self.tasks, self.approvals):
+            if book is not None:
+                book.flush(connection)
 
     def _note_writes(self, change: Change) -> None:
         for write in change.writes:
@@ -92,7 +104,7 @@ class View:
                     self.enrollments = {code: known for code, known in self.enrollments.items() if known[0] != name}
                 case AddEnrollment(code_digest, name, _, expires_at):
                     self.enrollments[code_digest] = (name, expires_at)
-                case PutKey():
+                case _:
                     pass
 
 
@@ -106,7 +118,12 @@ def counted(change: Change) -> Iterable[tuple[str, int]]:
 def load_view(connection: Connection, changes: Sequence[Change], epoch: int) -> View:
     """Read what the guards of a batch look at: one statement for each kind that occurs."""
     guards = [guard for change in changes for guard in change.guards]
+    writes = [write for change in changes for write in change.writes]
     view = View(epoch)
+    if _any(guards, TASK_GUARDS) or _any(writes, TASK_WRITES):
+        view.tasks = TaskBook.load(connection, guards, writes)
+    if _any(guards, APPROVAL_GUARDS) or _any(writes, APPROVAL_WRITES):
+        view.approvals = ApprovalBook.load(connection, guards, writes)
     if unused := _of(Unused, guards):
         view.used = sqlite.used_keys(connection, [guard.key for guard in unused])
     if rates := _of(RateWithin, guards):
@@ -121,7 +138,7 @@ def load_view(connection: Connection, changes: Sequence[Change], epoch: int) -> 
         view.enrollments = _open_enrollments(connection, [guard.code_digest for guard in enrollments])
     if fresh := _of(IdempotencyFresh, guards):
         view.idempotency = _idempotency(connection, [guard.key for guard in fresh])
-    if added := [write.rule.id for change in changes for write in change.writes if isinstance(write, AddRule)]:
+    if added := [write.rule.id for write in writes if isinstance(write, AddRule)]:
         view.rules = set(connection.scalars(select(schema.rules.c.id).where(schema.rules.c.id.in_(added))))
     return view
 
@@ -139,7 +156,8 @@ def judge(view: View, change: Change) -> Verdict:
         verdict = _judge(view, guard, change.entry.columns.at / _MILLISECONDS)
         if verdict is not None:
             return verdict
-    return None
+    verdicts = (book.judge(change) for book in (view.tasks, view.approvals) if book is not None)
+    return next((verdict for verdict in verdicts if verdict is not None), None)
 
 
 def _judge(view: View, guard: Guard, at: float) -> Verdict:
@@ -154,6 +172,8 @@ def _judge(view: View, guard: Guard, at: float) -> Verdict:
             return _fresh(view.idempotency.get(guard.key), guard.fingerprint, at)
         case AgentAbsent() | EnrollmentOpen() | BlockInForce():
             return _judge_existence(view, guard)
+        case _:
+            return None  # the books judge it
 
 
 def _judge_existence(view: View, guard: AgentAbsent | EnrollmentOpen | BlockInForce) -> GuardFailed | None:
@@ -229,6 +249,10 @@ def _last_uncounted_step(at: float) -> int:
 
 def _of(kind: type[G], guards: Iterable[Guard]) -> list[G]:
     return [guard for guard in guards if isinstance(guard, kind)]
+
+
+def _any(items: Iterable[object], kinds: tuple[type, ...]) -> bool:
+    return any(type(item) in kinds for item in items)
 
 
 def _blocks_in_force(connection: Connection, block_ids: Sequence[str]) -> set[str]:

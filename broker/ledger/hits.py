@@ -16,9 +16,9 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, distinct, false, fu
 
 from broker.core.entry import Kind
 from broker.core.rules import Rule, RuleIndex
-from broker.core.selector import Fact, Selector
+from broker.core.selector import Fact, Selector, fact_line
 from broker.ledger import schema
-from broker.ledger.sqlite import has_scope
+from broker.ledger.sqlite import has_scope, has_text
 from broker.ports import Hits
 
 RULES_IN_SQL: Final = 40
@@ -70,7 +70,7 @@ def count(
 
 def _count_one_by_one(connection: Connection, candidates: Sequence[ColumnElement[bool]], rules: RuleIndex) -> Hits:
     names = ("expires_at", "epoch", "ref", "task", "agent", "role", "issuer", "audience", "tier", "scope")
-    columns = [_table[name] for name in (*names, "key", "bound_key")]
+    columns = [_table[name] for name in (*names, "key", "bound_key", "lineage")]
     tokens, latest = 0, None
     tasks: set[str | None] = set()
     agents: set[str | None] = set()
@@ -94,13 +94,17 @@ def _covered(selector: Selector) -> ColumnElement[bool]:
 
 def _has(name: str, value: str) -> ColumnElement[bool]:
     """Return the condition that a token has a fact, as :meth:`AccessClaims.facts` would say."""
+    own = _has_itself(name, value)
+    return false() if own is None else or_(own, has_text(_table.lineage, fact_line((name, value))))
+
+
+def _has_itself(name: str, value: str) -> ColumnElement[bool] | None:
+    """Return the condition that a token has a fact of its own; None for what no token has: a lease, a secret."""
     if name in _EQUAL:
         return _EQUAL[name] == value
     if name == "key":
         return or_(_table.key == value, _table.bound_key == value)
-    if name == "scope":
-        return has_scope(_table.scope, value)
-    return false()  # a lease, a secret, a backend: no token has one
+    return has_scope(_table.scope, value) if name == "scope" else None
 
 
 def _killed(rule: Rule) -> ColumnElement[bool]:
@@ -114,4 +118,5 @@ def _facts(row: Row[Any]) -> frozenset[Fact]:
     single = [(name, getattr(row, column.name)) for name, column in _EQUAL.items()]
     keys = [("key", row.key), ("key", row.bound_key)]
     scopes = [("scope", scope) for scope in (row.scope or "").split(" ")]
-    return frozenset((name, value) for name, value in (*single, *keys, *scopes) if value)
+    inherited = [(name, value) for name, _, value in (line.partition("=") for line in (row.lineage or "").split("\n"))]
+    return frozenset((name, value) for name, value in (*single, *keys, *scopes, *inherited) if value)

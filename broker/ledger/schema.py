@@ -164,3 +164,87 @@ checkpoints: Final = Table(
     Column("note", Text),
     Column("at", Float, nullable=False),
 )
+
+tasks: Final = Table(
+    "tasks",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("path", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("opened_at", Float, nullable=False),
+    Column("deadline", _Whole, nullable=False),
+    Column("ceiling", Text, nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("idle_timeout", _Whole),
+    Column("flagged", Boolean, nullable=False),
+    Column("implicit", Boolean, nullable=False),
+    Column("heartbeat_at", Float, nullable=False),
+    Column("holds_until", Float, nullable=False),
+    Column("closed_at", Float),
+    Column("closed_because", Text),
+)
+"""``path`` is the ids of all ancestors from the root down, each with a ``/`` behind it: a range of it is a subtree."""
+Index("tasks_path", tasks.c.path)
+Index("tasks_owner", tasks.c.owner, tasks.c.id)
+_open: Final = tasks.c.closed_at.is_(None)
+Index("tasks_open", tasks.c.deadline, sqlite_where=_open, postgresql_where=_open)
+
+budgets: Final = Table(
+    "budgets",
+    metadata,
+    Column("task", Text, primary_key=True),
+    Column("resource", Text, primary_key=True),
+    Column("limit", _Whole, nullable=False),
+    Column("used", _Whole, nullable=False),
+    Column("reserved", _Whole, nullable=False),
+)
+
+actions: Final = Table(
+    "actions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("count", _Whole, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("token", Text, nullable=False),
+    Column("agent", Text, nullable=False),
+    Column("audience", Text, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("reserved_at", Float, nullable=False),
+    Column("settle_by", Float, nullable=False),
+    Column("target", Text),
+    Column("digest", Text),
+    Column("outcome", Text),
+    Column("result", Text),
+    Column("settled_at", Float),
+)
+Index("actions_task", actions.c.task, actions.c.id)
+Index("actions_agent", actions.c.agent, actions.c.id)
+Index("actions_settle_by", actions.c.settle_by)
+
+approvals: Final = Table(
+    "approvals",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("quorum", _Whole, nullable=False),
+    Column("expires_at", _Whole, nullable=False),
+    Column("request", Text, nullable=False),
+    Column("decided_at", Float),
+    Column("used_at", Float),
+)
+Index("approvals_digest", approvals.c.digest)
+Index("approvals_state", approvals.c.state, approvals.c.id)
+
+votes: Final = Table(
+    "votes",
+    metadata,
+    Column("approval", Text, primary_key=True),
+    Column("approver", Text, primary_key=True),
+    Column("approve", Boolean, nullable=False),
+    Column("vote", Text, nullable=False),
+    Column("at", Float, nullable=False),
+)

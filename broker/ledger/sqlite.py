@@ -154,6 +154,11 @@ def has_scope(column: ColumnElement[str | None], scope: str) -> ColumnElement[bo
     return func.instr(literal(" ").concat(column).concat(literal(" ")), f" {scope} ") > 0
 
 
+def has_text(column: ColumnElement[str | None], text: str) -> ColumnElement[bool]:
+    """Return the condition that a column contains a text; not of one that is NULL."""
+    return func.coalesce(func.instr(column, text), 0) > 0
+
+
 def _engine(connect: Callable[[], sqlite3.Connection], settings: Iterable[str], begin: str, pool: type[Pool]) -> Engine:
     # The text of an error must not repeat what was being written.
     engine = create_engine("sqlite+pysqlite://", creator=connect, poolclass=pool, hide_parameters=True)

@@ -7,17 +7,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Self
 
+from broker.core.action import ActionState
+from broker.core.approval import ApprovalState
 from broker.core.change import Change, Receipt, RegisteredAgent, StoredKey
 from broker.core.errors import Unavailable
 from broker.core.rules import Rule
 from broker.core.selector import Selector
-from broker.ledger import hits, memory, records, sqlite
+from broker.core.task import TaskState
+from broker.ledger import hits, memory, records, sqlite, task_records
 from broker.ledger.checkpoints import Checkpoints, Sign
 from broker.ledger.compaction import forget_ended_rows
 from broker.ledger.group_commit import GroupCommit
 from broker.ledger.lockfile import LedgerLock
 from broker.ledger.opening import Opened, create_ledger, open_ledger
 from broker.ledger.reading import Reader
+from broker.ledger.task_book import tree_holds_until
 from broker.ledger.watch import FileWatch
 from broker.ledger.writer import Writer
 from broker.ports import Clock, Hits, Idempotent, Record, Revocations, TreeHead
@@ -220,6 +224,58 @@ class SqlLedger:
     async def consistency(self, old: int, new: int) -> Sequence[bytes]:
         """Return a consistency proof. Raises ``Refused`` (``NOT_FOUND``) if there are no such trees."""
         return await self._reader.read(lambda connection: records.consistency(connection, old, new), slow=True)
+
+    async def task(self, task_id: str) -> TaskState | None:
+        """Return a stored task as of the last commit."""
+        return await self._reader.read(lambda connection: task_records.task(connection, task_id))
+
+    async def tasks(
+        self,
+        *,
+        owner: str | None = None,
+        below: str | None = None,
+        open_at: float | None = None,
+        before: str | None = None,
+        limit: int = 100,
+    ) -> Sequence[TaskState]:
+        """Return stored tasks, the youngest first; at most ``task_records.MAX_PAGE``."""
+        return await self._reader.read(
+            lambda connection: task_records.tasks(
+                connection, owner=owner, below_task=below, open_at=open_at, before=before, limit=limit
+            )
+        )
+
+    async def due_tasks(self, now: float, limit: int = 100) -> Sequence[TaskState]:
+        """Return the topmost tasks that are over but were not closed."""
+        return await self._reader.read(lambda connection: task_records.due_tasks(connection, now, limit))
+
+    async def tree_holds_until(self, task_id: str) -> float:
+        """Return when the last grant of a task and of all below it expires."""
+        return await self._reader.read(lambda connection: tree_holds_until(connection, task_id))
+
+    async def action(self, action_id: str) -> ActionState | None:
+        """Return a reservation."""
+        return await self._reader.read(lambda connection: task_records.action(connection, action_id))
+
+    async def actions(
+        self, *, task: str | None = None, agent: str | None = None, before: str | None = None, limit: int = 100
+    ) -> Sequence[ActionState]:
+        """Return reservations, the youngest first; at most ``task_records.MAX_PAGE``."""
+        return await self._reader.read(lambda connection: task_records.actions(connection, task, agent, before, limit))
+
+    async def approval(self, approval_id: str) -> ApprovalState | None:
+        """Return a request for approval with its votes."""
+        return await self._reader.read(lambda connection: task_records.approval(connection, approval_id))
+
+    async def pending_approval(self, digest: str, now: float) -> ApprovalState | None:
+        """Return the request with this digest that waits for a decision, if there is one."""
+        return await self._reader.read(lambda connection: task_records.pending_approval(connection, digest, now))
+
+    async def approvals(
+        self, *, stored: str | None = None, before: str | None = None, limit: int = 100
+    ) -> Sequence[ApprovalState]:
+        """Return requests for approval, the youngest first; at most ``task_records.MAX_PAGE``."""
+        return await self._reader.read(lambda connection: task_records.approvals(connection, stored, before, limit))
 
     async def idempotent(self, key: str) -> Idempotent | None:
         """Return what an idempotency key was used for, if it is remembered."""

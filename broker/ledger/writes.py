@@ -13,16 +13,12 @@ from broker.core.change import (
     AddBlock,
     AddEnrollment,
     AddRule,
-    AgentAbsent,
-    BlockInForce,
     Change,
     EnrollmentOpen,
-    EpochIs,
     IdempotencyFresh,
     LiftBlock,
     PutAgent,
     PutKey,
-    RateWithin,
     RegisteredAgent,
     RemoveAgent,
     StoredKey,
@@ -33,6 +29,7 @@ from broker.core.rules import Block, Rule
 from broker.ledger import schema, sqlite
 from broker.ledger.guards import counted
 from broker.ledger.rows import agent_row, block_row, key_row, rule_row
+from broker.ledger.task_book import TaskBook
 
 
 @dataclass(slots=True)
@@ -60,8 +57,8 @@ class Writes:
                     self.idempotency[guard.key] = guard
                 case EnrollmentOpen(code_digest):
                     self.enrollments[code_digest] = None
-                case EpochIs() | RateWithin() | AgentAbsent() | BlockInForce():
-                    pass
+                case _:
+                    pass  # used up by nothing, or kept in the books of tasks and approvals
         self.rates.update(counted(change))
         if change.writes:
             self._collect_writes(change)
@@ -84,6 +81,8 @@ class Writes:
                     self.enrollments[code_digest] = write
                 case PutKey(key):
                     self.keys[key.kid] = key
+                case _:
+                    pass  # kept in the books of tasks and approvals
 
     def _uninvite(self, name: str) -> None:
         """Close every enrolment code for a name, those of this batch included."""
@@ -103,6 +102,18 @@ class Writes:
         self.rules = [
             replace(rule, ends_at=max(single.get(rule.selector.token, latest), rule.at) + margin) for rule in self.rules
         ]
+
+    def end_task_rules(self, tasks: TaskBook | None, margin: float) -> None:
+        """Let rules that are about a task as such end with the last grant of its tree, as far as it is stored."""
+        ended: list[Rule] = []
+        for rule in self.rules:
+            facts = rule.selector.facts()
+            held = None if tasks is None or len(facts) != 1 or facts[0][0] != "task" else tasks.held(facts[0][1])
+            earlier = None if held is None else max(held, rule.at) + margin
+            ended.append(
+                rule if earlier is None or rule.ends_at is None else replace(rule, ends_at=min(rule.ends_at, earlier))
+            )
+        self.rules = ended
 
     def write(self, connection: Connection) -> None:
         """Execute everything, one statement for each kind that occurs."""

@@ -102,7 +102,8 @@ async def test_an_empty_ledger(tmp_path: Path) -> None:
     assert report.size == 0
 
 
-REPEAT = f"""INSERT INTO entries SELECT 12, {", ".join(ENTRY_COLUMNS[1:])} FROM entries WHERE seq = 3"""  # noqa: S608 - our own names
+OTHERS = ", ".join(ENTRY_COLUMNS[1:])
+REPEAT = f"INSERT INTO entries (seq, {OTHERS}) SELECT 12, {OTHERS} FROM entries WHERE seq = 3"  # noqa: S608 - our names
 OTHER_KEY = """UPDATE agents SET jwk = '{"kty":"OKP","crv":"Ed25519","x":"eve"}'"""
 OTHER_SELECTOR = """UPDATE rules SET selector = '{"agent":"x"}' WHERE number = 1"""
 EVE = "INSERT INTO keys SELECT 'eve', use, alg, public_jwk, sealed, 1, 1, NULL, 0 FROM keys"
@@ -220,7 +221,7 @@ def recorded(path: Path) -> object:
             entries = database.execute("SELECT * FROM entries ORDER BY seq").fetchall()
             rules = database.execute("SELECT number, id, selector, at, by, reason, incident FROM rules").fetchall()
             return entries, rules, database.execute("SELECT * FROM head").fetchall()
-    except (sqlite3.DatabaseError, OverflowError) as error:
+    except (sqlite3.DatabaseError, OverflowError, UnicodeDecodeError) as error:
         return type(error)
 
 
