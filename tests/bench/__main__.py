@@ -65,12 +65,15 @@ def _throughput(stage: Stage, table: Table) -> None:
     operator = stage.operator_token()
     token = str(stage.send("/oauth2/token", _form_of(federated[0]))["access_token"])
     introspect = [stage.post("/oauth2/introspect", {"token": token}, f"Authorization: Bearer {operator}")]
+    exchange, (reserve, settle) = stage.exchange(), stage.action()
     port = free_port()
     bare = subprocess.Popen([sys.executable, "-m", "tests.bench.bare", str(port)])
     work: Mapping[str, Callable[[], Load]] = {
         "bare": lambda: stage.load(introspect, seconds=SECONDS, port=port),
         "federated": lambda: stage.load(federated, seconds=SECONDS),
         "assertion": lambda: stage.load(stage.assertions(ASSERTIONS), seconds=60, once=True),
+        "exchange": lambda: stage.load(exchange, seconds=SECONDS),
+        "action": lambda: stage.load(reserve, seconds=SECONDS, then=settle),
         "introspection": lambda: stage.load(introspect, seconds=SECONDS),
     }
     _wait_for(port)
@@ -93,6 +96,14 @@ def _throughput(stage: Stage, table: Table) -> None:
         p99 = statistics.median(load.p99 for load in rounds[name])
         figure = f"{_median(rounds[name]):,.0f}/s ({min(rates):,.0f} to {max(rates):,.0f}), p99 {p99:.1f} ms"
         table.add_row(title, figure, f"{_median(rounds[name]) / base:.2f}", "the bare handler")
+    plain = _median(rounds["federated"])
+    for name, title in (
+        ("exchange", "tokens exchanged, durable, platform token as actor"),
+        ("action", "actions reserved and settled, both durable"),
+    ):
+        rates = [load.per_second for load in rounds[name]]
+        figure = f"{_median(rounds[name]):,.0f}/s ({min(rates):,.0f} to {max(rates):,.0f})"
+        table.add_row(title, figure, f"{_median(rounds[name]) / plain:.2f}", "tokens issued, platform token")
 
 
 def _offline(table: Table) -> None:

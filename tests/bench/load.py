@@ -2,8 +2,9 @@
 
 It runs in a process of its own so that it takes as little as possible from the server's core:
 ``python -m tests.bench.load PORT CONNECTIONS SECONDS FILE`` where FILE holds whole requests, each preceded by its
-length (4 bytes, big endian). Requests are sent in turn; with ``--once`` each is sent once at most. Prints one JSON
-object.
+length (4 bytes, big endian). Requests are sent in turn; with ``--once`` each is sent once at most. With ``--then``
+(another such file, of one request) every answer is followed by that request, in which ``{ID}`` is the ``action_id`` of
+the answer; the two count as one. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ LENGTH = b"content-length:"
 class Connection(asyncio.Protocol):
     """Sends the next request when the answer to the last one is complete."""
 
-    def __init__(self, requests: Iterator[bytes], deadline: float) -> None:
-        """Stop at ``deadline`` (monotonic seconds) or when there are no more requests."""
+    def __init__(self, requests: Iterator[bytes], deadline: float, then: bytes | None = None) -> None:
+        """Stop at ``deadline`` (monotonic seconds) or when there are no more requests; ``then`` follows each answer."""
+        self._then = then
+        self._follows = False
         self.latencies: list[float] = []
         self.statuses: dict[str, int] = {}
         self.done = asyncio.get_running_loop().create_future()
@@ -53,10 +56,14 @@ class Connection(asyncio.Protocol):
         length = int(head[place:].split(b"\r", 1)[0])
         if len(body) < length:
             return
-        self.latencies.append(time.perf_counter() - self._sent)
         status = head[9:12].decode()
         self.statuses[status] = self.statuses.get(status, 0) + 1
         self._buffer = body[length:]
+        self._follows = self._then is not None and not self._follows and status.startswith("2")
+        if self._follows and self._then is not None:
+            self._transport.write(self._then.replace(b"{ID}", json.loads(body[:length])["action_id"].encode()))
+            return
+        self.latencies.append(time.perf_counter() - self._sent)
         self._next()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -88,11 +95,13 @@ def write_requests(path: Path, requests: Sequence[bytes]) -> None:
     path.write_bytes(b"".join(struct.pack(">I", len(request)) + request for request in requests))
 
 
-async def _run(port: int, connections: int, seconds: float, requests: Iterator[bytes]) -> dict[str, object]:
+async def _run(
+    port: int, connections: int, seconds: float, requests: Iterator[bytes], then: bytes | None
+) -> dict[str, object]:
     loop = asyncio.get_running_loop()
     start = time.monotonic()
     protocols = [
-        (await loop.create_connection(lambda: Connection(requests, start + seconds), "127.0.0.1", port))[1]
+        (await loop.create_connection(lambda: Connection(requests, start + seconds, then), "127.0.0.1", port))[1]
         for _ in range(connections)
     ]
     await asyncio.gather(*(protocol.done for protocol in protocols))
@@ -120,10 +129,12 @@ def main() -> None:
     parser.add_argument("seconds", type=float)
     parser.add_argument("file", type=Path)
     parser.add_argument("--once", action="store_true")
+    parser.add_argument("--then", type=Path)
     arguments = parser.parse_args()
     requests = read_requests(arguments.file)
     turn = iter(requests) if arguments.once else cycle(requests)
-    figures = uvloop.run(_run(arguments.port, arguments.connections, arguments.seconds, turn))
+    then = None if arguments.then is None else read_requests(arguments.then)[0]
+    figures = uvloop.run(_run(arguments.port, arguments.connections, arguments.seconds, turn, then))
     json.dump(figures, sys.stdout)
 
 

@@ -27,7 +27,7 @@ version: 1
 issuers:
   prod-cluster: {preset: kubernetes, issuer: "CLUSTER", allow_private: true, allow_http: true}
 audiences:
-  https://tickets.internal: {scopes: {"tickets:read": {tier: read}}}
+  https://tickets.internal: {scopes: {"tickets:read": {tier: read}}, served_by: [{agent: gateway}]}
 tiers:
   read: {max_ttl: 15m}
 roles:
@@ -36,7 +36,11 @@ roles:
       - {issuer: prod-cluster, subject: "system:serviceaccount:support:triage"}
       - {agent: alpha}
     allow: [{audience: https://tickets.internal, scopes: ["tickets:read"]}]
-    limits: {tokens_per_minute: 1000000}
+    limits: {tokens_per_minute: 1000000, actions: {"tickets:read": 1000000}}
+    may_delegate_to: [triage]
+  gateways:
+    members: [{agent: gateway}]
+    allow: [{audience: broker, scopes: ["actions:reserve"]}]
   operators:
     members: [{agent: operator}]
     allow:
@@ -75,6 +79,7 @@ class Stage:
         self._cluster = subprocess.Popen([sys.executable, "-m", "broker.demo.cluster", *arguments])
         self.broker.start()
         self.key = _read_key(self.broker.agent("alpha"))
+        self.gateway_key = _read_key(self.broker.agent("gateway"))
         self.operator_key = _read_key(self.broker.home / "operator.pem")
 
     def stop(self) -> None:
@@ -123,9 +128,51 @@ class Stage:
         ]
         return "\r\n".join([*head, "", ""]).encode() + body
 
-    def load(self, requests: Sequence[bytes], *, seconds: float, port: int | None = None, once: bool = False) -> Load:
-        """Run the load generator with 32 connections."""
-        file = self.folder / "requests.bin"
+    def exchange(self) -> list[bytes]:
+        """One token exchange that is repeated as it is: a delegate takes on a part of the same token again and again."""
+        form = {
+            "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
+            "subject_token": str(self.send("/oauth2/token", self._by_assertion("alpha", self.key))["access_token"]),
+            "subject_token_type": "urn:ietf:params:oauth:token-type:access_token",
+            "actor_token": token_file(self.folder, "triage").read_text(),
+            "actor_token_type": "urn:ietf:params:oauth:token-type:jwt",
+            "resource": TICKETS,
+            "scope": "tickets:read",
+        }
+        return [self.post("/oauth2/token", form)]
+
+    def action(self) -> tuple[list[bytes], bytes]:
+        """One reservation that is repeated as it is, and how it is settled."""
+        own = self._by_assertion("gateway", self.gateway_key)
+        own |= {"resource": f"{self.broker.issuer}/v1", "scope": "actions:reserve"}
+        header = f"Authorization: Bearer {self.send('/oauth2/token', own)['access_token']}"
+        token = self.send("/oauth2/token", self._by_assertion("alpha", self.key))["access_token"]
+        wish = {"token": token, "action": "tickets:read", "digest": "sha256:" + "0" * 64}
+        return [self.put("/v1/actions", wish, header)], self.put("/v1/actions/{ID}/settle", {"outcome": "done"}, header)
+
+    def put(self, path: str, body: Mapping[str, Any], *headers: str) -> bytes:
+        """Return a whole HTTP request with a JSON body as bytes. ``{ID}`` in the path stands for an id."""
+        data = json.dumps(body).encode()
+        head = [
+            f"POST {path} HTTP/1.1",
+            f"Host: 127.0.0.1:{self.broker.port}",
+            "Content-Type: application/json",
+            f"Content-Length: {len(data)}",
+            *headers,
+        ]
+        return "\r\n".join([*head, "", ""]).encode() + data
+
+    def load(
+        self,
+        requests: Sequence[bytes],
+        *,
+        seconds: float,
+        port: int | None = None,
+        once: bool = False,
+        then: bytes | None = None,
+    ) -> Load:
+        """Run the load generator with 32 connections; ``then`` follows each answer and counts as one with it."""
+        file, second = self.folder / "requests.bin", self.folder / "then.bin"
         write_requests(file, requests)
         command = [
             sys.executable,
@@ -136,9 +183,14 @@ class Stage:
             str(seconds),
             str(file),
         ]
-        done = subprocess.run([*command, *(["--once"] if once else [])], capture_output=True, text=True, check=True)
+        if once:
+            command.append("--once")
+        if then is not None:
+            write_requests(second, [then])
+            command += ["--then", str(second)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         figures = json.loads(done.stdout)
-        if set(figures["statuses"]) - {"200"}:
+        if set(figures["statuses"]) - {"200", "201"}:
             msg = f"answers other than 200: {figures['statuses']}"
             raise RuntimeError(msg)
         return Load(figures["per_second"], figures["p50_ms"], figures["p99_ms"], figures["answers"])
