@@ -105,9 +105,14 @@ class TaskOpen:
 
 @dataclass(frozen=True, slots=True)
 class TaskUnclosed:
-    """The task is stored and was not closed, though its time may be over. Fails with ``TASK_NOT_OPEN``."""
+    """The task is stored and was not closed, though its time may be over. Fails with ``TASK_NOT_OPEN``.
+
+    With ``over_at`` (Unix seconds) its deadline or its idle time-out must have passed by then: whoever closes a task
+    because it was not heard of must not close one that was heard of just now.
+    """
 
     task_id: str
+    over_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +321,8 @@ class OpenTask:
 class CloseTask:
     """Close a task and every open task below it, at ``at``.
 
-    What they used stays used in the parent of the closed task, what they did not use returns to it.
+    What they used stays used in the parent of the closed task, what they did not use returns to it. For a task that is
+    not stored, or that is closed, nothing changes: a revocation closes what it names, whatever that is.
     """
 
     task_id: str

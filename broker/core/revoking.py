@@ -35,6 +35,9 @@ MAX_REASON: Final = 1000
 REVOKED: Final = "revoked"
 """Why a task ended that an operator revoked."""
 
+OVER: Final = frozenset({"deadline", "idle"})
+"""Why a task ends by itself."""
+
 MAX_TIME: Final = 253_402_300_799
 """The last second of the year 9999 (Unix seconds): no block ends later; it is lifted or stays."""
 
@@ -127,7 +130,7 @@ class Making:
             guards = (*guards, IdempotencyFresh(key, self.order.fingerprint(), rule.id, expires_at))
         closing = self.order.closing()
         if keyed and closing is not None and self.order.closes is not None:
-            guards = (*guards, TaskUnclosed(closing[0]))
+            guards = (*guards, TaskUnclosed(closing[0], over_at=rule.at if closing[1] in OVER else None))
         writes: tuple[Write, ...] = (AddRule(rule),) if block is None else (AddRule(rule), AddBlock(block))
         if closing is not None:
             writes = (*writes, CloseTask(closing[0], rule.at, closing[1]))

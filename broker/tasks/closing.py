@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from broker.core.bounds import revoking
 from broker.core.change import Change, CloseTask, TaskHoldsNothing, TaskUnclosed
 from broker.core.errors import BrokerError, Code, GuardFailed
-from broker.core.revoking import Order
+from broker.core.revoking import OVER, Order
 from broker.core.rules import Rule
 from broker.core.selector import Selector
 from broker.core.task import TaskState
@@ -96,7 +96,7 @@ class Closing:
         except GuardFailed as failed:
             if failed.code is not Code.TASK_NOT_OPEN:
                 raise
-            return Closed(await self._after(state, end), None)  # somebody else was sooner
+            return Closed(await self._after(state, end), None)  # somebody else was sooner, or it was heard of
         return Closed(await self._after(state, end) if ended.durable else state, ended)
 
     async def close_due(self, now: float) -> int:
@@ -124,7 +124,8 @@ class Closing:
     async def _close_quietly(self, state: TaskState, end: End) -> bool:
         """Close a task that holds nothing; False if something was granted in it just now."""
         task_id = state.task.id
-        guards = (TaskUnclosed(task_id), TaskHoldsNothing(task_id, end.now))
+        over_at = end.now if end.because in OVER else None
+        guards = (TaskUnclosed(task_id, over_at), TaskHoldsNothing(task_id, end.now))
         write = CloseTask(task_id, end.now, end.because)
         try:
             await self._ledger.commit(Change(closed_entry(state.task, end), guards, (write,), urgent=True))
