@@ -90,6 +90,8 @@ def verify_file(
         if is_store_failure(error):
             raise unavailable(error) from error
         raise Unavailable(Code.LEDGER_CORRUPT, "this is not a ledger: its tables are missing") from error
+    except UnicodeDecodeError as error:  # what SQLite has to say about a damaged schema quotes it
+        raise Unavailable(Code.LEDGER_CORRUPT, "this is not a ledger: its schema is damaged") from error
     finally:
         engine.dispose()
 
