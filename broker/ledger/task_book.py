@@ -159,9 +159,8 @@ class TaskBook:
             match guard:
                 case TaskOpen():
                     failed = self._judge_open(guard, implicit)
-                case TaskUnclosed(task_id):
-                    node = self._nodes.get(task_id)
-                    failed = _not_open("there is no such task") if node is None or node.closed_at is not None else None
+                case TaskUnclosed():
+                    failed = self._judge_unclosed(guard)
                 case TaskHoldsNothing(task_id, at):
                     failed = self._judge_quiet(task_id, at)
                 case Spend():
@@ -184,6 +183,13 @@ class TaskBook:
             node = _Node.new(guard.implicit)
         ended = node.state().ended(guard.at)
         return None if ended is None else _not_open(f"the task has ended: {ended}")
+
+    def _judge_unclosed(self, guard: TaskUnclosed) -> GuardFailed | None:
+        node = self._nodes.get(guard.task_id)
+        if node is None or node.closed_at is not None:
+            return _not_open("there is no such task" if node is None else "the task is closed")
+        is_over = guard.over_at is None or node.state().ended(guard.over_at) is not None
+        return None if is_over else _not_open("the time of the task is not over")
 
     def _judge_quiet(self, task_id: str, at: float) -> GuardFailed | None:
         held = self.held(task_id)
@@ -277,7 +283,9 @@ class TaskBook:
                 parent.accounts[resource].move(reserved=limit)
 
     def _close(self, write: CloseTask) -> None:
-        root = self._nodes[write.task_id]
+        root = self._nodes.get(write.task_id)
+        if root is None or root.closed_at is not None:
+            return  # a rule may name a task that was never stored, or that is over
         closing = [node for node in self._tree(write.task_id) if node.closed_at is None]
         parent = self._parent(root.task)
         if parent is not None:
