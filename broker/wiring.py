@@ -41,6 +41,7 @@ from broker.signing.ledger_identity import checkpoint_signer
 from broker.signing.master_key import KeyCommand, KeyFile, KeyVariable, MasterKeySource, load_master_key
 from broker.signing.sealing import Sealer, derived_key
 from broker.signing.snapshot import SnapshotSigner
+from broker.tasks import Tasks
 from broker.upkeep import Job
 
 STRANGERS_SECONDS: Final = 60.0
@@ -48,6 +49,7 @@ COMPACTION_SECONDS: Final = 60.0
 PENDING_SECONDS: Final = 1.0
 CLOCK_SECONDS: Final = 5.0
 PROBE_SECONDS: Final = 2.0
+DUE_SECONDS: Final = 1.0
 ISSUER_KEYS_SECONDS: Final = 30.0
 
 
@@ -102,7 +104,7 @@ async def open_broker(config: Config, events: Events) -> AsyncIterator[Broker]:
             site=site_of(config),
             auditing=auditing,
             policy_control=ground.policy_control,
-            jobs=_jobs(ground, services.revocation, auditing),
+            jobs=_jobs(ground, services, auditing),
         )
 
 
@@ -151,6 +153,15 @@ def _services(ground: _Ground, site: Site) -> Services:
         rules=lambda: revocations.rules,
         first_hand=True,
     )
+    revocation = Revocation(
+        revocations=revocations,
+        ledger=ledger,
+        records=ledger,
+        clock=clock,
+        ids=ids,
+        meter=metrics,
+        events=ground.events,
+    )
     return Services(
         issuance=Issuance(
             issuer=ground.issuer,
@@ -176,17 +187,19 @@ def _services(ground: _Ground, site: Site) -> Services:
             strangers=strangers,
         ),
         introspection=Introspection(check=check, policy=ground.policy_control.current, clock=clock),
-        revocation=Revocation(
-            revocations=revocations,
-            ledger=ledger,
-            records=ledger,
-            clock=clock,
-            ids=ids,
-            meter=metrics,
-            events=ground.events,
-        ),
+        revocation=revocation,
         registration=Registration(ledger=ledger, records=ledger, clock=clock, ids=ids, strangers=strangers),
         key_rotation=KeyRotation(custody=ground.ring, ledger=ledger, records=ledger, clock=clock),
+        tasks=Tasks(
+            ledger=ledger,
+            records=ledger,
+            revocations=revocations,
+            revoker=revocation,
+            policy=ground.policy_control.current,
+            clock=clock,
+            ids=ids,
+            events=ground.events,
+        ),
         policy_control=ground.policy_control,
         records=ledger,
         revocations=revocations,
@@ -221,11 +234,12 @@ def _watch(ground: _Ground) -> None:
     ground.metrics.watch("ledger_writable", "1 if the last transaction was durable", lambda: ledger.healthy() is None)
 
 
-def _jobs(ground: _Ground, revocation: Revocation, auditing: Auditing) -> tuple[Job, ...]:
+def _jobs(ground: _Ground, services: Services, auditing: Auditing) -> tuple[Job, ...]:
     ledger, clock = ground.ledger, ground.clock
     return (
         Job("strangers", STRANGERS_SECONDS, auditing.record_strangers),
-        Job("pending rules", PENDING_SECONDS, revocation.write_pending),
+        Job("pending rules", PENDING_SECONDS, services.revocation.write_pending),
+        Job("tasks due", DUE_SECONDS, services.tasks.close_due),
         Job("compaction", COMPACTION_SECONDS, lambda: ledger.compact(clock.now())),
         Job("clock", CLOCK_SECONDS, lambda: auditing.watch_clock(time.monotonic())),
         Job("recall", CLOCK_SECONDS, lambda: ledger.recall(clock.now())),

@@ -93,7 +93,8 @@ class IdempotencyFresh:
 class TaskOpen:
     """The task is stored, not closed, and neither past its deadline nor idle for too long at ``at`` (Unix seconds).
 
-    If it is not stored and ``implicit`` is given, that task is stored first. ``holds_until`` is when the grant that this change makes in the task expires; the latest is kept.
+    If it is not stored and ``implicit`` is given, that task is stored first. ``holds_until`` is when the grant that
+    this change makes in the task expires; the latest is kept.
     Fails as ``GuardFailed`` with ``TASK_NOT_OPEN``.
     """
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import Final
+from urllib.parse import urlencode
 
 from aiohttp import web
 
@@ -13,6 +15,7 @@ DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
 
 _MAX_DIGITS: Final = 18
+_ID: Final = re.compile(r"[A-Za-z0-9._:~-]{1,128}")
 
 
 def limit_of(request: web.Request) -> int:
@@ -28,26 +31,40 @@ def limit_of(request: web.Request) -> int:
 
 def cursor_of(request: web.Request) -> int | None:
     """Return the place that a page starts from, or None for the first page. Raises ``Malformed``."""
+    place = _cursor(request)
+    return None if place is None else whole_number("cursor", place)
+
+
+def cursor_id_of(request: web.Request) -> str | None:
+    """Return the id that a page starts below, or None for the first page. Raises ``Malformed``."""
+    place = _cursor(request)
+    if place is not None and _ID.fullmatch(place) is None:
+        raise Malformed("cursor: not one that this broker gave")
+    return place
+
+
+def _cursor(request: web.Request) -> str | None:
     text = query_value(request, "cursor")
     if text is None:
         return None
     try:
-        place = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii")
+        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii")
     except ValueError as error:
         raise Malformed("cursor: not one that this broker gave") from error
-    return whole_number("cursor", place)
 
 
-def cursor_at(place: int) -> str:
-    """Return the cursor of a place."""
+def cursor_at(place: int | str) -> str:
+    """Return the cursor of a place, or of an id."""
     return base64.urlsafe_b64encode(str(place).encode()).rstrip(b"=").decode()
 
 
 def link_to(request: web.Request, cursor: str | None) -> str | None:
-    """Return the ``Link`` header that names the next page, as a reference relative to this one."""
+    """Return the ``Link`` header that names the next page of the same list, as a reference relative to this one."""
     if cursor is None:
         return None
-    return f'<?cursor={cursor}&limit={limit_of(request)}>; rel="next"'
+    others = {name: value for name, value in request.query.items() if name not in {"cursor", "limit"}}
+    query = urlencode({"cursor": cursor, "limit": limit_of(request), **others})
+    return f'<?{query}>; rel="next"'
 
 
 def query_value(request: web.Request, name: str) -> str | None:

@@ -16,12 +16,11 @@ from broker.core.selector import Selector, parse_selector
 from broker.http.answer import NO_STORE, answer, nothing, timestamp
 from broker.http.bodies import read_json
 from broker.http.call import Call
+from broker.http.idempotency import needed_idempotency_key
 from broker.http.paging import cursor_at, cursor_of, limit_of, link_to, only, query_value, whole_number
 from broker.ports import Hits
 from broker.revocation import BlockFor, Order, Outcome
 
-IDEMPOTENCY_KEY: Final = "Idempotency-Key"
-MAX_KEY: Final = 255
 MAX_WAIT: Final = 60
 
 ONE_PROCESS: Final[dict[str, Any]] = {"replicas": 1, "replicas_applied": 1, "waiting_for": []}
@@ -66,7 +65,7 @@ async def create(call: Call) -> web.Response:
         by=call.operator.agent.id,
         incident=body.incident,
         block=block,
-        idempotency_key=_idempotency_key(call.request),
+        idempotency_key=needed_idempotency_key(call.request),
     )
     outcome = await call.services.revocation.revoke(order, call.caller)
     status = HTTPStatus.CREATED if outcome.durable else HTTPStatus.ACCEPTED
@@ -125,7 +124,7 @@ def described(outcome: Outcome) -> dict[str, Any]:
     block = outcome.block
     return {
         **_rule(outcome.rule),
-        "hits": _hits(outcome.hits),
+        "hits": hits_found(outcome.hits),
         "counting": outcome.durable and outcome.hits is None,
         "block": None if block is None else {"id": block.id, "until": _maybe(block.until)},
         "durable": outcome.durable,
@@ -148,7 +147,7 @@ async def _preview(call: Call, body: RevocationBody, selector: Selector, block: 
             "at": now,
             "ends": None,
             "preview": True,
-            "hits": _hits(hits),
+            "hits": hits_found(hits),
             "counting": False,
             "block": described_block,
             "durable": None,
@@ -170,7 +169,8 @@ def _rule(rule: Rule) -> dict[str, Any]:
     }
 
 
-def _hits(hits: Hits | None) -> dict[str, Any] | None:
+def hits_found(hits: Hits | None) -> dict[str, Any] | None:
+    """Return what a rule hit, None while that is not counted."""
     if hits is None:
         return None
     return {
@@ -214,14 +214,3 @@ def _moment(name: str, text: str) -> float:
     if moment.tzinfo is None:
         raise Malformed(f"{name}: must name its time zone, such as Z")
     return moment.timestamp()
-
-
-def _idempotency_key(request: web.Request) -> str:
-    """Return the key under which a repeated request is recognised; it may be written as a structured string."""
-    values = request.headers.getall(IDEMPOTENCY_KEY, ())
-    if not values:
-        raise BrokerError(Code.IDEMPOTENCY_KEY_MISSING, f"send an {IDEMPOTENCY_KEY}, such as a fresh UUID")
-    key = values[0].removeprefix('"').removesuffix('"')
-    if len(values) > 1 or not 0 < len(key) <= MAX_KEY or not (key.isascii() and key.isprintable()):
-        raise Malformed(f"{IDEMPOTENCY_KEY}: must be one text of 1 to {MAX_KEY} printable ASCII characters")
-    return key

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from broker.http import agents, discovery, health, keys, ledger, oauth, oauth_clients, paths, policy, revocations
+from broker.http import agents, discovery, health, keys, ledger, oauth, oauth_clients, paths, policy, revocations, tasks
 from broker.http.call import Access, Route
 from broker.http.discovery import Discovery
 
@@ -33,6 +33,11 @@ API_ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", "/v1/keys/rotate", "keys:write", keys.rotate),
     Route("POST", "/v1/policy/reload", "policy:write", policy.reload),
     Route("POST", "/v1/policy/explain", "operator:read", policy.explain),
+    Route("POST", "/v1/tasks", "tasks:open", tasks.create),
+    Route("GET", "/v1/tasks", "tasks:read", tasks.index),
+    Route("GET", "/v1/tasks/{id}", "tasks:read", tasks.show),
+    Route("DELETE", "/v1/tasks/{id}", "tasks:close", tasks.close),
+    Route("POST", "/v1/tasks/{id}/heartbeat", "tasks:open", tasks.heartbeat),
 )
 """The broker's own API: bearer or DPoP tokens, problem details."""
 

@@ -18,6 +18,7 @@ from broker.policy_control import PolicyControl
 from broker.ports import Clock, Events, Ids, Records, Revocations
 from broker.registration import Registration
 from broker.revocation import Revocation
+from broker.tasks import Tasks
 
 Network = IPv4Network | IPv6Network
 
@@ -41,6 +42,7 @@ class Services:
     revocation: Revocation
     registration: Registration
     key_rotation: KeyRotation
+    tasks: Tasks
     policy_control: PolicyControl
     records: Records
     revocations: Revocations
