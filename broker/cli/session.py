@@ -78,9 +78,9 @@ class Session:
         headers = {"Idempotency-Key": idempotency_key}
         return answer_of(await self._send(Method.POST, path, scope, body, headers, attempts=ATTEMPTS))
 
-    async def delete(self, path: str, scope: str, **query: str | int | None) -> None:
-        """Delete what a path names. Raises ``Failure``."""
-        await self._send(Method.DELETE, _with_query(path, query), scope)
+    async def delete(self, path: str, scope: str, **query: str | int | None) -> Any:  # noqa: ANN401 - JSON
+        """Delete what a path names, and return the answer, None if there is nothing to say. Raises ``Failure``."""
+        return answer_of(await self._send(Method.DELETE, _with_query(path, query), scope))
 
     async def _send(
         self,
