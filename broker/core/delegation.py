@@ -13,12 +13,11 @@ from broker.core.claims import MAX_PARENTS, AccessClaims
 from broker.core.decide import NO_AUDIENCE, Offer, conditions, offered
 from broker.core.details import covers
 from broker.core.errors import Code
-from broker.core.grant import Ask, Decision, Denied, Granted
+from broker.core.grant import Ask, Decision, Denied
 from broker.core.identity import Agent
 from broker.core.policy import Policy, Role
 from broker.core.policy.model import Delegate
 from broker.core.rules import BlockIndex
-from broker.core.selector import Fact
 
 _NOT_ALLOWED: Final = Denied(Code.DELEGATION_NOT_ALLOWED, "this token may not be handed on to this agent")
 _TOO_DEEP: Final = Denied(Code.DELEGATION_TOO_DEEP, "the token was handed on as often as is allowed")
@@ -48,7 +47,7 @@ class Exchange:
     lineage: Lineage
 
 
-def judge_exchange(  # noqa: PLR0913 - like decide, and the token to be exchanged
+def judge_exchange(
     policy: Policy, blocks: BlockIndex, parent: VerifiedToken, actor: Agent, ask: Ask, now: float
 ) -> Exchange:
     """Decide whether ``actor`` gets what it asks for in exchange for ``parent``.
@@ -60,8 +59,15 @@ def judge_exchange(  # noqa: PLR0913 - like decide, and the token to be exchange
     descent = lineage(parent.claims, actor, impersonates=delegate is not None and delegate.impersonation)
     if isinstance(permitted, Denied):
         return Exchange(decision=permitted, lineage=descent)
-    decision = _judge(policy, blocks, parent, actor, ask, now, delegate, descent)
-    return Exchange(decision=decision, lineage=descent)
+    offer = _limits(policy, parent.claims, descent, ask, now) or _offer(policy, parent.claims, delegate, ask)
+    if isinstance(offer, Denied):
+        return Exchange(decision=offer, lineage=descent)
+    granted = replace(offer.granted, ttl=min(offer.granted.ttl, int(parent.claims.exp - now)))
+    # What the token will inherit counts like what it will have itself.
+    block = blocks.refusing(granted.facts(actor, ask) | parent.facts, now)
+    if block is not None:
+        return Exchange(decision=Denied(Code.BLOCKED, f"blocked by an operator: {block.id}"), lineage=descent)
+    return Exchange(decision=conditions(Offer(granted, offer.lines), ask), lineage=descent)
 
 
 def entitled(policy: Policy, parent: VerifiedToken, actor: Agent) -> Delegate | Denied | None:
@@ -106,41 +112,25 @@ def finish(claims: AccessClaims, parent: VerifiedToken) -> AccessClaims:
     return replace(claims, inherited=inherited)
 
 
-def _judge(  # noqa: PLR0913 - see judge_exchange
-    policy: Policy,
-    blocks: BlockIndex,
-    parent: VerifiedToken,
-    actor: Agent,
-    ask: Ask,
-    now: float,
-    delegate: Delegate | None,
-    descent: Lineage,
-) -> Decision:
-    claims = parent.claims
-    origin = policy.roles.get(claims.role)
-    role = origin if delegate is None else policy.roles[delegate.role]
-    if origin is None or role is None:
+def _limits(policy: Policy, parent: AccessClaims, descent: Lineage, ask: Ask, now: float) -> Denied | None:
+    """Return what about the token to be exchanged itself stands in the way, whatever is asked for."""
+    origin = policy.roles.get(parent.role)
+    if origin is None:
         return _NOT_ALLOWED
     if len(descent.agents) > origin.limits.delegation_depth or len(descent.parents) > MAX_PARENTS:
         return _TOO_DEEP
-    if claims.jkt is not None and ask.jkt is None:
+    if parent.jkt is not None and ask.jkt is None:
         return _NO_PROOF
-    own_grants = delegate is not None and delegate.own_grants
-    offer = _own(policy, role, ask) if own_grants else _part(policy, role, claims, ask)
-    if isinstance(offer, Denied):
-        return offer
-    left = int(claims.exp - now)
-    if left < 1:
-        return _ENDING
-    granted = replace(offer.granted, ttl=min(offer.granted.ttl, left))
-    block = blocks.refusing(_facts(granted, actor, ask, parent), now)
-    if block is not None:
-        return Denied(Code.BLOCKED, f"blocked by an operator: {block.id}")
-    return conditions(Offer(granted, offer.lines), ask)
+    return _ENDING if int(parent.exp - now) < 1 else None
 
 
-def _own(policy: Policy, role: Role, ask: Ask) -> Offer | Denied:
-    """Return what the delegate's own role allows: the policy gives it ``own_grants``."""
+def _offer(policy: Policy, parent: AccessClaims, delegate: Delegate | None, ask: Ask) -> Offer | Denied:
+    """Return what the role of the child allows: a part of what the parent has, or its own if the policy says so."""
+    role = policy.roles.get(parent.role if delegate is None else delegate.role)
+    if role is None:
+        return _NOT_ALLOWED
+    if delegate is None or not delegate.own_grants:
+        return _part(policy, role, parent, ask)
     return NO_AUDIENCE if ask.audience is None else offered(policy, role, ask)
 
 
@@ -162,8 +152,3 @@ def _part(policy: Policy, role: Role, parent: AccessClaims, ask: Ask) -> Offer |
         return _MORE_DETAILS
     details = parent.details or None if ask.details is None else ask.details
     return offered(policy, role, replace(ask, audience=parent.aud, scopes=scopes, details=details))
-
-
-def _facts(granted: Granted, actor: Agent, ask: Ask, parent: VerifiedToken) -> frozenset[Fact]:
-    """Return the facts of the token to be: its own, and what it will inherit."""
-    return granted.facts(actor, ask) | parent.facts

@@ -12,13 +12,14 @@ import msgspec
 from broker.core.audience import canonical_audience
 from broker.core.errors import Malformed
 from broker.core.issuer import TrustedIssuer
+from broker.core.policy.compile_details import compile_details
 from broker.core.policy.compile_issuers import compile_issuers
 from broker.core.policy.compile_members import compile_members
 from broker.core.policy.compile_roles import Defined, compile_roles
 from broker.core.policy.compile_tiers import compile_tiers
 from broker.core.policy.document import Node, PolicyError, Problem, plain_problems, shown
 from broker.core.policy.membership import Membership
-from broker.core.policy.model import Audience, Policy, SecretRef, Tier
+from broker.core.policy.model import KEEP, REVOKE, Audience, Policy, SecretRef, Tier
 from broker.core.policy.operator_scopes import BROKER, OPERATOR_SCOPES, OPERATOR_TIER
 from broker.core.scope import MAX_SCOPE, is_scope
 
@@ -51,7 +52,7 @@ def compile_policy(document: Mapping[str, object], *, broker_audience: str, brok
 
 
 def _compile(root: Node, broker_audience: str, broker_issuer: str) -> Policy:
-    top = root.members("issuers", "audiences", "secrets", "tiers", required=("version", "roles"))
+    top = root.members("issuers", "audiences", "secrets", "tiers", "on_narrowing", required=("version", "roles"))
     if "version" in top and (top["version"].value != VERSION or isinstance(top["version"].value, bool)):
         top["version"].fail(f"must be {VERSION}")
     roles_value = top["roles"].value if "roles" in top else None
@@ -64,6 +65,7 @@ def _compile(root: Node, broker_audience: str, broker_issuer: str) -> Policy:
         issuers=issuers, audiences=audiences, secrets=secrets, roles=role_names, broker_audience=broker_audience
     )
     roles = compile_roles(top["roles"], defined) if "roles" in top else {}
+    narrowing = top["on_narrowing"].choice((KEEP, REVOKE)) if "on_narrowing" in top else None
     return Policy(
         digest=_digest(root.value),
         broker_audience=broker_audience,
@@ -73,6 +75,7 @@ def _compile(root: Node, broker_audience: str, broker_issuer: str) -> Policy:
         secrets=MappingProxyType(secrets),
         roles=MappingProxyType(roles),
         membership=Membership((role.name, member) for role in roles.values() for member in role.members),
+        on_narrowing=narrowing or KEEP,
     )
 
 
@@ -86,11 +89,12 @@ def _audiences(
             own |= _broker_scopes(entry, tiers)
             continue
         _check_uri(uri, entry, broker_audience)
-        found = entry.members("served_by", required=("scopes",))
+        found = entry.members("served_by", "details", required=("scopes",))
         audiences[uri] = Audience(
             uri=uri,
             scopes=_scopes(found["scopes"], tiers) if "scopes" in found else {},
             served_by=compile_members(found["served_by"], issuers) if "served_by" in found else (),
+            details=compile_details(found["details"]) if "details" in found else {},
         )
     audiences[broker_audience] = Audience(uri=broker_audience, scopes=own)
     return audiences

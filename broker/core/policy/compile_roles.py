@@ -6,13 +6,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from broker.core.claims import MAX_ACT_DEPTH
 from broker.core.issuer import TrustedIssuer
+from broker.core.policy.compile_details import BUILT_IN
 from broker.core.policy.compile_members import compile_members
-from broker.core.policy.compile_tiers import LONGEST_TTL
+from broker.core.policy.compile_tiers import LONGEST_TTL, compile_approval
 from broker.core.policy.document import Node, path_of
 from broker.core.policy.model import (
     Audience,
     AudienceAllow,
+    BudgetApproval,
+    Delegate,
     Limits,
     Role,
     ScopeAllow,
@@ -20,9 +24,19 @@ from broker.core.policy.model import (
     SecretRef,
 )
 from broker.core.policy.operator_scopes import BROKER
+from broker.core.task import is_action_name
 
 DEFAULT_TOKENS_PER_MINUTE: Final = 60
 """Tokens per agent and minute in a role that states no limit."""
+
+DEFAULT_TASKS_PER_MINUTE: Final = 600
+"""Tasks that an agent may open in a minute in a role that states no limit."""
+
+DEFAULT_DELEGATION_DEPTH: Final = 4
+"""How many agents a token may be handed on through, in a role that states no limit."""
+
+SHORTEST_IDLE: Final = 10
+"""Seconds: no task that must be heard of more often than that could be kept open reliably."""
 
 _MOST: Final = 1_000_000
 
@@ -44,7 +58,8 @@ def compile_roles(node: Node, defined: Defined) -> dict[str, Role]:
 
 
 def _role(name: str, node: Node, defined: Defined) -> Role:
-    found = node.members("limits", "may_delegate_to", required=("members", "allow"))
+    optional = ("limits", "may_delegate_to", "tasks", "break_glass", "budget_approval")
+    found = node.members(*optional, required=("members", "allow"))
     audiences, secrets = _allows(found["allow"], defined) if "allow" in found else ({}, {})
     return Role(
         name=name,
@@ -52,28 +67,83 @@ def _role(name: str, node: Node, defined: Defined) -> Role:
         audiences=audiences,
         secrets=secrets,
         limits=_limits(found.get("limits")),
-        may_delegate_to=_references(found["may_delegate_to"], defined.roles) if "may_delegate_to" in found else (),
+        may_delegate_to=_delegates(found["may_delegate_to"], defined.roles) if "may_delegate_to" in found else {},
+        explicit_tasks="tasks" in found and found["tasks"].choice(("implicit", "explicit")) == "explicit",
+        break_glass="break_glass" in found and found["break_glass"].flag() is True,
+        budget_approval=(
+            _budget_approval(found["budget_approval"], defined.roles) if "budget_approval" in found else None
+        ),
     )
 
 
-def _references(node: Node, roles: Collection[str]) -> tuple[str, ...]:
-    return tuple(name for item in node.items() if (name := item.reference(roles, "a role")) is not None)
+def _delegates(node: Node, roles: Collection[str]) -> dict[str, Delegate]:
+    """Compile whom a role may delegate to: names of roles, or mappings that say on which terms."""
+    delegates: dict[str, Delegate] = {}
+    for item in node.items():
+        plain = isinstance(item.value, str)
+        found = {"role": item} if plain else item.members("own_grants", "impersonation", required=("role",))
+        name = found["role"].reference(roles, "a role") if "role" in found else None
+        if name is None:
+            continue
+        if name in delegates:
+            item.fail("this role is named twice")
+        delegates[name] = Delegate(
+            role=name,
+            own_grants="own_grants" in found and found["own_grants"].flag() is True,
+            impersonation="impersonation" in found and found["impersonation"].flag() is True,
+        )
+    return delegates
+
+
+def _budget_approval(node: Node, roles: Collection[str]) -> BudgetApproval | None:
+    approval = compile_approval(node, roles, "adds")
+    adds = node.members("adds", required=("approvers", "quorum", "expires")).get("adds") if approval else None
+    count = 1 if adds is None else adds.number(1, _MOST)
+    return None if approval is None or count is None else BudgetApproval(approval=approval, adds=count)
 
 
 def _limits(node: Node | None) -> Limits:
-    names = ("tokens_per_minute", "role_tokens_per_minute", "live_leases", "tokens_per_task")
-    found = {} if node is None else node.members(*names, "task_ttl")
+    names = ("tokens_per_minute", "role_tokens_per_minute", "live_leases", "tokens_per_task", "tasks_per_minute")
+    others = ("task_ttl", "idle_timeout", "delegation_depth", "actions")
+    found = {} if node is None else node.members(*names, *others)
     counts = {name: found[name].number(1, _MOST) for name in names if name in found}
-    per_minute = counts.pop("tokens_per_minute", None) or DEFAULT_TOKENS_PER_MINUTE
-    task_ttl = found["task_ttl"].duration() if "task_ttl" in found else None
-    return Limits(tokens_per_minute=per_minute, task_ttl=task_ttl, **counts)
+    depth = found["delegation_depth"].number(1, MAX_ACT_DEPTH) if "delegation_depth" in found else None
+    return Limits(
+        tokens_per_minute=counts.get("tokens_per_minute") or DEFAULT_TOKENS_PER_MINUTE,
+        role_tokens_per_minute=counts.get("role_tokens_per_minute"),
+        live_leases=counts.get("live_leases"),
+        tokens_per_task=counts.get("tokens_per_task"),
+        tasks_per_minute=counts.get("tasks_per_minute") or DEFAULT_TASKS_PER_MINUTE,
+        task_ttl=found["task_ttl"].duration() if "task_ttl" in found else None,
+        idle_timeout=_idle_timeout(found["idle_timeout"]) if "idle_timeout" in found else None,
+        delegation_depth=depth or DEFAULT_DELEGATION_DEPTH,
+        actions=_actions(found["actions"]) if "actions" in found else None,
+    )
+
+
+def _idle_timeout(node: Node) -> int | None:
+    seconds = node.duration(LONGEST_TTL)
+    if seconds is not None and seconds < SHORTEST_IDLE:
+        node.fail(f"must be at least {SHORTEST_IDLE}s")
+    return seconds
+
+
+def _actions(node: Node) -> dict[str, int]:
+    """Compile how often each action may be done in a task."""
+    actions: dict[str, int] = {}
+    for name, entry in node.table():
+        if not is_action_name(name):
+            entry.fail("an action is named with 1 to 128 ASCII letters, digits and . _ : / -")
+        elif (most := entry.number(1, _MOST)) is not None:
+            actions[name] = most
+    return actions
 
 
 def _allows(node: Node, defined: Defined) -> tuple[dict[str, AudienceAllow], dict[str, SecretAllow]]:
     audiences: dict[str, AudienceAllow] = {}
     secrets: dict[str, SecretAllow] = {}
     for item in node.items():
-        found = item.members("audience", "scopes", "default_scopes", "secret", "max_ttl")
+        found = item.members("audience", "scopes", "default_scopes", "details", "approval", "secret", "max_ttl")
         ttl = (found["max_ttl"].duration(LONGEST_TTL) if "max_ttl" in found else None) or LONGEST_TTL
         if ("audience" in found) == ("secret" in found):
             if found:
@@ -88,8 +158,8 @@ def _allows(node: Node, defined: Defined) -> tuple[dict[str, AudienceAllow], dic
 def _allow_secret(
     item: Node, found: Mapping[str, Node], ttl: int, defined: Defined, secrets: dict[str, SecretAllow]
 ) -> None:
-    for extra in found.keys() & {"scopes", "default_scopes"}:
-        found[extra].fail("a secret has no scopes: leave this out")
+    for extra in found.keys() & {"scopes", "default_scopes", "details", "approval"}:
+        found[extra].fail("a secret has no scopes and no details: leave this out")
     name = found["secret"].reference(defined.secrets, "a secret")
     if name is None:
         return
@@ -108,6 +178,7 @@ def _allow_audience(
     if uri is None or "scopes" not in found:
         return
     known = defined.audiences[uri].scopes
+    approval = compile_approval(found["approval"], defined.roles) if "approval" in found else None
     before = audiences.get(uri, AudienceAllow(scopes={}))
     lines = dict(before.scopes)
     here: list[str] = []
@@ -118,12 +189,17 @@ def _allow_audience(
         if scope in lines:
             scope_node.fail(f"is allowed by {lines[scope].path} already")
         tier = known[scope]
-        lines[scope] = ScopeAllow(tier=tier, ttl=min(ttl, tier.max_ttl), path=path_of(item.keys))
+        lines[scope] = ScopeAllow(tier=tier, ttl=min(ttl, tier.max_ttl), path=path_of(item.keys), approval=approval)
         here.append(scope)
     defaults = before.default_scopes
     if "default_scopes" in found:
         defaults = _defaults(found["default_scopes"], here, before)
-    audiences[uri] = AudienceAllow(scopes=lines, default_scopes=defaults)
+    details = set(before.details)
+    if "details" in found:
+        types = (*defined.audiences[uri].details, BUILT_IN)
+        named = [entry.reference(types, "a type of details of this audience") for entry in found["details"].items()]
+        details |= {name for name in named if name is not None}
+    audiences[uri] = AudienceAllow(scopes=lines, default_scopes=defaults, details=frozenset(details))
 
 
 def _defaults(node: Node, here: Collection[str], before: AudienceAllow) -> tuple[str, ...]:

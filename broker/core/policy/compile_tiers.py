@@ -41,7 +41,7 @@ def _tier(name: str, rank: int, node: Node, roles: Collection[str]) -> Tier:
             "proof_of_possession" in found
             and found["proof_of_possession"].choice(("required", "optional")) == "required"
         ),
-        approval=_approval(found["approval"], roles) if "approval" in found else None,
+        approval=compile_approval(found["approval"], roles) if "approval" in found else None,
     )
 
 
@@ -52,8 +52,9 @@ def _max_ttl(node: Node, *, allow_long: bool) -> int:
     return seconds
 
 
-def _approval(node: Node, roles: Collection[str]) -> Approval | None:
-    found = node.members(required=("approvers", "quorum", "expires"))
+def compile_approval(node: Node, roles: Collection[str], *optional: str) -> Approval | None:
+    """Compile whose approval is needed; ``optional`` names further members, which the caller reads."""
+    found = node.members(*optional, required=("approvers", "quorum", "expires"))
     approvers = found["approvers"].reference(roles, "a role") if "approvers" in found else None
     quorum = found["quorum"].number(1, _MOST_APPROVERS) if "quorum" in found else None
     expires = found["expires"].duration(LONGEST_TTL) if "expires" in found else None

@@ -9,6 +9,7 @@ import pytest
 
 from broker.core.identity import Agent
 from broker.core.policy import OPERATOR_SCOPES, PolicyError
+from broker.core.policy.model import Delegate
 from tests.support.policies import (
     BROKER_AUDIENCE,
     DOCUMENT,
@@ -35,7 +36,7 @@ def test_a_sound_policy() -> None:
     assert role.secrets["orders-db"].secret.settings == {"path": "database/creds/orders-ro"}
     assert (role.limits.tokens_per_minute, role.limits.role_tokens_per_minute, role.limits.task_ttl) == (30, 300, 3600)
     assert policy.roles["finance"].limits.tokens_per_minute == 60
-    assert role.may_delegate_to == ("support-reader",)
+    assert role.may_delegate_to == {"support-reader": Delegate(role="support-reader")}
     approval = policy.tiers[2].approval
     assert approval is not None
     assert (approval.approvers, approval.quorum, approval.expires) == ("finance", 1, 600)
