@@ -20,6 +20,9 @@ MAX_ASSERTION: Final = 600
 PREFIX: Final = "BROKER_"
 """``BROKER_LISTEN_PORT=9000`` sets ``port`` in ``[listen]``; the environment wins over the file."""
 
+WEBHOOK_EVENTS: Final = ("requested", "approved", "denied", "break_glass", "reviewed")
+"""What a webhook can be told of requests for approval."""
+
 _MAX_PORT: Final = 65_535
 _SHOWN: Final = 64
 _ISSUER: Final = re.compile(
@@ -91,6 +94,22 @@ class OperatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     key: str = "operator.pem"
 
 
+class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who is told of requests for approval: a URL, and the secret that signs what it is sent.
+
+    The secret (``whsec_`` and base64, as Standard Webhooks has it) is in exactly one of a file and a variable.
+    ``events`` limits what is sent. ``allow_http`` and ``allow_private`` let it be a receiver inside.
+    """
+
+    url: str
+    secret_file: str | None = None
+    secret_environment: str | None = None
+    events: tuple[str, ...] = ()
+    allow_http: bool = False
+    allow_private: bool = False
+    ca_file: str | None = None
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     issuer: str
     policy: str = "policy.yaml"
@@ -102,6 +121,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     limits: Limits = Limits()
     log: Log = Log()
     operator: OperatorSettings = OperatorSettings()
+    webhooks: tuple[Webhook, ...] = ()
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +139,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     log: Log
     operator: OperatorSettings
+    webhooks: tuple[Webhook, ...] = ()
 
     @property
     def api_audience(self) -> str:
@@ -192,6 +213,7 @@ def _check(raw: _File, path: Path) -> None:
     if problem is not None:
         _fail(path, f"issuer: {problem}")
     _check_listen(raw, path)
+    _check_webhooks(raw, path)
     source = raw.master_key
     given = [value for value in (source.file, source.environment, source.command) if value is not None]
     if len(given) != 1 or not all(given):
@@ -229,6 +251,18 @@ def _check_listen(raw: _File, path: Path) -> None:
         problem = _network_problem(text)
         if problem is not None:
             _fail(path, f"listen.trusted_proxies: {text[:_SHOWN]!r}: {problem}")
+
+
+def _check_webhooks(raw: _File, path: Path) -> None:
+    for place, hook in enumerate(raw.webhooks):
+        where = f"webhooks[{place}]"
+        if (hook.secret_file is None) == (hook.secret_environment is None):
+            _fail(path, f"{where}: give exactly one of secret_file, secret_environment")
+        if not hook.url.startswith("https://") and not (hook.allow_http and hook.url.startswith("http://")):
+            _fail(path, f"{where}.url: must be https://, or http:// with allow_http = true")
+        unknown = [event for event in hook.events if event not in WEBHOOK_EVENTS]
+        if unknown:
+            _fail(path, f"{where}.events: they are {', '.join(WEBHOOK_EVENTS)}")
 
 
 def _network_problem(text: str) -> str | None:
@@ -290,6 +324,9 @@ def _resolved(raw: _File, folder: Path) -> Config:
         limits=raw.limits,
         log=raw.log,
         operator=replace(raw.operator, key=absolute(raw.operator.key)),
+        webhooks=tuple(
+            replace(hook, secret_file=maybe(hook.secret_file), ca_file=maybe(hook.ca_file)) for hook in raw.webhooks
+        ),
     )
 
 

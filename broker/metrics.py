@@ -27,6 +27,7 @@ class Metrics:
         self._issued = self._counter("broker_tokens_issued", "Tokens released, by role and method.", "role", "method")
         self._refused = self._counter("broker_refusals", "Refusals of agents and strangers, by code.", "code")
         self._revoked = self._counter("broker_revocations", "Revocations, by whether they were durable.", "durable")
+        self._consent = self._counter("broker_approvals", "What happened to requests for approval, by event.", "event")
         self._durations = Histogram(
             "broker_request_duration_seconds",
             "Time from the end of a request's header to its answer.",
@@ -59,6 +60,10 @@ class Metrics:
     def revoked(self, *, durable: bool) -> None:
         """Count one revocation."""
         self._count(self._revoked, "true" if durable else "false")
+
+    def consent(self, event: str) -> None:
+        """Count what happens to requests for approval."""
+        self._count(self._consent, event)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Record how long an answer took. ``route`` is a route's path template; only the status class is kept."""

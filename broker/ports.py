@@ -312,12 +312,16 @@ class Meter(Protocol):
         """Count one revocation."""
         ...
 
+    def consent(self, event: str) -> None:
+        """Count what happens to requests for approval; ``event`` as in :meth:`Notifier.approval`, or ``used``."""
+        ...
+
 
 class Notifier(Protocol):
     """Tells people that somebody waits for them. At least once, in no order, never blocking the caller."""
 
     def approval(self, state: ApprovalState, event: str) -> None:
-        """Announce a request: ``event`` is ``requested``, ``approved``, ``denied``, or ``break_glass``.
+        """Announce a request: ``event`` is ``requested``, ``approved``, ``denied``, ``break_glass`` or ``reviewed``.
 
         Nothing is promised about when; a failure is retried and never reaches the caller.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,19 +18,20 @@ from broker.authenticators.dispatch import Dispatch
 from broker.authenticators.federation import Federation
 from broker.clock import SystemClock
 from broker.config import Config, MasterKey
+from broker.consent import Consent
 from broker.core.dpop import make_nonce
-from broker.core.errors import Unavailable
+from broker.core.errors import Code, Unavailable
 from broker.core.policy import LONGEST_TTL
 from broker.core.tally import Tally
 from broker.core.token_check import TokenCheck
 from broker.http.surface import Services, Site
 from broker.ids import RandomIds
 from broker.introspection import Introspection
-from broker.issuance import Issuance
+from broker.issuance import Applicants, Issuance
 from broker.key_rotation import KeyRotation
 from broker.ledger.store import SqlLedger
 from broker.metrics import Metrics
-from broker.outbound import Outbound
+from broker.outbound import Destination, Outbound
 from broker.policy_control import PolicyControl
 from broker.policy_file import load_policy
 from broker.ports import Events, Revocations
@@ -43,6 +45,7 @@ from broker.signing.sealing import Sealer, derived_key
 from broker.signing.snapshot import SnapshotSigner
 from broker.tasks import Tasks
 from broker.upkeep import Job
+from broker.webhooks import Receiver, Webhooks, webhook_secret
 
 STRANGERS_SECONDS: Final = 60.0
 COMPACTION_SECONDS: Final = 60.0
@@ -81,6 +84,8 @@ class _Ground:
     ledger: SqlLedger
     policy_control: PolicyControl
     federation: Federation
+    webhooks: Webhooks
+    consent: Consent
 
     @property
     def issuer(self) -> str:
@@ -124,6 +129,9 @@ async def _open_ground(config: Config, events: Events, stack: AsyncExitStack) ->
     )
     federation = Federation(lambda: policy_control.current().issuers, outbound, issuer=config.issuer)
     stack.push_async_callback(federation.close)
+    webhooks = Webhooks(webhook_receivers(config), outbound, api=config.api_audience, clock=clock, events=events)
+    webhooks.start()
+    stack.push_async_callback(webhooks.close)
     return _Ground(
         config=config,
         events=events,
@@ -137,6 +145,17 @@ async def _open_ground(config: Config, events: Events, stack: AsyncExitStack) ->
         ledger=ledger,
         policy_control=policy_control,
         federation=federation,
+        webhooks=webhooks,
+        consent=Consent(
+            ledger=ledger,
+            records=ledger,
+            policy=policy_control.current,
+            revocations=revocations,
+            clock=clock,
+            notifier=webhooks,
+            meter=metrics,
+            events=events,
+        ),
     )
 
 
@@ -165,17 +184,23 @@ def _services(ground: _Ground, site: Site) -> Services:
     return Services(
         issuance=Issuance(
             issuer=ground.issuer,
-            token_endpoint=site.token_endpoint,
-            authenticator=authenticator,
+            applicants=Applicants(
+                authenticator=authenticator,
+                check=check,
+                token_endpoint=site.token_endpoint,
+                api_audience=config.api_audience,
+                nonce_key=ground.nonce_key if config.dpop_nonces else None,
+            ),
+            consent=ground.consent,
             policy=ground.policy_control.current,
             revocations=revocations,
             signer=AccessTokenSigner(ground.ring, clock, issuer=ground.issuer),
             ledger=ledger,
+            records=ledger,
             clock=clock,
             ids=ids,
             meter=metrics,
             strangers=strangers,
-            nonce_key=ground.nonce_key if config.dpop_nonces else None,
         ),
         admission=Admission(
             audience=config.api_audience,
@@ -259,6 +284,27 @@ def site_of(config: Config) -> Site:
         trusted_proxies=tuple(ip_network(network) for network in config.listen.trusted_proxies),
         access_log=config.log.access,
     )
+
+
+def webhook_receivers(config: Config) -> list[Receiver]:
+    """Return who is told of requests for approval. Raises ``Unavailable`` if a secret cannot be used."""
+    receivers = []
+    for place, hook in enumerate(config.webhooks):
+        where = hook.secret_file or f"the variable {hook.secret_environment}"
+        try:
+            text = Path(where).read_text() if hook.secret_file else os.environ.get(hook.secret_environment or "", "")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Unavailable(Code.INTERNAL, f"webhooks[{place}]: {where} cannot be read") from error
+        destination = Destination(allow_http=hook.allow_http, allow_private=hook.allow_private, ca_file=hook.ca_file)
+        receivers.append(
+            Receiver(
+                url=hook.url,
+                secret=webhook_secret(text, f"webhooks[{place}]: {where}"),
+                events=hook.events,
+                destination=destination,
+            )
+        )
+    return receivers
 
 
 def master_key_source(settings: MasterKey) -> MasterKeySource:

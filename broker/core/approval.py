@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+
+from broker.core.policy.matching import AgentMember, Member
+from broker.core.rules import RuleIndex
 
 REDEEM_SECONDS: Final = 300
 """Seconds that an approval can be used after the time to decide on it is over."""
@@ -95,6 +98,27 @@ class ApprovalState:
         if self.stored == APPROVED and self.request.expires_at + REDEEM_SECONDS <= now:
             return EXPIRED
         return self.stored
+
+
+def standing(state: ApprovalState, rules: RuleIndex, members: Iterable[Member]) -> int:
+    """Return how many of the votes for a request still count, for the ``members`` that its approvers' role has now.
+
+    A vote counts no more if a rule that came after it covers its approver, or if the approver cannot be a member of the
+    role any more. What an issuer said about an approver is not known any more: whoever it vouches for may be a member
+    by a line about that issuer.
+    """
+    lines = tuple(members)
+    return sum(1 for vote in state.votes if vote.approve and _stands(vote, rules, lines))
+
+
+def _stands(vote: Vote, rules: RuleIndex, members: tuple[Member, ...]) -> bool:
+    facts = (("agent", vote.approver), ("issuer", vote.issuer), ("role", vote.role))
+    if rules.killer(facts, vote.epoch) is not None:
+        return False
+    return any(
+        member.agent == vote.approver if isinstance(member, AgentMember) else member.issuer == vote.issuer
+        for member in members
+    )
 
 
 def request_digest(asked: Mapping[str, Any]) -> str:

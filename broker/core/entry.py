@@ -49,6 +49,7 @@ class Kind(StrEnum):
     ACTION_RESERVED = "action.reserved"
     ACTION_REFUSED = "action.refused"
     ACTION_SETTLED = "action.settled"
+    BUDGET_RAISED = "budget.raised"
     APPROVAL_REQUESTED = "approval.requested"
     APPROVAL_VOTED = "approval.voted"
     APPROVAL_REVIEWED = "approval.reviewed"

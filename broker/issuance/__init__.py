@@ -1,5 +1,6 @@
 """Issuing tokens: who applies, what is decided, what is recorded, and only then released."""
 
-from broker.issuance.conductor import Issuance, Issued, TokenRequest
+from broker.issuance.applicants import Applicants, Exchange, TokenRequest
+from broker.issuance.conductor import MAX_ATTEMPTS, RECORDED_REFUSALS, Issuance, Issued
 
-__all__ = ["Issuance", "Issued", "TokenRequest"]
+__all__ = ["MAX_ATTEMPTS", "RECORDED_REFUSALS", "Applicants", "Exchange", "Issuance", "Issued", "TokenRequest"]

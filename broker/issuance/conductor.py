@@ -1,37 +1,30 @@
-"""Issuing a token: authenticate, decide, mint, check, record, release. The order is the design (laws 1 and 2)."""
+"""The conductor: identify, decide, mint, check, record, and only then release. The order is the design (laws 1, 2)."""
 
 from __future__ import annotations
 
-import hashlib
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-import msgspec
-
-from broker.core.change import Change, EpochIs, Guard, RateWithin, Unused
+from broker.consent import Consent
+from broker.core.access_token import VerifiedToken
+from broker.core.bounds import revoking, within_task
+from broker.core.change import Change, EpochIs, Guard, RateWithin, Spend, TaskOpen
 from broker.core.claims import AccessClaims
 from broker.core.decide import decide
-from broker.core.dpop import Proof, check_proof
-from broker.core.entry import MAX_INT, Entry, Kind, entry
+from broker.core.delegation import Lineage, finish, judge_exchange
 from broker.core.errors import BrokerError, Code, EpochMoved, GuardFailed, Refused, Unavailable
-from broker.core.grant import Ask, Denied, Granted, NeedsApproval
-from broker.core.identity import Agent, Attribute
+from broker.core.grant import Decision, Denied, Granted, NeedsApproval
+from broker.core.identity import Agent
+from broker.core.implicit_task import implicit_task
 from broker.core.policy import Policy
 from broker.core.tally import Allowance, Tally
-from broker.ports import (
-    Authenticated,
-    Authenticator,
-    Caller,
-    Clock,
-    Ids,
-    Ledger,
-    Meter,
-    Minted,
-    Revocations,
-    Signer,
-    UnverifiedAssertion,
-)
+from broker.core.task import TOKENS, Task
+from broker.issuance.applicants import Applicant, Applicants, TokenRequest
+from broker.issuance.leave import Leave, Leaves, Plea
+from broker.issuance.records import issued_entry, refused_entry
+from broker.ports import Caller, Clock, Ids, Ledger, Meter, Records, Revocations, Signer
 
 MAX_ATTEMPTS: Final = 16
 """How often one request is decided again because revocations got in between, before it is told to come back."""
@@ -41,183 +34,246 @@ RECORDED_REFUSALS: Final = 60
 
 Agents without any role share this number with all such agents of their issuer."""
 
+STALE_SECONDS: Final = 2.0
+"""A decision that waited longer than this for a person is made again, at the time that it is then."""
+
+REMEMBERED_TASKS: Final = 4096
+"""How many tasks are remembered as they were opened, which never changes."""
+
 _STRANGERS: Final = frozenset({Code.ASSERTION_REPLAYED, Code.PROOF_REPLAYED})
 """Guards that say the caller may not be who the assertion names; such a refusal is counted, not written."""
 
-_sorted_json: Final = msgspec.json.Encoder(order="sorted")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenRequest:
-    """A token request, parsed and typed, nothing of it verified. ``ask.jkt`` is unset: ``proof`` decides it."""
-
-    assertion: UnverifiedAssertion
-    ask: Ask
-    client_id: str | None = None
-    proof: str | None = field(default=None, repr=False)
+_NO_TASK: Final = Denied(Code.TASK_NOT_OPEN, "there is no such task, or it is not open, or it is not this agent's")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issued:
-    """A released token: durable in the ledger at ``seq``."""
+    """A released token: durable in the ledger at ``seq``. ``exchanged`` says that it came of another token."""
 
     token: str = field(repr=False)
     claims: AccessClaims
     seq: int
+    exchanged: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Applicant:
-    """Who asks for what, from where, proven how: everything about a request that stays the same when decided again."""
+class _Case:
+    """One attempt: what is decided on, all of it as of one epoch."""
 
-    who: Authenticated
-    ask: Ask
-    guards: tuple[Guard, ...]
-    caller: Caller
-    now: float
+    applicant: Applicant
+    policy: Policy
+    epoch: int
+    parent: VerifiedToken | None
+    task: Task | None
+    decision: Decision
+    lineage: Lineage | None
+
+    def plea(self, granted: Granted) -> Plea:
+        parent = None if self.parent is None else self.parent.claims
+        return Plea(applicant=self.applicant, granted=granted, parent=parent, task=self.task)
 
 
 class Issuance:
-    """The conductor of token requests."""
+    """Answers token requests: direct ones, exchanges, and those that people decide on."""
 
     def __init__(  # noqa: PLR0913 - a composition root passes each port by name
         self,
         *,
         issuer: str,
-        token_endpoint: str,
-        authenticator: Authenticator,
+        applicants: Applicants,
+        consent: Consent,
         policy: Callable[[], Policy],
         revocations: Revocations,
         signer: Signer,
         ledger: Ledger,
+        records: Records,
         clock: Clock,
         ids: Ids,
         meter: Meter,
         strangers: Tally,
-        nonce_key: bytes | None = None,
     ) -> None:
-        """``issuer`` and ``token_endpoint`` are the configured public URLs; ``policy`` returns the one in force.
-
-        With a ``nonce_key`` (32 secret bytes) every DPoP proof must hold a nonce that was made with it.
-        """
-        self._nonce_key = nonce_key
+        """``issuer`` is the configured public URL; ``policy`` returns the one in force."""
         self._issuer = issuer
-        self._token_endpoint = token_endpoint
-        self._authenticator = authenticator
+        self._applicants = applicants
+        self._consent = consent
+        self._leaves = Leaves(consent=consent, records=records, policy=policy, ids=ids)
         self._policy = policy
         self._revocations = revocations
         self._signer = signer
         self._ledger = ledger
+        self._records = records
         self._clock = clock
         self._ids = ids
         self._meter = meter
         self._strangers = strangers
         self._recorded = Allowance(RECORDED_REFUSALS)
+        self._tasks: OrderedDict[str, Task] = OrderedDict()
 
     async def issue(self, request: TokenRequest, caller: Caller) -> Issued:
         """Answer one token request.
 
-        Raises ``Refused`` when the agent may not have it, ``Unavailable`` when it cannot be had now. Whatever is
-        raised, no credential exists that the ledger does not record.
+        Raises ``Refused`` when the agent may not have it, ``Pending`` when a person has to decide first, and
+        ``Unavailable`` when it cannot be had now. Whatever is raised, no credential exists that the ledger does not
+        record.
         """
-        now = self._clock.now()
+        request = await self._leaves.taken_over(request)
         for _ in range(MAX_ATTEMPTS):
             # Anew each time: who was removed, and then revoked, in between must not get a token that outlives the rule.
-            applicant = await self._identify(request, caller, now)
+            task = await self._stored_task(request)
+            applicant = await self._identify(request, caller)
             try:
-                return await self._grant(applicant)
+                return await self._attempt(applicant, task)
             except EpochMoved:
                 continue
-            except GuardFailed as failed:
-                if failed.code in _STRANGERS:
-                    self._count(failed.code)
-                    raise Refused(failed.code, failed.public) from failed
-                raise await self._refusal(applicant, failed.code, failed.public, failed.retry_after) from failed
+            except (Refused, GuardFailed) as error:
+                raise await self._refusal(applicant, error) from error
         busy = "revocations are being made faster than this request can be decided; try again"
         raise Unavailable(Code.OVERLOADED, busy, retry_after=1)
 
-    async def _grant(self, applicant: _Applicant) -> Issued:
+    async def _attempt(self, applicant: Applicant, task: Task | None) -> Issued:
         """Decide once and act on it. Raises ``EpochMoved`` if the rules changed before it was durable."""
-        policy = self._policy()
-        epoch = self._revocations.rules.epoch
-        decision = decide(policy, self._revocations.blocks, applicant.who.agent, applicant.ask, applicant.now)
-        match decision:
-            case Denied(code, reason):
-                raise await self._refusal(applicant, code, reason)
-            case NeedsApproval(tier=tier):
-                reason = f"tier {tier} needs a person's approval, and this broker cannot ask for one yet"
-                raise await self._refusal(applicant, Code.APPROVAL_REQUIRED, reason)
-            case Granted():
-                return await self._release(applicant, decision, policy, epoch)
+        case = self._decided(applicant, task)
+        decision = case.decision
+        if isinstance(decision, Denied):
+            raise Refused(decision.code, decision.reason)
+        granted = decision.granted if isinstance(decision, NeedsApproval) else decision
+        leave = await self._leave(case.plea(granted), decision)
+        self._check_fresh(case)
+        return await self._release(case, granted, leave)
 
-    async def _release(self, applicant: _Applicant, granted: Granted, policy: Policy, epoch: int) -> Issued:
+    async def _leave(self, plea: Plea, decision: Granted | NeedsApproval) -> Leave:
+        if isinstance(decision, NeedsApproval):
+            return await self._leaves.for_token(plea, decision)
+        return await self._leaves.for_budget(plea)
+
+    def _check_fresh(self, case: _Case) -> None:
+        """Raise ``EpochMoved`` if people took so long to decide that everything else must be looked at again."""
+        waited = self._clock.now() - case.applicant.now
+        if waited > STALE_SECONDS or self._policy() is not case.policy:
+            raise EpochMoved
+
+    def _decided(self, applicant: Applicant, task: Task | None) -> _Case:
+        """Decide, without any pause in between: all that it looks at is of the same moment and the same epoch."""
+        policy, rules, blocks = self._policy(), self._revocations.rules, self._revocations.blocks
+        parent = self._applicants.parent(applicant)
+        lineage: Lineage | None = None
+        decision: Decision
+        if parent is None:
+            decision = decide(policy, blocks, applicant.agent, applicant.ask, applicant.now)
+        else:
+            exchange = judge_exchange(policy, blocks, parent, applicant.agent, applicant.ask, applicant.now)
+            decision, lineage = exchange.decision, exchange.lineage
+            task = task or _implicit(policy, parent.claims, applicant.ask.task)
+        if not _may_work_on(task, applicant, parent) or (
+            task is not None and revoking(rules, (task.id, *task.path)) is not None
+        ):
+            decision = decision if isinstance(decision, Denied) else _NO_TASK
+        return _Case(
+            applicant=applicant,
+            policy=policy,
+            epoch=rules.epoch,
+            parent=parent,
+            task=task,
+            decision=within_task(decision, task, applicant.now),
+            lineage=lineage,
+        )
+
+    async def _release(self, case: _Case, granted: Granted, leave: Leave) -> Issued:
         """Mint, check, record, and only then release."""
-        claims = self._claims(applicant, granted, epoch)
+        applicant = case.applicant
+        claims = self._claims(case, granted)
         minted = await self._signer.mint_checked(claims, applicant.now)
-        guards = (EpochIs(epoch), *applicant.guards, *_rates(applicant, granted))
-        record = _issued_entry(applicant, granted, claims, minted, policy.digest)
-        receipt = await self._ledger.commit(Change(record, guards))
-        self._meter.issued(granted.role, applicant.who.method)
-        return Issued(token=minted.token, claims=claims, seq=receipt.seq)  # the only line that releases a token
-
-    async def _identify(self, request: TokenRequest, caller: Caller, now: float) -> _Applicant:
-        """Authenticate the agent and its key. What fails here costs nothing lasting (law 10)."""
+        record = issued_entry(applicant, granted, claims, minted.kid, case.policy.digest, **leave.why)
+        guards = (
+            EpochIs(case.epoch),
+            *applicant.guards,
+            *_rates(applicant, granted),
+            *_spending(case.task, claims.exp, applicant.now),
+            *leave.guards,
+        )
         try:
-            who = await self._authenticator.authenticate(request.assertion, now)
-            if request.client_id is not None and request.client_id != who.agent.id:
-                text = "client_id is not the client that the assertion authenticates"
-                raise Refused(Code.CLIENT_AUTHENTICATION_FAILED, text)
-            proof = self._prove(request.proof, now)
+            receipt = await self._ledger.commit(Change(record, guards, leave.writes))
+        except GuardFailed as failed:
+            if failed.code is Code.BUDGET_USED_UP:
+                raise await self._leaves.ask_for_budget(case.plea(granted), failed) from failed
+            raise
+        self._meter.issued(granted.role, applicant.who.method)
+        if leave.unasked is not None:
+            self._consent.announce_break_glass(leave.unasked)
+        return Issued(  # the only line that releases a token
+            token=minted.token, claims=claims, seq=receipt.seq, exchanged=case.parent is not None
+        )
+
+    async def _identify(self, request: TokenRequest, caller: Caller) -> Applicant:
+        """Say who asks. What fails here costs nothing lasting (law 10)."""
+        try:
+            return await self._applicants.identify(request, caller, self._clock.now())
         except BrokerError as error:
             self._count(error.code)
             raise
-        ask = request.ask if proof is None else _bound(request.ask, proof)
-        used = () if proof is None else (Unused(proof.replay_key, proof.expires_at, "proof"),)
-        return _Applicant(who=who, ask=ask, guards=(*who.guards, *used), caller=caller, now=now)
 
-    def _prove(self, proof: str | None, now: float) -> Proof | None:
-        if proof is None:
+    async def _stored_task(self, request: TokenRequest) -> Task | None:
+        """Return the stored task that a request is about, as it was opened; None if there is none."""
+        task_id = request.ask.task or self._applicants.task_of(request, self._clock.now())
+        if task_id is None:
             return None
-        return check_proof(proof, method="POST", url=self._token_endpoint, now=now, nonce_key=self._nonce_key)
+        known = self._tasks.get(task_id)
+        if known is not None:
+            self._tasks.move_to_end(task_id)
+            return known
+        state = await self._records.task(task_id)
+        if state is None:
+            return None
+        self._tasks[task_id] = state.task
+        if len(self._tasks) > REMEMBERED_TASKS:
+            self._tasks.popitem(last=False)
+        return state.task
 
-    def _claims(self, applicant: _Applicant, granted: Granted, epoch: int) -> AccessClaims:
-        agent, iat = applicant.who.agent, int(applicant.now)
-        return AccessClaims(
+    def _claims(self, case: _Case, granted: Granted) -> AccessClaims:
+        applicant, task, lineage = case.applicant, case.task, case.lineage
+        agent, iat = applicant.agent, int(applicant.now)
+        claims = AccessClaims(
             iss=self._issuer,
-            sub=agent.id,
+            sub=agent.id if lineage is None else lineage.sub,
             aud=granted.audience,
             client_id=agent.id,
             iat=iat,
             exp=iat + granted.ttl,
             jti=self._ids.new("tok"),
             scopes=granted.scopes,
-            epoch=epoch,
-            task=applicant.ask.task or self._ids.new("task"),
+            epoch=case.epoch,
+            task=self._ids.new("task") if task is None else task.id,
+            path=() if task is None else task.path,
             role=granted.role,
             tier=granted.tier,
             issuer=agent.issuer,
+            parents=() if lineage is None else lineage.parents,
+            agents=() if lineage is None else lineage.agents,
+            impersonates=lineage is not None and lineage.impersonates,
             jkt=applicant.ask.jkt,
+            details=granted.details,
+            may_act=applicant.ask.may_act,
         )
+        return claims if case.parent is None else finish(claims, case.parent)
 
     def _count(self, code: Code) -> None:
         """Count a refusal that is recorded in aggregate."""
         self._strangers.add(code.value)
         self._meter.refused(code.value)
 
-    async def _refusal(
-        self, applicant: _Applicant, code: Code, reason: str, retry_after: int | None = None
-    ) -> BrokerError:
+    async def _refusal(self, applicant: Applicant, error: Refused | GuardFailed) -> BrokerError:
         """Record a refusal of an authenticated agent and return what to raise.
 
         The assertion is used up with it. An agent that is refused all the time gets no entry of its own for each
         refusal, and its assertion is then left unused: it can only ask again. A refusal that cannot be recorded is
         answered with the ledger's failure.
         """
-        if not self._recorded.admit(self._refused_as(applicant.who.agent), applicant.now):
+        code, reason, retry_after = error.code, error.public, error.retry_after
+        if code in _STRANGERS or not self._recorded.admit(self._refused_as(applicant.agent), applicant.now):
             self._count(code)
             return Refused(code, reason, retry_after=retry_after)
         refusal = self._ids.new("ref")
-        record = _refused_entry(applicant, refusal, code, reason, self._policy().digest)
+        record = refused_entry(applicant, refusal, code, reason, self._policy().digest)
         try:
             await self._ledger.commit(Change(record, applicant.guards))
         except GuardFailed as failed:
@@ -235,78 +291,36 @@ class Issuance:
         return agent.id if self._policy().roles_of(agent) else f"{agent.issuer}/"
 
 
-def _bound(ask: Ask, proof: Proof) -> Ask:
-    return Ask(audience=ask.audience, scopes=ask.scopes, task=ask.task, jkt=proof.jkt)
+def _implicit(policy: Policy, parent: AccessClaims, named: str | None) -> Task | None:
+    """Return the task of a token to be exchanged that is not stored yet: only one that was issued directly has none."""
+    role = policy.roles.get(parent.role)
+    if role is None or parent.parents or named not in (None, parent.task):
+        return None
+    return implicit_task(parent, role.limits)
 
 
-def _rates(applicant: _Applicant, granted: Granted) -> tuple[RateWithin, ...]:
+def _may_work_on(task: Task | None, applicant: Applicant, parent: VerifiedToken | None) -> bool:
+    """Whether the applicant may have a token in a task: its own, or that of the token it exchanges, or one below it."""
+    if task is None:
+        return applicant.ask.task is None and parent is None
+    if parent is None:
+        return task.owner == applicant.agent.id and task.id == applicant.ask.task
+    return parent.claims.task in (task.id, *task.path)
+
+
+def _rates(applicant: Applicant, granted: Granted) -> tuple[RateWithin, ...]:
     limits = (
-        (f"agent/{granted.role}/{applicant.who.agent.id}", granted.agent_per_minute),
+        (f"agent/{granted.role}/{applicant.agent.id}", granted.agent_per_minute),
         (f"role/{granted.role}", granted.role_per_minute),
     )
     return tuple(RateWithin(key, limit, applicant.now) for key, limit in limits if limit is not None)
 
 
-def _issued_entry(
-    applicant: _Applicant, granted: Granted, claims: AccessClaims, minted: Minted, policy_digest: str
-) -> Entry:
-    agent = applicant.who.agent
-    return entry(
-        Kind.TOKEN_ISSUED,
-        applicant.now,
-        ref=claims.jti,
-        agent=agent.id,
-        issuer=agent.issuer,
-        subject=agent.subject,
-        attributes_digest=hashlib.sha256(_sorted_json.encode(dict(agent.attributes))).hexdigest(),
-        role=claims.role,
-        tier=claims.tier,
-        task=claims.task,
-        audience=claims.aud,
-        scope=" ".join(claims.scopes),
-        epoch=claims.epoch,
-        expires_at=claims.exp,
-        key=minted.kid,
-        bound_key=claims.jkt,
-        allowed_by=granted.allowed_by,
-        policy=policy_digest,
-        **_provenance(applicant),
-    )
-
-
-def _refused_entry(applicant: _Applicant, refusal: str, code: Code, reason: str, policy_digest: str) -> Entry:
-    agent, ask = applicant.who.agent, applicant.ask
-    return entry(
-        Kind.TOKEN_REFUSED,
-        applicant.now,
-        ref=refusal,
-        agent=agent.id,
-        issuer=agent.issuer,
-        subject=agent.subject,
-        attributes={name: _recordable(value) for name, value in agent.attributes.items() if value not in ((), "")},
-        code=code.value,
-        reason=reason,
-        audience=ask.audience,
-        scope=None if ask.scopes is None else " ".join(ask.scopes),
-        task=ask.task,
-        bound_key=ask.jkt,
-        policy=policy_digest,
-        **_provenance(applicant),
-    )
-
-
-def _recordable(value: Attribute) -> Attribute:
-    """Return a claim as an entry can hold it: a whole number that some JSON reader would round becomes text."""
-    return str(value) if isinstance(value, int) and abs(value) > MAX_INT else value
-
-
-def _provenance(applicant: _Applicant) -> dict[str, str | None]:
-    """How the agent was authenticated, from where, in which trace: part of every entry about it."""
-    who = applicant.who
-    return {
-        "method": who.method,
-        "assertion": who.digest,
-        "assertion_id": who.assertion_id,
-        "assertion_key": who.key,
-        **applicant.caller.members(),
-    }
+def _spending(task: Task | None, until: int, now: float) -> tuple[Guard, ...]:
+    """Return what a token takes from its task: that it is open, and one token of its budget."""
+    if task is None:
+        return ()
+    is_open = TaskOpen(task.id, now, implicit=task if task.implicit else None, holds_until=until)
+    if not task.budget.limits_resource(TOKENS):
+        return (is_open,)
+    return (is_open, Spend(task.id, TOKENS, 1, limited=True))

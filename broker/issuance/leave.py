@@ -101,9 +101,7 @@ class Leaves:
         if role is None or role.budget_approval is None or plea.task is None:
             return failed
         approval = role.budget_approval.approval
-        needed = NeedsApproval(
-            plea.granted.tier, approval.approvers, approval.quorum, approval.expires, plea.granted
-        )
+        needed = NeedsApproval(plea.granted.tier, approval.approvers, approval.quorum, approval.expires, plea.granted)
         request = self._request(plea, needed, _more_tokens(plea), BUDGET)
         return await self._ask(plea.applicant, replace(request, lifts=(TOKENS, role.budget_approval.adds)))
 

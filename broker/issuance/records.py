@@ -22,7 +22,9 @@ _sorted_json: Final = msgspec.json.Encoder(order="sorted")
 def issued_entry(
     applicant: Applicant, granted: Granted, claims: AccessClaims, kid: str, policy_digest: str, **why: str | None
 ) -> Entry:
-    """Return the entry of a token. ``why`` is what else allowed it: an ``approval``, or ``break_glass`` and its reason.
+    """Return the entry of a token.
+
+    ``why`` is what else allowed it: an ``approval``, or ``break_glass`` and its reason.
     """
     agent = applicant.agent
     return entry(
