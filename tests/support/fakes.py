@@ -11,8 +11,11 @@ from enum import Enum
 from itertools import count
 from typing import Any, TypeVar
 
+from broker.core.action import ActionState
+from broker.core.approval import ApprovalState
 from broker.core.change import (
     RATE_STEP,
+    ActionUnsettled,
     AddBlock,
     AddEnrollment,
     AddRule,
@@ -30,7 +33,11 @@ from broker.core.change import (
     Receipt,
     RegisteredAgent,
     RemoveAgent,
+    Spend,
     StoredKey,
+    TaskHoldsNothing,
+    TaskOpen,
+    TaskUnclosed,
     Unused,
     Write,
 )
@@ -40,6 +47,7 @@ from broker.core.identity import Agent
 from broker.core.merkle import Frontier, consistency_proof, inclusion_proof, leaf_hash
 from broker.core.rules import Block, Rule, RuleIndex
 from broker.core.selector import Fact, Selector
+from broker.core.task import TaskState
 from broker.ports import (
     Authenticated,
     Caller,
@@ -87,6 +95,7 @@ class RecordingMeter:
     tokens: list[tuple[str, str]] = field(default_factory=list)
     refusals: Counter[str] = field(default_factory=Counter)
     revocations: list[bool] = field(default_factory=list)
+    consents: Counter[str] = field(default_factory=Counter)
 
     def issued(self, role: str, method: str) -> None:
         self.tokens.append((role, method))
@@ -96,6 +105,19 @@ class RecordingMeter:
 
     def revoked(self, *, durable: bool) -> None:
         self.revocations.append(durable)
+
+    def consent(self, event: str) -> None:
+        self.consents[event] += 1
+
+
+@dataclass
+class RecordingNotifier:
+    """Keeps what people would have been told."""
+
+    told: list[tuple[ApprovalState, str]] = field(default_factory=list)
+
+    def approval(self, state: ApprovalState, event: str) -> None:
+        self.told.append((state, event))
 
 
 @dataclass
@@ -266,6 +288,8 @@ class MemoryLedger:
             case IdempotencyFresh(key, fingerprint) if key in self.idempotency:
                 same = self.idempotency[key].fingerprint == fingerprint
                 raise GuardFailed(Code.IDEMPOTENCY_KEY_IN_USE if same else Code.IDEMPOTENCY_KEY_REUSED, "used before")
+            case TaskOpen() | TaskUnclosed() | TaskHoldsNothing() | Spend() | ActionUnsettled():
+                raise GuardFailed(Code.TASK_NOT_OPEN, "this ledger keeps no tasks")
             case _:
                 pass
 
@@ -306,6 +330,9 @@ class MemoryLedger:
                 self.enrollments[code_digest] = write
             case PutKey(key):
                 self.keys[key.kid] = key
+            case _:
+                msg = f"this ledger keeps no tasks and approvals, so it cannot hold {type(write).__name__}"
+                raise NotImplementedError(msg)
         self._unpublished.append(write)
 
     def _publish(self) -> None:
@@ -410,6 +437,65 @@ class MemoryRecords:
     async def consistency(self, old: int, new: int) -> Sequence[bytes]:
         await self._read("consistency")
         return consistency_proof(self._leaves(), old, new)
+
+    # This ledger keeps no tasks, actions and approvals; what is about them runs over the real one.
+
+    async def task(self, task_id: str) -> TaskState | None:
+        await self._read("task")
+        return self._without(task_id)
+
+    async def tasks(
+        self,
+        *,
+        owner: str | None = None,
+        below: str | None = None,
+        open_at: float | None = None,
+        before: str | None = None,
+        limit: int = 100,
+    ) -> Sequence[TaskState]:
+        await self._read("tasks")
+        self._without(owner, below, open_at, before, limit)
+        return ()
+
+    async def due_tasks(self, now: float, limit: int = 100) -> Sequence[TaskState]:
+        await self._read("due_tasks")
+        self._without(now, limit)
+        return ()
+
+    async def tree_holds_until(self, task_id: str) -> float:
+        await self._read("tree_holds_until")
+        self._without(task_id)
+        return 0
+
+    async def action(self, action_id: str) -> ActionState | None:
+        await self._read("action")
+        return self._without(action_id)
+
+    async def actions(
+        self, *, task: str | None = None, agent: str | None = None, before: str | None = None, limit: int = 100
+    ) -> Sequence[ActionState]:
+        await self._read("actions")
+        self._without(task, agent, before, limit)
+        return ()
+
+    async def approval(self, approval_id: str) -> ApprovalState | None:
+        await self._read("approval")
+        return self._without(approval_id)
+
+    async def pending_approval(self, digest: str, now: float) -> ApprovalState | None:
+        await self._read("pending_approval")
+        return self._without(digest, now)
+
+    async def approvals(
+        self, *, stored: str | None = None, before: str | None = None, limit: int = 100
+    ) -> Sequence[ApprovalState]:
+        await self._read("approvals")
+        self._without(stored, before, limit)
+        return ()
+
+    @staticmethod
+    def _without(*_asked: object) -> None:
+        return None
 
     async def idempotent(self, key: str) -> Idempotent | None:
         await self._read("idempotent")

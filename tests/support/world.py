@@ -13,6 +13,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from broker.admission import Admission
+from broker.consent import Consent
 from broker.core.errors import BrokerError
 from broker.core.grant import Ask
 from broker.core.identity import REGISTERED, Agent
@@ -23,7 +24,7 @@ from broker.core.selector import Selector, parse_selector
 from broker.core.tally import Tally
 from broker.core.token_check import TokenCheck
 from broker.introspection import Introspection
-from broker.issuance import Issuance, Issued, TokenRequest
+from broker.issuance import Applicants, Issuance, Issued, TokenRequest
 from broker.ledger import SqlLedger
 from broker.ports import Ledger, Records, Revocations, UnverifiedAssertion
 from broker.revocation import BlockFor, Order, Outcome, Revocation
@@ -40,6 +41,7 @@ from tests.support.fakes import (
     MemoryRecords,
     RecordingEvents,
     RecordingMeter,
+    RecordingNotifier,
 )
 
 ISSUER = "https://broker.example"
@@ -119,6 +121,7 @@ class World:
         self.ids = CountingIds()
         self.meter = RecordingMeter()
         self.events = RecordingEvents()
+        self.notifier = RecordingNotifier()
         self.strangers = Tally()
         self.revocations = Revocations()
         self.memory = MemoryLedger(self.revocations)
@@ -140,14 +143,27 @@ class World:
             keys=lambda: self.ring.verification_keys(self.clock.time),
             rules=lambda: self.revocations.rules,
         )
+        self.consent = Consent(
+            ledger=self.ledger,
+            records=self.records,
+            policy=lambda: self.policy,
+            revocations=self.revocations,
+            clock=self.clock,
+            notifier=self.notifier,
+            meter=self.meter,
+            events=self.events,
+        )
         self.issuance = Issuance(
             issuer=ISSUER,
-            token_endpoint=TOKEN_ENDPOINT,
-            authenticator=self.authenticator,
+            applicants=Applicants(
+                authenticator=self.authenticator, check=self.check, token_endpoint=TOKEN_ENDPOINT, api_audience=API
+            ),
+            consent=self.consent,
             policy=lambda: self.policy,
             revocations=self.revocations,
             signer=self.signer,
             ledger=self.ledger,
+            records=self.records,
             clock=self.clock,
             ids=self.ids,
             meter=self.meter,
