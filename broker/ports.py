@@ -143,6 +143,10 @@ class Records(Protocol):
         """Return entries with a place above ``after``, oldest first."""
         ...
 
+    async def recent(self, agent: str, limit: int = 10) -> Sequence[Record]:
+        """Return what was recorded of an agent of late, the youngest first; looks at the last 100,000 entries only."""
+        ...
+
     async def head(self) -> TreeHead:
         """Return the tree head as of the last commit."""
         ...

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from broker.admission import Admission
+from broker.approvals import Approvals
 from broker.auditing import Auditing
 from broker.authenticators.client_assertion import ClientAssertion
 from broker.authenticators.dispatch import Dispatch
@@ -101,6 +102,7 @@ async def open_broker(config: Config, events: Events) -> AsyncIterator[Broker]:
     async with AsyncExitStack() as stack:
         ground = await _open_ground(config, events, stack)
         services = _services(ground, site_of(config))
+        await services.approvals.announce_waiting()
         auditing = Auditing(ledger=ground.ledger, clock=ground.clock, events=events, strangers=ground.strangers)
         _watch(ground)
         yield Broker(
@@ -215,6 +217,7 @@ def _services(ground: _Ground, site: Site) -> Services:
         revocation=revocation,
         registration=Registration(ledger=ledger, records=ledger, clock=clock, ids=ids, strangers=strangers),
         key_rotation=KeyRotation(custody=ground.ring, ledger=ledger, records=ledger, clock=clock),
+        approvals=_approvals(ground),
         tasks=Tasks(
             ledger=ledger,
             records=ledger,
@@ -237,6 +240,18 @@ def _services(ground: _Ground, site: Site) -> Services:
         ids=ids,
         metrics=metrics,
         events=ground.events,
+    )
+
+
+def _approvals(ground: _Ground) -> Approvals:
+    return Approvals(
+        ledger=ground.ledger,
+        records=ground.ledger,
+        policy=ground.policy_control.current,
+        revocations=ground.revocations,
+        clock=ground.clock,
+        notifier=ground.webhooks,
+        meter=ground.metrics,
     )
 
 

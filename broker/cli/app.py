@@ -12,7 +12,7 @@ import typer.main
 from typer.exceptions import Abort, TyperException
 
 import broker
-from broker.cli import agent, blocks, demo, init, keys, ledger, policy, revoke, serve, task, token
+from broker.cli import agent, approvals, blocks, demo, init, keys, ledger, policy, revoke, serve, task, token
 from broker.cli.outcome import ExitCode, Failure, failure_of, package_missing
 from broker.cli.output import show, show_failure
 from broker.core.errors import BrokerError
@@ -32,6 +32,7 @@ app.command("serve")(serve.command)
 app.add_typer(agent.app, name="agent")
 app.command("token")(token.command)
 app.add_typer(task.app, name="task")
+app.add_typer(approvals.app, name="approvals")
 app.command("revoke")(revoke.command)
 app.add_typer(blocks.app, name="blocks")
 app.add_typer(policy.app, name="policy")

@@ -73,7 +73,6 @@ class Vote:
 
     approver: str
     issuer: str
-    subject: str
     role: str
     approve: bool
     reason: str

@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from broker.http import agents, discovery, health, keys, ledger, oauth, oauth_clients, paths, policy, revocations, tasks
+from broker.http import (
+    agents,
+    approvals,
+    discovery,
+    health,
+    keys,
+    ledger,
+    oauth,
+    oauth_clients,
+    paths,
+    policy,
+    revocations,
+    tasks,
+)
 from broker.http.call import Access, Route
 from broker.http.discovery import Discovery
 
@@ -19,6 +32,9 @@ API_ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/v1/revocations/{rule}", "operator:read", revocations.show),
     Route("GET", "/v1/blocks", "operator:read", revocations.blocks),
     Route("DELETE", "/v1/blocks/{id}", "revocations:write", revocations.lift),
+    Route("GET", "/v1/approvals", "approvals:read", approvals.index),
+    Route("GET", "/v1/approvals/{id}", "approvals:read", approvals.show),
+    Route("POST", "/v1/approvals/{id}", "approvals:decide", approvals.decide),
     Route("GET", "/v1/agents", "operator:read", agents.index),
     Route("POST", "/v1/agents", "agents:write", agents.register),
     Route("DELETE", "/v1/agents/{name}", "agents:write", agents.remove),

@@ -8,6 +8,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Final
 
 from broker.admission import Admission
+from broker.approvals import Approvals
 from broker.core.token_check import TokenCheck
 from broker.http.paths import API, API_METADATA, TOKEN
 from broker.introspection import Introspection
@@ -43,6 +44,7 @@ class Services:
     registration: Registration
     key_rotation: KeyRotation
     tasks: Tasks
+    approvals: Approvals
     policy_control: PolicyControl
     records: Records
     revocations: Revocations

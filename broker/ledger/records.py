@@ -20,6 +20,9 @@ from broker.ports import Idempotent, Record, TreeHead
 MAX_PAGE: Final = 1000
 """The most rows in one answer, whatever was asked for."""
 
+RECENT: Final = 100_000
+"""How far back the ledger is looked through for what an agent did of late."""
+
 _ENTRY: Final = select(schema.entries.c.seq, schema.entries.c.body)
 
 
@@ -83,6 +86,14 @@ def records(connection: Connection, after: int, limit: int) -> Sequence[Record]:
     """Return entries above a place, the oldest first."""
     seq = schema.entries.c.seq
     query = _ENTRY.where(seq > after).order_by(seq).limit(_page(limit))
+    return [_record(seq, body) for seq, body in connection.execute(query)]
+
+
+def recent(connection: Connection, agent: str, limit: int) -> Sequence[Record]:
+    """Return the youngest entries about an agent, among the last :data:`RECENT`."""
+    table = schema.entries.c
+    oldest = Head.read(connection).frontier.size - RECENT
+    query = _ENTRY.where(table.agent == agent, table.seq >= oldest).order_by(table.seq.desc()).limit(_page(limit))
     return [_record(seq, body) for seq, body in connection.execute(query)]
 
 

@@ -209,6 +209,10 @@ class SqlLedger:
         """Return entries above a place, the oldest first; at most ``records.MAX_PAGE``."""
         return await self._reader.read(lambda connection: records.records(connection, after, limit))
 
+    async def recent(self, agent: str, limit: int = 10) -> Sequence[Record]:
+        """Return what was recorded of an agent of late, the youngest first."""
+        return await self._reader.read(lambda connection: records.recent(connection, agent, limit), slow=True)
+
     async def head(self) -> TreeHead:
         """Return the tree head as of the last commit."""
         return await self._reader.read(records.tree_head)

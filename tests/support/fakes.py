@@ -438,6 +438,11 @@ class MemoryRecords:
         await self._read("consistency")
         return consistency_proof(self._leaves(), old, new)
 
+    async def recent(self, agent: str, limit: int = 10) -> Sequence[Record]:
+        await self._read("recent")
+        found = [record for record in await self.records(limit=1000) if record.members.get("agent") == agent]
+        return found[::-1][:limit]
+
     # This ledger keeps no tasks, actions and approvals; what is about them runs over the real one.
 
     async def task(self, task_id: str) -> TaskState | None:

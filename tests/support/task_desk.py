@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from broker.core.change import EpochIs, TaskOpen
+from broker.core.change import TaskOpen
 from broker.core.claims import AccessClaims
 from broker.core.policy.model import Delegate, Limits
 from broker.core.task import TaskState
@@ -121,10 +121,9 @@ class Desk:
         """Commit a token in a task, guarded as issuance guards it, and return its claims."""
         now = self.world.clock.time
         claims = self.inside(state, aud=TICKETS, scopes=("tickets:read",), exp=int(now + seconds))
-        guards = (EpochIs(claims.epoch), TaskOpen(state.task.id, now, holds_until=claims.exp))
+        held = TaskOpen(state.task.id, now, holds_until=claims.exp)
         members = {"task": claims.task, "agent": claims.client_id, "expires_at": claims.exp}
-        change = issued(claims.jti, claims.epoch, at=now, **members)
-        await self.world.ledger.commit(replace(change, guards=(*change.guards[:0], *guards)))
+        await self.world.ledger.commit(issued(claims.jti, claims.epoch, held, at=now, **members))
         return claims
 
     def is_alive(self, claims: AccessClaims) -> bool:
