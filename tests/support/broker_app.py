@@ -8,7 +8,7 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -227,17 +227,17 @@ class BrokerApp:
         return [dict(record.members) for record in records if kind in {None, record.members["kind"]}]
 
 
-def make_template(folder: Path, policy: str = POLICY) -> Template:
+def make_template(folder: Path, policy: str = POLICY, agents: Sequence[str] = AGENTS) -> Template:
     """Make a folder to copy: keys take long to make, so it is made once."""
     config = make_folder(folder)
     (folder / "policy.yaml").write_text(policy)
-    return asyncio.run(_with_agents(folder, config))
+    return asyncio.run(_with_agents(folder, config, agents))
 
 
-async def _with_agents(folder: Path, config: Config) -> Template:
+async def _with_agents(folder: Path, config: Config, agents: Sequence[str]) -> Template:
     operator = load_pem_private_key((folder / "operator.pem").read_bytes(), None)
     assert isinstance(operator, EllipticCurvePrivateKey)
-    keys = {name: generate_private_key(SECP256R1()) for name in AGENTS}
+    keys = {name: generate_private_key(SECP256R1()) for name in agents}
     async with open_broker(config, KeptEvents()) as broker:
         for name, key in keys.items():
             jwk = public_jwk(key.public_key())
