@@ -11,6 +11,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
 
+from broker.actions import Actions
 from broker.admission import Admission
 from broker.approvals import Approvals
 from broker.auditing import Auditing
@@ -218,6 +219,7 @@ def _services(ground: _Ground, site: Site) -> Services:
         registration=Registration(ledger=ledger, records=ledger, clock=clock, ids=ids, strangers=strangers),
         key_rotation=KeyRotation(custody=ground.ring, ledger=ledger, records=ledger, clock=clock),
         approvals=_approvals(ground),
+        actions=_actions(ground, check),
         tasks=Tasks(
             ledger=ledger,
             records=ledger,
@@ -240,6 +242,20 @@ def _services(ground: _Ground, site: Site) -> Services:
         ids=ids,
         metrics=metrics,
         events=ground.events,
+    )
+
+
+def _actions(ground: _Ground, check: TokenCheck) -> Actions:
+    return Actions(
+        check=check,
+        consent=ground.consent,
+        policy=ground.policy_control.current,
+        revocations=ground.revocations,
+        ledger=ground.ledger,
+        records=ground.ledger,
+        clock=ground.clock,
+        ids=ground.ids,
+        meter=ground.metrics,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from broker.http import (
+    actions,
     agents,
     approvals,
     discovery,
@@ -32,6 +33,10 @@ API_ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/v1/revocations/{rule}", "operator:read", revocations.show),
     Route("GET", "/v1/blocks", "operator:read", revocations.blocks),
     Route("DELETE", "/v1/blocks/{id}", "revocations:write", revocations.lift),
+    Route("POST", "/v1/actions", "actions:reserve", actions.create),
+    Route("POST", "/v1/actions/{id}/settle", "actions:reserve", actions.settle),
+    Route("GET", "/v1/actions", "operator:read", actions.index),
+    Route("GET", "/v1/actions/{id}", "operator:read", actions.show),
     Route("GET", "/v1/approvals", "approvals:read", approvals.index),
     Route("GET", "/v1/approvals/{id}", "approvals:read", approvals.show),
     Route("POST", "/v1/approvals/{id}", "approvals:decide", approvals.decide),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Final
 
+from broker.actions import Actions
 from broker.admission import Admission
 from broker.approvals import Approvals
 from broker.core.token_check import TokenCheck
@@ -45,6 +46,7 @@ class Services:
     key_rotation: KeyRotation
     tasks: Tasks
     approvals: Approvals
+    actions: Actions
     policy_control: PolicyControl
     records: Records
     revocations: Revocations

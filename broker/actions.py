@@ -1,0 +1,404 @@
+"""Actions: a resource server reserves before it acts for an agent, and settles with what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from broker.admission import Admitted
+from broker.consent import Consent
+from broker.core.access_token import VerifiedToken
+from broker.core.action import MAX_COUNT, MAX_TARGET, OUTCOMES, Action, ActionState, is_digest
+from broker.core.approval import BUDGET, USED, ApprovalRequest, request_digest
+from broker.core.change import (
+    ActionUnsettled,
+    AddAction,
+    Change,
+    EpochIs,
+    Guard,
+    IdempotencyFresh,
+    RateWithin,
+    SettleAction,
+    Spend,
+    TaskOpen,
+)
+from broker.core.claims import AccessClaims
+from broker.core.entry import Entry, Kind, entry
+from broker.core.errors import BrokerError, Code, EpochMoved, GuardFailed, Malformed, Refused, Unavailable
+from broker.core.implicit_task import implicit_task
+from broker.core.policy import Policy
+from broker.core.tally import Allowance
+from broker.core.task import ACTION, Task, is_action_name
+from broker.core.token_check import TokenCheck
+from broker.ports import Caller, Clock, Ids, Ledger, Meter, Records, Revocations
+
+SETTLE_SECONDS: Final = 15 * 60
+"""Seconds within which a reservation can be settled; one that never is counts as done."""
+
+IDEMPOTENCY_SECONDS: Final = 24 * 3600
+MAX_ATTEMPTS: Final = 16
+RECORDED_REFUSALS: Final = 60
+"""Refusals per agent and minute that get an entry of their own; more are only counted."""
+
+REQUESTS_PER_MINUTE: Final = 10
+"""How many requests to lift a budget one agent's actions may put before people in a minute."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a resource server is about to do for the bearer of ``token``, parsed but not judged.
+
+    ``scope`` is the scope of the token that the action falls under; the action's own name if it says none.
+    """
+
+    token: str = field(repr=False)
+    action: str
+    count: int = 1
+    scope: str | None = None
+    target: str | None = None
+    digest: str | None = None
+    auth_req_id: str | None = None
+    idempotency_key: str | None = None
+
+    def check(self) -> None:
+        """Raise ``Malformed`` if it cannot be meant."""
+        if not is_action_name(self.action):
+            raise Malformed("action: 1 to 128 ASCII letters, digits and . _ : / -")
+        if not 0 < self.count <= MAX_COUNT:
+            raise Malformed(f"count: must be 1 to {MAX_COUNT}")
+        if self.target is not None and not (0 < len(self.target) <= MAX_TARGET and self.target.isprintable()):
+            raise Malformed(f"target: must be printable text of 1 to {MAX_TARGET} characters")
+        if self.digest is not None and not is_digest(self.digest):
+            raise Malformed("digest: must be sha256: and 64 hexadecimal digits in lower case")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    """One attempt: a wish with the token and the task that it is about, as of one epoch."""
+
+    wish: Wish
+    by: Admitted
+    token: VerifiedToken
+    task: Task
+    stored: bool
+    epoch: int
+    now: float
+    policy: Policy
+    caller: Caller
+
+    @property
+    def claims(self) -> AccessClaims:
+        return self.token.claims
+
+    @property
+    def resource(self) -> str:
+        return ACTION + self.wish.action
+
+
+class Actions:
+    """Reserves and settles actions against the budgets of tasks."""
+
+    def __init__(  # noqa: PLR0913 - a composition root passes each port by name
+        self,
+        *,
+        check: TokenCheck,
+        consent: Consent,
+        policy: Callable[[], Policy],
+        revocations: Revocations,
+        ledger: Ledger,
+        records: Records,
+        clock: Clock,
+        ids: Ids,
+        meter: Meter,
+    ) -> None:
+        """``check`` judges the tokens that are presented; ``policy`` returns the one in force."""
+        self._check = check
+        self._consent = consent
+        self._policy = policy
+        self._revocations = revocations
+        self._ledger = ledger
+        self._records = records
+        self._clock = clock
+        self._ids = ids
+        self._meter = meter
+        self._recorded = Allowance(RECORDED_REFUSALS)
+
+    async def reserve(self, wish: Wish, by: Admitted, caller: Caller) -> ActionState:
+        """Reserve an action, durably, for the task of a token.
+
+        Raises ``BrokerError``: ``SUBJECT_TOKEN_INVALID`` if the token is not good or not for a resource that ``by``
+        serves, ``INSUFFICIENT_SCOPE``, ``TASK_NOT_OPEN``, ``BUDGET_USED_UP``; ``Pending`` if people may lift that.
+        """
+        wish.check()
+        earlier = await self._earlier(wish, by)
+        if earlier is not None:
+            return earlier
+        for _ in range(MAX_ATTEMPTS):
+            try:
+                return await self._attempt(wish, by, caller)
+            except EpochMoved:
+                continue
+        busy = "revocations are being made faster than this request can be decided; try again"
+        raise Unavailable(Code.OVERLOADED, busy, retry_after=1)
+
+    async def settle(
+        self, action_id: str, outcome: str, result: str | None, by: Admitted, caller: Caller
+    ) -> ActionState:
+        """Say what came of a reservation. Saying the same again changes nothing.
+
+        It works whatever became of the token and the task. Raises ``GuardFailed`` (``NOT_FOUND``, ``CONFLICT``).
+        """
+        if outcome not in OUTCOMES:
+            raise Malformed(f"outcome: must be one of {', '.join(OUTCOMES)}")
+        if result is not None and not (0 < len(result) <= MAX_TARGET and result.isprintable()):
+            raise Malformed(f"result: must be printable text of 1 to {MAX_TARGET} characters")
+        known = await self._records.action(action_id)
+        if known is None or known.action.by != by.agent.id:
+            raise BrokerError(Code.NOT_FOUND, "no such action was reserved")
+        if known.outcome == outcome:
+            return known
+        now = self._clock.now()
+        record = _settled_entry(known.action, outcome, result, now, caller)
+        guard, write = ActionUnsettled(action_id, by.agent.id, now), SettleAction(action_id, outcome, result, now)
+        try:
+            await self._ledger.commit(Change(record, (guard,), (write,)))
+        except GuardFailed:
+            raced = await self._records.action(action_id)
+            if raced is None or raced.outcome != outcome:
+                raise
+        return ActionState(action=known.action, outcome=outcome, result=result, settled_at=now)
+
+    async def show(self, action_id: str) -> ActionState:
+        """Return a reservation. Raises ``BrokerError`` (``NOT_FOUND``)."""
+        known = await self._records.action(action_id)
+        if known is None:
+            raise BrokerError(Code.NOT_FOUND, "no such action was reserved")
+        return known
+
+    async def list(
+        self, *, task: str | None, agent: str | None, before: str | None, limit: int
+    ) -> Sequence[ActionState]:
+        """Return reservations, the youngest first: the action log of an incident."""
+        return await self._records.actions(task=task, agent=agent, before=before, limit=limit)
+
+    async def _attempt(self, wish: Wish, by: Admitted, caller: Caller) -> ActionState:
+        task_id = self._good_token(wish, by, self._clock.now()).claims.task
+        state = await self._records.task(task_id)
+        now = self._clock.now()
+        # From here on nothing waits: token, rules and policy are all of the same moment.
+        token, policy = self._good_token(wish, by, now), self._policy()
+        task = _implicit(policy, token.claims) if state is None else state.task
+        case = _Case(
+            wish=wish,
+            by=by,
+            token=token,
+            task=task,
+            stored=state is not None,
+            epoch=self._revocations.rules.epoch,
+            now=now,
+            policy=policy,
+            caller=caller,
+        )
+        await self._lift(case)
+        return await self._commit(case)
+
+    async def _commit(self, case: _Case) -> ActionState:
+        wish, claims, now = case.wish, case.claims, case.now
+        action = Action(
+            id=self._ids.new("act"),
+            name=wish.action,
+            count=wish.count,
+            task=claims.task,
+            token=claims.jti,
+            agent=claims.client_id,
+            audience=claims.aud,
+            by=case.by.agent.id,
+            reserved_at=now,
+            settle_by=int(now) + SETTLE_SECONDS,
+            target=wish.target,
+            digest=wish.digest,
+        )
+        guards: tuple[Guard, ...] = (
+            EpochIs(case.epoch),
+            TaskOpen(claims.task, now, implicit=None if case.stored else case.task),
+            Spend(claims.task, case.resource, wish.count, limited=case.task.budget.limits_resource(case.resource)),
+        )
+        change = Change(_reserved_entry(case, action), (*guards, *_keyed(case, action.id)), (AddAction(action),))
+        try:
+            await self._ledger.commit(change)
+        except GuardFailed as failed:
+            raise await self._refusal(case, failed) from failed
+        return ActionState(action=action)
+
+    def _good_token(self, wish: Wish, by: Admitted, now: float) -> VerifiedToken:
+        """Judge the presented token by the rules of this moment, and by what its resource server may ask about."""
+        try:
+            token = self._check.check(wish.token, now, None)
+        except BrokerError as error:
+            raise Refused(Code.SUBJECT_TOKEN_INVALID, f"token: {error.public}") from error
+        if not self._policy().serves(by.agent, audience=token.claims.aud):
+            raise Refused(Code.SUBJECT_TOKEN_INVALID, "token: not for a resource that you serve")
+        needed = wish.scope or wish.action
+        if needed not in token.claims.scopes:
+            raise BrokerError(Code.INSUFFICIENT_SCOPE, f"the token does not have the scope {needed}")
+        return token
+
+    async def _earlier(self, wish: Wish, by: Admitted) -> ActionState | None:
+        """Return what an earlier request with the same idempotency key reserved."""
+        if wish.idempotency_key is None:
+            return None
+        known = await self._records.idempotent(_scoped_key(wish.idempotency_key, by))
+        if known is None:
+            return None
+        if known.fingerprint != _fingerprint(wish):
+            raise Refused(Code.IDEMPOTENCY_KEY_REUSED, "this Idempotency-Key was used for another request")
+        return await self._records.action(known.ref)
+
+    async def _refusal(self, case: _Case, failed: GuardFailed) -> Exception:
+        """Record a refusal and return what to raise: a pending request if people can lift the budget."""
+        if failed.code in {Code.IDEMPOTENCY_KEY_IN_USE, Code.IDEMPOTENCY_KEY_REUSED}:
+            return failed
+        if failed.code is Code.BUDGET_USED_UP:
+            request = self._budget_request(case)
+            if request is not None:
+                rate = RateWithin(f"approval/{request.agent}", REQUESTS_PER_MINUTE, case.now)
+                return await self._consent.ask(request, (rate,), case.caller, case.now)
+        self._meter.refused(failed.code.value)
+        if self._recorded.admit(case.claims.client_id, case.now):
+            await self._ledger.commit(Change(_refused_entry(case, failed)))
+        return failed
+
+    async def _lift(self, case: _Case) -> None:
+        """Carry out the lifting of the budget that this request goes on with, if it names one that was approved."""
+        wish, request = case.wish, self._budget_request(case)
+        if wish.auth_req_id is None:
+            return
+        if request is None:
+            raise Refused(Code.APPROVAL_INVALID, "auth_req_id: nobody can lift the budgets of this role")
+        state = await self._records.approval(wish.auth_req_id)
+        if state is not None and state.stored == USED and state.request.digest == request.digest:
+            return  # carried out already; it lifts nothing more
+        agreed = await self._consent.redeem(wish.auth_req_id, request.digest, request.agent, case.now)
+        await self._consent.lift(agreed, case.caller, case.now)
+
+    def _budget_request(self, case: _Case) -> ApprovalRequest | None:
+        """Return what people would be asked to lift the budget of this action, if the role lets them."""
+        claims, task = case.claims, case.task
+        role = case.policy.roles.get(claims.role)
+        if role is None or role.budget_approval is None:
+            return None
+        approval, adds = role.budget_approval.approval, max(role.budget_approval.adds, case.wish.count)
+        what: dict[str, Any] = {
+            "kind": "budget",
+            "agent": claims.client_id,
+            "audience": claims.aud,
+            "task": claims.task,
+            "resource": case.resource,
+            "count": adds,
+        }
+        return ApprovalRequest(
+            id=self._ids.new("apr"),
+            kind=BUDGET,
+            digest=request_digest(what),
+            agent=claims.client_id,
+            issuer=claims.issuer,
+            role=claims.role,
+            asked=what,
+            approvers=approval.approvers,
+            quorum=approval.quorum,
+            requested_at=case.now,
+            expires_at=int(case.now) + approval.expires,
+            tier=claims.tier,
+            task=task.id,
+            task_owner=task.owner,
+            purpose=task.purpose,
+            chain=(claims.sub, *reversed(claims.agents)),
+            lifts=(case.resource, adds),
+        )
+
+
+def _implicit(policy: Policy, claims: AccessClaims) -> Task:
+    """Return the task of a token that is not stored yet. Raises ``Refused`` if it cannot be made."""
+    role = policy.roles.get(claims.role)
+    if role is None or claims.parents:
+        raise Refused(Code.TASK_NOT_OPEN, "the task is not open")
+    return implicit_task(claims, role.limits)
+
+
+def _keyed(case: _Case, action_id: str) -> tuple[Guard, ...]:
+    key = case.wish.idempotency_key
+    if key is None:
+        return ()
+    until = int(case.now) + IDEMPOTENCY_SECONDS
+    return (IdempotencyFresh(_scoped_key(key, case.by), _fingerprint(case.wish), action_id, until),)
+
+
+def _scoped_key(key: str, by: Admitted) -> str:
+    return hashlib.sha256(f"actions\n{by.agent.id}\n{key}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _fingerprint(wish: Wish) -> str:
+    """Return a digest of what is asked; how an approval goes on with it makes no difference."""
+    asked = [wish.token, wish.action, wish.count, wish.scope, wish.target, wish.digest]
+    return hashlib.sha256(msgspec.json.encode(asked)).hexdigest()
+
+
+def _reserved_entry(case: _Case, action: Action) -> Entry:
+    return entry(
+        Kind.ACTION_RESERVED,
+        case.now,
+        ref=action.id,
+        digest=action.digest,
+        expires_at=int(action.settle_by),
+        approval=case.wish.auth_req_id,
+        **_about(case),
+    )
+
+
+def _refused_entry(case: _Case, failed: GuardFailed) -> Entry:
+    return entry(Kind.ACTION_REFUSED, case.now, code=failed.code.value, reason=failed.public, **_about(case))
+
+
+def _about(case: _Case) -> dict[str, Any]:
+    claims, wish = case.claims, case.wish
+    return {
+        "agent": claims.client_id,
+        "issuer": claims.issuer,
+        "role": claims.role,
+        "task": claims.task,
+        "audience": claims.aud,
+        "scope": wish.scope or wish.action,
+        "epoch": case.epoch,
+        "token": claims.jti,
+        "on_behalf_of": claims.sub,
+        "actors": list(claims.agents),
+        "action": wish.action,
+        "count": wish.count,
+        "target": wish.target,
+        "by": case.by.agent.id,
+        "policy": case.policy.digest,
+        **case.caller.members(),
+    }
+
+
+def _settled_entry(action: Action, outcome: str, result: str | None, now: float, caller: Caller) -> Entry:
+    return entry(
+        Kind.ACTION_SETTLED,
+        now,
+        ref=action.id,
+        agent=action.agent,
+        task=action.task,
+        audience=action.audience,
+        action=action.name,
+        count=action.count,
+        target=action.target,
+        digest=action.digest,
+        outcome=outcome,
+        result=result,
+        by=action.by,
+        **caller.members(),
+    )
