@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import msgspec
 
-from broker.admission import Admitted
 from broker.consent import Consent
 from broker.core.access_token import VerifiedToken
 from broker.core.action import MAX_COUNT, MAX_TARGET, OUTCOMES, Action, ActionState, is_digest
@@ -34,7 +33,7 @@ from broker.core.policy import Policy
 from broker.core.tally import Allowance
 from broker.core.task import ACTION, Task, is_action_name
 from broker.core.token_check import TokenCheck
-from broker.ports import Caller, Clock, Ids, Ledger, Meter, Records, Revocations
+from broker.ports import Admitted, Caller, Clock, Ids, Ledger, Meter, Records, Revocations
 
 SETTLE_SECONDS: Final = 15 * 60
 """Seconds within which a reservation can be settled; one that never is counts as done."""

@@ -5,32 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from broker.core.change import Change
-from broker.core.claims import AccessClaims
 from broker.core.dpop import MAX_REMEMBERED, PROOF_SHARES, ReplayWindow, check_proof
 from broker.core.entry import Entry, Kind, entry
 from broker.core.errors import BrokerError, Code, GuardFailed, Refused
 from broker.core.identity import Agent
 from broker.core.tally import WINDOW, Allowance, Tally
 from broker.core.token_check import TokenCheck
-from broker.ports import Authenticated, Authenticator, Caller, Clock, Ledger, Meter, UnverifiedAssertion
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admitted:
-    """Who is calling.
-
-    A caller that came by assertion has only what is its own: ``scopes`` are empty, and there are no ``claims``, which
-    are those of the access token that another one came with.
-    """
-
-    agent: Agent
-    scopes: frozenset[str] = frozenset()
-    claims: AccessClaims | None = None
-
-    def require(self, scope: str) -> None:
-        """Raise ``BrokerError`` (``INSUFFICIENT_SCOPE``) unless the caller's token has this scope."""
-        if scope not in self.scopes:
-            raise BrokerError(Code.INSUFFICIENT_SCOPE, f"this needs the scope {scope}")
+from broker.ports import Admitted, Authenticated, Authenticator, Caller, Clock, Ledger, Meter, UnverifiedAssertion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

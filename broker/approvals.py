@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from broker.admission import Admitted
 from broker.core.action import ActionState
 from broker.core.approval import APPROVED, DENIED, PENDING, STATES, ApprovalState, Vote
 from broker.core.change import ApprovalPending, CastVote, Change, EpochIs, Guard, Review, Unreviewed, Write
@@ -17,7 +16,7 @@ from broker.core.policy import Policy
 from broker.core.policy.matching import AgentMember
 from broker.core.revoking import check_text
 from broker.core.task import TaskState
-from broker.ports import Caller, Clock, Ledger, Meter, Notifier, Record, Records, Revocations
+from broker.ports import Admitted, Caller, Clock, Ledger, Meter, Notifier, Record, Records, Revocations
 
 APPROVE: Final = "approve"
 DENY: Final = "deny"

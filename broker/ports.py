@@ -10,6 +10,7 @@ from broker.core.action import ActionState
 from broker.core.approval import ApprovalState
 from broker.core.change import Change, Guard, Receipt, RegisteredAgent, StoredKey
 from broker.core.claims import AccessClaims
+from broker.core.errors import BrokerError, Code
 from broker.core.identity import Agent
 from broker.core.rules import BlockIndex, Rule, RuleIndex
 from broker.core.selector import Selector
@@ -258,6 +259,24 @@ class Authenticated:
     guards: tuple[Guard, ...] = ()
     assertion_id: str | None = None
     key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """Who is calling.
+
+    A caller that came by assertion has only what is its own: ``scopes`` are empty, and there are no ``claims``, which
+    are those of the access token that another one came with.
+    """
+
+    agent: Agent
+    scopes: frozenset[str] = frozenset()
+    claims: AccessClaims | None = None
+
+    def require(self, scope: str) -> None:
+        """Raise ``BrokerError`` (``INSUFFICIENT_SCOPE``) unless the caller's token has this scope."""
+        if scope not in self.scopes:
+            raise BrokerError(Code.INSUFFICIENT_SCOPE, f"this needs the scope {scope}")
 
 
 class Authenticator(Protocol):

@@ -30,7 +30,7 @@ def revoking(rules: RuleIndex, tasks: Iterable[str]) -> Rule | None:
 
     A rule that names a task among other things, or everything, ends tokens of the task, but not the task.
     """
-    rule = rules.killer([("task", task) for task in tasks], -1)
+    rule = rules.killer([("task", task) for task in tasks], 0)
     return None if rule is None or rule.selector.everything else rule
 
 

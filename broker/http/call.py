@@ -8,10 +8,9 @@ from enum import Enum, auto
 
 from aiohttp import web
 
-from broker.admission import Admitted
 from broker.core.errors import BrokerError, Code
 from broker.http.surface import Services, Site
-from broker.ports import Caller
+from broker.ports import Admitted, Caller
 
 
 class Access(Enum):

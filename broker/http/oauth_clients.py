@@ -6,7 +6,6 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from broker.admission import Admitted
 from broker.core.access_token import VerifiedToken
 from broker.core.errors import BrokerError, Code
 from broker.core.selector import Selector
@@ -15,6 +14,7 @@ from broker.http.bodies import read_form
 from broker.http.call import Call
 from broker.http.credentials import client_assertion, presented_token
 from broker.http.forms import Form
+from broker.ports import Admitted
 from broker.revocation import Order
 
 REVOKES_ANY: Final = "revocations:write"

@@ -129,7 +129,7 @@ class Stage:
         return "\r\n".join([*head, "", ""]).encode() + body
 
     def exchange(self) -> list[bytes]:
-        """One token exchange that is repeated as it is: a delegate takes on a part of the same token again and again."""
+        """One token exchange that is repeated as it is: the same token for the same delegate."""
         form = {
             "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
             "subject_token": str(self.send("/oauth2/token", self._by_assertion("alpha", self.key))["access_token"]),

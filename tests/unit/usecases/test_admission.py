@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from broker.admission import Admission, Admitted, Presented
+from broker.admission import Admission, Presented
 from broker.core.entry import Kind
 from broker.core.errors import BrokerError, Code, Refused, Unavailable
-from broker.ports import UnverifiedAssertion
+from broker.ports import Admitted, UnverifiedAssertion
 from tests.support.fakes import CALLER, NOW, Fault, cancelled_after
 from tests.support.world import API, DOCUMENT, ISSUER, ProofKey, World, policy
 
