@@ -125,18 +125,19 @@ def parse_claims(payload: Mapping[str, Any]) -> AccessClaims:
     if not isinstance(private, Mapping):
         msg = f"{PRIVATE_CLAIM}: missing"
         raise ClaimsError(msg)
+    client_id = _text(payload, "client_id")
     chain, via = _act_chain(payload.get("act")), _texts(private, "via", MAX_ACT_DEPTH)
     if chain and via:
         msg = "act: a token that impersonates names no actors"
         raise ClaimsError(msg)
-    if (chain or via)[:1] not in ((), (payload.get("client_id"),)):
+    if (chain or via)[:1] not in ((), (client_id,)):
         msg = "act: must name the client as the one who acts now"
         raise ClaimsError(msg)
     return AccessClaims(
         iss=_text(payload, "iss"),
         sub=_text(payload, "sub"),
         aud=_text(payload, "aud"),
-        client_id=_text(payload, "client_id"),
+        client_id=client_id,
         iat=_number(payload, "iat"),
         exp=_number(payload, "exp"),
         jti=_text(payload, "jti"),

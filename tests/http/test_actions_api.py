@@ -54,9 +54,9 @@ async def gateway(app: BrokerApp) -> Gateway:
     return Gateway(app, await app.token("gateway", "broker", "actions:reserve"))
 
 
-async def limited(app: BrokerApp, most: int, **wish: object) -> tuple[dict[str, Any], str]:
+async def limited(app: BrokerApp, most: int) -> tuple[dict[str, Any], str]:
     """Open a task with a budget for reading tickets, and get a token in it."""
-    task = await open_task(app, budget={"actions": {"tickets:read": most}}, **wish)
+    task = await open_task(app, budget={"actions": {"tickets:read": most}})
     return task, await app.token("planner", TICKETS, "tickets:comment tickets:read", task=task["id"])
 
 

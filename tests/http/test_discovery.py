@@ -27,6 +27,8 @@ async def test_the_server_metadata(app: BrokerApp) -> None:
     assert body["grant_types_supported"] == [
         "client_credentials",
         "urn:ietf:params:oauth:grant-type:jwt-bearer",
+        "urn:ietf:params:oauth:grant-type:token-exchange",
+        "urn:openid:params:grant-type:ciba",
     ]
     assert body["token_endpoint_auth_methods_supported"] == ["private_key_jwt", "none"]
     assert body["revocation_endpoint_auth_methods_supported"] == ["private_key_jwt"]

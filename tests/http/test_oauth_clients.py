@@ -35,7 +35,7 @@ async def _revoke(app: BrokerApp, token: str, name: str = "alpha", **extra: str)
 
 async def test_a_resource_server_learns_what_it_needs(app: BrokerApp) -> None:
     """A server of the audience is told everything about a live token, and may not store it (B.7)."""
-    token = await app.token("alpha", task="T-1")
+    token = await app.token("alpha")
     reply = await _introspect(app, token)
     assert reply.status == 200
     assert reply.headers["Content-Type"] == "application/json"

@@ -34,8 +34,12 @@ REGISTERED = {
     "insufficient_scope",
     "temporarily_unavailable",
     "server_error",
+    "authorization_pending",
+    "slow_down",
+    "access_denied",
+    "expired_token",
 }
-"""The IANA registry of OAuth extension errors and those of RFC 6749 that we use."""
+"""The IANA registry of OAuth extension errors, those of RFC 6749 and of OpenID CIBA that we use."""
 
 
 @pytest.mark.parametrize("code", Code)

@@ -30,7 +30,8 @@ async def test_a_token_dies_with_each_ancestor(world: World, selector: Selector)
         issued.claims,
         parents=("tok_root", "tok_parent"),
         path=("task_root", "task_middle"),
-        agents=("planner", "root-planner"),
+        agents=(issued.claims.client_id, "planner"),
+        sub="root-planner",
     )
     minted = world.signer.mint(child)
     world.signer.check(minted, child, world.clock.time)

@@ -57,6 +57,7 @@ async def test_strangers_leave_one_entry_in_all(world: World) -> None:
 async def test_replaying_somebody_elses_assertion_leaves_nothing(world: World) -> None:
     """Whoever saw an assertion go by cannot write in its agent's name."""
     request = world.request()
+    assert request.assertion is not None
     await world.issuance.issue(request, CALLER)
     before = await entries(world)
     for _ in range(20):

@@ -122,7 +122,7 @@ class Desk:
         now = self.world.clock.time
         claims = self.inside(state, aud=TICKETS, scopes=("tickets:read",), exp=int(now + seconds))
         held = TaskOpen(state.task.id, now, holds_until=claims.exp)
-        members = {"task": claims.task, "agent": claims.client_id, "expires_at": claims.exp}
+        members: dict[str, Any] = {"task": claims.task, "agent": claims.client_id, "expires_at": claims.exp}
         await self.world.ledger.commit(issued(claims.jti, claims.epoch, held, at=now, **members))
         return claims
 

@@ -29,12 +29,17 @@ FULL = replace(
     CLAIMS,
     path=("task_1", "task_2"),
     parents=("tok_a", "tok_b"),
-    agents=("prod/planner", "prod/root"),
+    sub="prod/root",
+    agents=("prod/support/triage", "prod/planner"),
+    inherited=(("key", "kid_parent"), ("role", "planners"), ("scope", "tickets:close")),
     jkt="thumb",
+    details=({"type": "ticket", "ids": ["T-1"]},),
+    may_act="prod/helper",
 )
+IMPERSONATING = replace(FULL, impersonates=True)
 
 
-@pytest.mark.parametrize("claims", [CLAIMS, FULL])
+@pytest.mark.parametrize("claims", [CLAIMS, FULL, IMPERSONATING])
 def test_claims_come_back_from_their_payload(claims: AccessClaims) -> None:
     """What is minted is what is read."""
     assert parse_claims(claims.to_payload()) == claims
@@ -44,7 +49,7 @@ def test_the_payload_is_an_rfc_9068_token() -> None:
     """The standard claims have their standard shape; everything else is in one private claim."""
     assert FULL.to_payload() == {
         "iss": "https://broker.example",
-        "sub": "prod/support/triage",
+        "sub": "prod/root",
         "aud": "https://tickets.internal",
         "client_id": "prod/support/triage",
         "iat": 1_795_300_000,
@@ -52,7 +57,9 @@ def test_the_payload_is_an_rfc_9068_token() -> None:
         "exp": 1_795_300_300,
         "jti": "tok_1",
         "scope": "tickets:comment tickets:read",
-        "act": {"sub": "prod/planner", "act": {"sub": "prod/root"}},
+        "act": {"sub": "prod/support/triage", "act": {"sub": "prod/planner"}},
+        "may_act": {"sub": "prod/helper"},
+        "authorization_details": [{"type": "ticket", "ids": ["T-1"]}],
         "cnf": {"jkt": "thumb"},
         "broker": {
             "epoch": 41,
@@ -62,6 +69,7 @@ def test_the_payload_is_an_rfc_9068_token() -> None:
             "issuer": "prod",
             "path": ["task_1", "task_2"],
             "parents": ["tok_a", "tok_b"],
+            "inherited": {"key": ["kid_parent"], "role": ["planners"], "scope": ["tickets:close"]},
         },
     }
 
@@ -82,6 +90,10 @@ def test_what_is_absent_is_left_out() -> None:
         Selector(task="task_1"),
         Selector(agent="prod/support/triage"),
         Selector(agent="prod/root"),
+        Selector(agent="prod/planner"),
+        Selector(role="planners"),
+        Selector(scope="tickets:close"),
+        Selector(key="kid_parent"),
         Selector(key="kid"),
         Selector(key="thumb"),
         Selector(role="support-triage"),
@@ -128,8 +140,8 @@ def with_private(**members: object) -> dict[str, Any]:
 def deep_act(depth: int) -> dict[str, Any]:
     """Return an ``act`` claim that is nested so deep."""
     act: dict[str, Any] = {"sub": "a"}
-    for _ in range(depth - 1):
-        act = {"sub": "a", "act": act}
+    for level in range(depth - 1):
+        act = {"sub": FULL.client_id if level == depth - 2 else "a", "act": act}
     return act
 
 
@@ -181,6 +193,20 @@ def test_every_private_member_is_needed(name: str) -> None:
         (FULL.to_payload() | {"act": {"sub": 1}}, "sub"),
         (FULL.to_payload() | {"act": {}}, "sub"),
         (FULL.to_payload() | {"act": deep_act(MAX_ACT_DEPTH + 1)}, "act"),
+        (FULL.to_payload() | {"act": {"sub": "prod/planner"}}, "act"),
+        (with_private(via=["prod/support/triage"]), "act"),
+        (with_private(parents=["tok_a", "tok_a"]), "parents"),
+        (with_private(parents=[f"tok_{number}" for number in range(17)]), "parents"),
+        (with_private(path=[f"task_{number}" for number in range(65)]), "path"),
+        (with_private(inherited={"scope": ["b", "a"]}), "inherited"),
+        (with_private(inherited={"scope": ["a"], "role": ["b"]}), "inherited"),
+        (with_private(inherited={"token": ["tok_a"]}), "inherited"),
+        (with_private(inherited=["a"]), "inherited"),
+        (with_private(inherited={"role": [f"r{number:03}" for number in range(300)]}), "role"),
+        (FULL.to_payload() | {"may_act": "prod/helper"}, "may_act"),
+        (FULL.to_payload() | {"may_act": {"sub": "a", "iss": "b"}}, "may_act"),
+        (FULL.to_payload() | {"authorization_details": {}}, "authorization_details"),
+        (FULL.to_payload() | {"authorization_details": [{}]}, "authorization_details"),
     ],
 )
 def test_ill_shaped_claims_are_refused(payload: dict[str, Any], says: str) -> None:

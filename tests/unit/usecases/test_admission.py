@@ -246,6 +246,7 @@ async def test_an_assertion_is_used_up_and_recorded(world: World) -> None:
 async def test_an_assertion_is_used_up_for_every_endpoint(world: World) -> None:
     """What authenticated a token request does not authenticate an introspection as well."""
     request = world.request()
+    assert request.assertion is not None
     await world.issuance.issue(request, CALLER)
     with pytest.raises(Refused):
         await world.admission.by_assertion(request.assertion, None, CALLER)

@@ -55,10 +55,10 @@ async def test_a_rule_kills_what_it_covers_and_nothing_issued_after_it(world: Wo
 
 async def test_the_outcome_says_what_was_hit(world: World) -> None:
     """The count is of tokens that lived just before, by this rule: not expired ones, not those already dead."""
-    await world.issue(task="T-1")
-    await world.issue(task="T-2")
+    one = await world.issue()
+    await world.issue()
     await world.issue("other")
-    first = await world.revoke(task="T-1")
+    first = await world.revoke(token=one.claims.jti)
     assert first.hits == Hits(tokens=1, tasks=1, agents=1, latest_expiry=int(NOW) + 900)
     second = await world.revoke(agent="triage")
     assert second.hits == Hits(tokens=1, tasks=1, agents=1, latest_expiry=int(NOW) + 900)
