@@ -136,7 +136,10 @@ async def operator(config: Config) -> AsyncIterator[Session]:
     Tokens are bound to a key that lives as long as the session, whether or not the policy demands it.
     """
     identity = KeyIdentity(config.operator.agent, load_private_key(Path(config.operator.key)))
-    async with Client(config.issuer, identity=identity, dpop=True, patience=PATIENCE) as client, Outbound() as http:
+    async with (
+        Client(config.issuer, identity=identity, dpop=True, patience=PATIENCE, approval_seconds=0) as client,
+        Outbound() as http,
+    ):
         yield Session(config.issuer, client, http)
 
 

@@ -2,7 +2,7 @@
 
 from broker.client.client import Client
 from broker.client.dpop import DpopKey
-from broker.client.errors import TokenRefused, TokenUnavailable
+from broker.client.errors import TokenPending, TokenRefused, TokenUnavailable
 from broker.client.identity import Identity, KeyIdentity, PlatformIdentity
 from broker.client.token import Token
 
@@ -13,6 +13,7 @@ __all__ = [
     "KeyIdentity",
     "PlatformIdentity",
     "Token",
+    "TokenPending",
     "TokenRefused",
     "TokenUnavailable",
 ]

@@ -107,7 +107,7 @@ class TokenCache:
         part = RENEW_FROM + (RENEW_UNTIL - RENEW_FROM) * self._timing.spread()
         self._entries[want] = _Entry(
             token=token,
-            renew_at=token.asked_at + life * part,
+            renew_at=token.asked_at + life * (1 if token.approved else part),
             usable_until=token.asked_at + life - min(LAST_SECONDS, life / 10),
         )
         self._entries.move_to_end(want)

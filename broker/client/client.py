@@ -8,7 +8,7 @@ from typing import Final, Self
 
 from broker.client.cache import TokenCache
 from broker.client.dpop import DpopKey, Nonces
-from broker.client.endpoint import TokenEndpoint
+from broker.client.endpoint import OnPending, TokenEndpoint
 from broker.client.identity import Identity
 from broker.client.token import Token, want
 from broker.core.pacing import Timing
@@ -16,19 +16,22 @@ from broker.outbound import Destination, Outbound, destination_of
 from broker.timing import SYSTEM
 
 PATIENCE_SECONDS: Final = 30.0
+APPROVAL_SECONDS: Final = 600.0
 MAX_TOKENS: Final = 1_000
 
 
 class Client:
     """Gets tokens from one broker as one agent. Belongs to one event loop; close it, or use it as a context."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a setting of its own, passed by name
         self,
         issuer: str,
         *,
         identity: Identity,
         dpop: bool | DpopKey = False,
         patience: float = PATIENCE_SECONDS,
+        approval_seconds: float = APPROVAL_SECONDS,
+        on_pending: OnPending | None = None,
         max_tokens: int = MAX_TOKENS,
         destination: Destination | None = None,
         timing: Timing = SYSTEM,
@@ -38,7 +41,8 @@ class Client:
         ``identity`` is a :class:`~broker.client.KeyIdentity` or a :class:`~broker.client.PlatformIdentity`. With
         ``dpop`` every token is bound to a key (RFC 9449): to the one given, or, if True, to one that is made now and
         never leaves this process. One call waits ``patience`` seconds for the broker, and for the attempt that is then
-        under way.
+        under way; where a person has to decide first, ``approval_seconds`` more, and ``on_pending`` is told the id of
+        the request and in how many seconds it ends.
         ``destination`` says how the broker may be reached (its own root certificates); by default over https, or plain
         http on this machine.
         """
@@ -56,16 +60,37 @@ class Client:
             destination=destination if destination is not None else destination_of(issuer),
             timing=timing,
             patience=patience,
+            approval_seconds=approval_seconds,
+            on_pending=on_pending,
         )
         self._cache = TokenCache(endpoint.obtain, timing, size=max_tokens)
 
-    async def token(self, audience: str, scopes: Iterable[str] = (), task: str | None = None) -> Token:
+    async def token(
+        self, audience: str, scopes: Iterable[str] = (), task: str | None = None, **more: str | None
+    ) -> Token:
         """Return a token for a resource, from the cache while it is good.
 
-        ``scopes`` empty means the agent's default. Tokens are renewed ahead of their end, in the background. Raises
-        ``TokenRefused`` when the broker says no, ``TokenUnavailable`` when it cannot be had in time.
+        ``scopes`` empty means the agent's default; ``more`` are ``details``, ``may_act`` and ``break_glass`` (see
+        :class:`~broker.client.token.Want`). Tokens are renewed ahead of their end, in the background, unless a person
+        had to agree. Raises ``TokenRefused`` when the broker says no, ``TokenUnavailable`` when it cannot be had in
+        time, ``TokenPending`` when a person did not decide in time.
         """
-        return await self._cache.get(want(audience, scopes, task))
+        return await self._cache.get(want(audience, scopes, task, **more))
+
+    async def exchange(
+        self,
+        subject_token: str,
+        audience: str,
+        scopes: Iterable[str] = (),
+        task: str | None = None,
+        **more: str | None,
+    ) -> Token:
+        """Return a token of one's own that comes of another agent's token (RFC 8693), for a part of what that may do.
+
+        ``scopes`` empty means all that both agents may have; ``task`` can be a sub-task. It ends with the other token
+        at the latest, and dies with it. Raises what :meth:`token` raises.
+        """
+        return await self._cache.get(want(audience, scopes, task, subject_token=subject_token, **more))
 
     async def authorize(
         self, method: str, url: str, audience: str, scopes: Iterable[str] = (), task: str | None = None

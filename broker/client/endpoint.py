@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
@@ -12,7 +13,7 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 
 from broker.client.dpop import DpopKey, Nonces
-from broker.client.errors import TokenUnavailable, refused
+from broker.client.errors import TokenPending, TokenUnavailable, refused
 from broker.client.identity import Identity
 from broker.client.token import Token, Want
 from broker.core.errors import BrokerError
@@ -22,12 +23,24 @@ from broker.outbound import Destination, Outbound, Reply
 
 METADATA_PATH: Final = "/.well-known/oauth-authorization-server"
 MAX_ANSWER: Final = 64 * 1024
+MAX_WAITING: Final = 100
+"""How many requests that people have not decided on are remembered."""
+
 MAX_QUIET: Final = 600.0
 """The longest ``Retry-After`` that is honoured, in seconds."""
 
 
 _BACKOFF: Final = Backoff(first=0.25, longest=8.0)
 _TOKEN: Final = re.compile(r"[!-~]+")
+_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
+_ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
+_JWT: Final = "urn:ietf:params:oauth:token-type:jwt"
+_INTERVAL: Final = 5
+"""Seconds between two questions when the broker names none (CIBA, 7.3)."""
+
+OnPending = Callable[[str, int], None]
+"""Told that a person has to decide: the request's id, and in how many seconds it ends."""
+
 _FORM: Final = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
 
 
@@ -37,6 +50,15 @@ class _Later:
 
     why: str
     after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A person has to decide first; ``interval`` is how many seconds to wait before asking again."""
+
+    auth_req_id: str
+    expires_in: int
+    interval: int
 
 
 class TokenEndpoint:
@@ -53,8 +75,15 @@ class TokenEndpoint:
         destination: Destination,
         timing: Timing,
         patience: float,
+        approval_seconds: float = 0,
+        on_pending: OnPending | None = None,
     ) -> None:
-        """``patience`` is how many seconds one call may take with all its attempts, at most."""
+        """``patience`` is how many seconds one call may take with all its attempts, at most.
+
+        Where a person has to decide first, it may take ``approval_seconds`` more; ``on_pending`` is told of it.
+        """
+        self._approval_seconds = approval_seconds
+        self._on_pending = on_pending
         self._issuer = issuer
         self._identity = identity
         self._key = key
@@ -65,26 +94,48 @@ class TokenEndpoint:
         self._destination = destination
         self._url: str | None = None
         self._not_before = 0.0
+        self._waiting: OrderedDict[Want, _Pending] = OrderedDict()
 
     async def obtain(self, want: Want) -> Token:
         """Ask until there is an answer, and return the token.
 
         Failures that may pass (no connection, 429, 5xx) are tried again with back-off and jitter, never before the
         broker's ``Retry-After``. Raises ``TokenRefused`` when the broker says no, ``TokenUnavailable`` when there is no
-        useful answer within ``patience``, at once if the broker wants to be left alone for longer than that.
+        useful answer within ``patience``, at once if the broker wants to be left alone for longer than that. Where a
+        person has to decide first, it goes on with that request; raises ``TokenPending`` when nobody did in time.
         """
         deadline = self._timing.elapsed() + self._patience
         await self._wait(self._not_before - self._timing.elapsed(), deadline, "the broker asked to be left alone")
-        failures = 0
+        failures, waits_until, pending = 0, 0.0, self._waiting.pop(want, None)
         while True:
-            outcome = await self._attempt(want)
+            outcome = await self._attempt(want, None if pending is None else pending.auth_req_id)
             if isinstance(outcome, Token):
                 return outcome
+            if isinstance(outcome, _Pending):
+                if not waits_until:
+                    waits_until = self._timing.elapsed() + self._approval_seconds
+                    self._tell(outcome)
+                pending = outcome
+                await self._wait_for_people(want, outcome, waits_until)
+                failures, deadline = 0, self._timing.elapsed() + self._patience
+                continue
             delay = max(_BACKOFF.delay(failures, self._timing.spread()), outcome.after or 0.0)
             failures += 1
             if outcome.after is not None:
                 self._not_before = self._timing.elapsed() + delay
             await self._wait(delay, deadline, outcome.why)
+
+    def _tell(self, pending: _Pending) -> None:
+        if self._on_pending is not None:
+            self._on_pending(pending.auth_req_id, pending.expires_in)
+
+    async def _wait_for_people(self, want: Want, pending: _Pending, until: float) -> None:
+        if self._timing.elapsed() + pending.interval > until:
+            self._waiting[want] = pending  # who asks again goes on with it
+            if len(self._waiting) > MAX_WAITING:
+                self._waiting.popitem(last=False)
+            raise TokenPending(pending.auth_req_id, expires_in=pending.expires_in, interval=pending.interval)
+        await self._timing.sleep(pending.interval)
 
     async def _wait(self, delay: float, deadline: float, why: str) -> None:
         if delay <= 0:
@@ -93,29 +144,29 @@ class TokenEndpoint:
             raise TokenUnavailable(why, retry_after=int(delay) + 1)
         await self._timing.sleep(delay)
 
-    async def _attempt(self, want: Want) -> Token | _Later:
+    async def _attempt(self, want: Want, auth_req_id: str | None) -> Token | _Later | _Pending:
         """Ask once (twice, if the broker wants its nonce in the proof)."""
         try:
             url = await self._located()
             asked_at = self._timing.elapsed()
-            reply = await self._ask(url, want)
+            reply = await self._ask(url, want, auth_req_id)
             if self._nonces.remember(url, reply.headers.get("DPoP-Nonce")) and _wants_nonce(reply):
                 asked_at = self._timing.elapsed()
-                reply = await self._ask(url, want)
+                reply = await self._ask(url, want, auth_req_id)
         except TokenUnavailable as error:
             return _Later(error.public)
         except BrokerError as error:
             return _Later(f"the broker cannot be reached: {error.public}")
         later = self._asked_to_wait(reply)
-        return self._read(reply, want, asked_at) if later is None else later
+        return self._read(reply, want, asked_at, auth_req_id) if later is None else later
 
-    async def _ask(self, url: str, want: Want) -> Reply:
+    async def _ask(self, url: str, want: Want, auth_req_id: str | None) -> Reply:
         now = self._timing.wall()
-        form = {**await self._identity.parameters(self._issuer, now), "resource": want.audience}
-        if want.scopes:
-            form["scope"] = " ".join(want.scopes)
-        if want.task is not None:
-            form["task"] = want.task
+        form = {**await self._identity.parameters(self._issuer, now), **want.parameters()}
+        if want.subject_token is not None:
+            form = _exchanging(form, want.subject_token)
+        if auth_req_id is not None:
+            form["auth_req_id"] = auth_req_id
         headers = dict(_FORM)
         if self._key is not None:
             headers["DPoP"] = self._key.proof("POST", url, now=now, nonce=self._nonces.of(url))
@@ -138,14 +189,37 @@ class TokenEndpoint:
             after = min(after, MAX_QUIET) * (1 + self._timing.spread() / 10)
         return _Later(f"the broker answers {reply.status}", after)
 
-    def _read(self, reply: Reply, want: Want, asked_at: float) -> Token:
+    def _read(self, reply: Reply, want: Want, asked_at: float, auth_req_id: str | None) -> Token | _Pending:
         body = _object(reply)
         if reply.status != HTTPStatus.OK:
             if not isinstance(body.get("error"), str):
                 self._url = None
                 raise TokenUnavailable(f"the broker answers {reply.status} without a reason")
-            raise refused(body)
-        return _token(body, want, asked_at, "Bearer" if self._key is None else "DPoP")
+            pending = _pending(body)
+            if pending is None:
+                raise refused(body)
+            return pending
+        token = _token(body, want, asked_at, "Bearer" if self._key is None else "DPoP")
+        return token if auth_req_id is None else replace(token, approved=True)
+
+
+def _exchanging(form: Mapping[str, str], subject_token: str) -> dict[str, str]:
+    """Return a token request as an exchange (RFC 8693): whoever asked by an assertion grant, now acts by it."""
+    exchange = {**form, "grant_type": _EXCHANGE, "subject_token": subject_token, "subject_token_type": _ACCESS_TOKEN}
+    if "assertion" in exchange:
+        exchange["actor_token"] = exchange.pop("assertion")
+        exchange["actor_token_type"] = _JWT
+    return exchange
+
+
+def _pending(body: Mapping[str, Any]) -> _Pending | None:
+    """Read an answer that says that a person has to decide first; None if it says something else."""
+    auth_req_id, interval = body.get("auth_req_id"), body.get("interval")
+    if body.get("error") not in {"authorization_pending", "slow_down"} or not isinstance(auth_req_id, str):
+        return None
+    seconds = interval if isinstance(interval, int) and 0 < interval <= MAX_QUIET else _INTERVAL
+    expires_in = body.get("expires_in")
+    return _Pending(auth_req_id, expires_in if isinstance(expires_in, int) else 0, seconds)
 
 
 def _token(body: Mapping[str, Any], want: Want, asked_at: float, token_type: str) -> Token:

@@ -18,6 +18,8 @@ _CODES: Final = {
     "invalid_target": Code.AUDIENCE_NOT_ALLOWED,
     "invalid_dpop_proof": Code.PROOF_INVALID,
     "use_dpop_nonce": Code.PROOF_NONCE_REQUIRED,
+    "access_denied": Code.APPROVAL_DENIED,
+    "expired_token": Code.APPROVAL_EXPIRED,
 }
 """For answers that carry only the OAuth error, or a code that this version does not know."""
 
@@ -51,6 +53,19 @@ class TokenUnavailable(Unavailable):
     def __str__(self) -> str:
         """Say everything that a log line needs."""
         return self.public
+
+
+class TokenPending(TokenUnavailable):
+    """A person has to decide first, and did not within the time that the caller was ready to wait.
+
+    Asking for the same token again goes on waiting for the same decision, until ``expires_in`` seconds have passed.
+    """
+
+    def __init__(self, auth_req_id: str, *, expires_in: int, interval: int) -> None:
+        """``auth_req_id`` is the request's id, which approvers see as well."""
+        super().__init__(f"a person has to decide first: {auth_req_id}", retry_after=interval)
+        self.auth_req_id = auth_req_id
+        self.expires_in = expires_in
 
 
 def refused(body: Mapping[str, Any]) -> TokenRefused:

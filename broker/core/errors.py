@@ -54,7 +54,6 @@ class Code(StrEnum):
     DETAILS_NOT_SUPPORTED = "details_not_supported"
     DETAILS_INVALID = "details_invalid"
     DETAILS_NOT_ALLOWED = "details_not_allowed"
-    APPROVAL_REQUIRED = "approval_required"
     APPROVAL_AMBIGUOUS = "approval_ambiguous"
     BLOCKED = "blocked"
     POLICY_INVALID = "policy_invalid"

@@ -19,12 +19,11 @@ def _claims(token: str) -> dict[str, object]:
 
 def test_the_token_and_nothing_else(shell: Shell, broker: BrokerThread, alpha: Path) -> None:
     """Standard output is the token alone, so that a shell can take it; it is what was asked for."""
-    arguments = ("--audience", TICKETS, "--scope", "tickets:read", "--task", "T-8812")
+    arguments = ("--audience", TICKETS, "--scope", "tickets:read")
     done = shell("token", "--agent", "alpha", "--key", alpha, *arguments)
     assert (done.code, done.err) == (0, "")
     claims = _claims(done.out.strip())
     assert (claims["sub"], claims["aud"], claims["scope"]) == ("alpha", TICKETS, "tickets:read")
-    assert claims["broker"]["task"] == "T-8812"  # type: ignore[index]
 
 
 def test_the_whole_answer(shell: Shell, broker: BrokerThread, alpha: Path) -> None:
@@ -47,10 +46,25 @@ def test_refusals_name_their_record(shell: Shell, broker: BrokerThread, alpha: P
 
 
 def test_approval(shell: Shell, broker: BrokerThread, alpha: Path) -> None:
-    """What a person must approve first is refused for now, saying so."""
-    done = shell("token", "--agent", "alpha", "--key", alpha, "--audience", PAYMENTS, "--scope", "refunds:create")
-    assert done.code == 1
-    assert done.err.startswith("broker: approval_required: ")
+    """What a person must approve first is asked for, and who will not wait is told what for; a reason does not help."""
+    arguments = ("--agent", "alpha", "--key", alpha, "--audience", PAYMENTS, "--scope", "refunds:create")
+    done = shell("token", *arguments, "--wait", "0")
+    assert done.code == 3
+    (waiting,) = broker.entries("approval.requested")
+    assert f"broker approvals show {waiting['ref']}" in done.err
+    refused = shell("token", *arguments, "--break-glass", "no time")
+    assert (refused.code, refused.err.split(": ")[1]) == (1, "break_glass_not_allowed")
+
+
+def test_a_task_and_its_tokens(shell: Shell, broker: BrokerThread, alpha: Path) -> None:
+    """A task that nobody opened is refused; --exchange gets a part of a token, and a file that is none is refused."""
+    arguments = ("--agent", "alpha", "--key", alpha, "--audience", TICKETS, "--scope", "tickets:read")
+    assert shell("token", *arguments, "--task", "T-8812").err.startswith("broker: task_not_open: ")
+    whole = alpha.parent / "whole.jwt"
+    whole.write_text(shell("token", *arguments).out)
+    part = _claims(shell("token", *arguments, "--exchange", whole).out.strip())
+    assert part["broker"]["parents"] == [_claims(whole.read_text().strip())["jti"]]  # type: ignore[index]
+    assert shell("token", *arguments, "--exchange", alpha.parent / "nothing").code == 2
 
 
 def test_the_wrong_key(shell: Shell, broker: BrokerThread, tmp_path: Path) -> None:

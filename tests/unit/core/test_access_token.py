@@ -35,7 +35,7 @@ CLAIMS = AccessClaims(
     issuer="prod",
     path=("task_1",),
     parents=("tok_0",),
-    agents=("prod/support/planner",),
+    agents=("prod/support/triage", "prod/support/planner"),
     jkt="0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I",
 )
 

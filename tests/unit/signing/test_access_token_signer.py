@@ -41,7 +41,7 @@ CLAIMS = AccessClaims(
     issuer="prod-cluster",
     path=("task_root",),
     parents=("tok_parent",),
-    agents=("prod-cluster/support/planner",),
+    agents=("prod-cluster/support/triage", "prod-cluster/support/planner"),
     jkt="0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I",
 )
 
@@ -103,7 +103,7 @@ def test_a_token_is_one_of_rfc_9068(broker: Broker) -> None:
         "jti": CLAIMS.jti,
         "scope": "tickets:comment tickets:read",
         "cnf": {"jkt": CLAIMS.jkt},
-        "act": {"sub": "prod-cluster/support/planner"},
+        "act": {"sub": "prod-cluster/support/triage", "act": {"sub": "prod-cluster/support/planner"}},
         "broker": {
             "epoch": 41,
             "task": CLAIMS.task,

@@ -214,7 +214,7 @@ async def test_whoever_was_revoked_meanwhile_opens_nothing(desk: Desk) -> None:
 class _RulesInBetween:
     """A ledger in front of which somebody revokes each time, just before a task is committed."""
 
-    def __init__(self, desk: Desk, *selectors: dict[str, str]) -> None:
+    def __init__(self, desk: Desk, *selectors: dict[str, Any]) -> None:
         self._desk = desk
         self._selectors = list(selectors)
 
