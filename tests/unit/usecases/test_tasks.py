@@ -12,6 +12,7 @@ import pytest
 
 from broker.core.change import Change, Receipt
 from broker.core.errors import BrokerError, Code, Unavailable
+from broker.core.policy.model import Delegate
 from broker.core.task import Budget
 from broker.revocation import BlockFor
 from broker.tasks import TaskFilter
@@ -386,8 +387,6 @@ async def test_a_token_of_a_task_does_not_get_out_of_it(desk: Desk) -> None:
 
 async def test_a_coordinator_sets_the_ceiling_for_its_workers(desk: Desk) -> None:
     """What a role may not do itself can stand in a ceiling if it may have it done with the worker's own grants."""
-    from broker.core.policy.model import Delegate  # noqa: PLC0415 - of this test alone
-
     payments = "https://payments.internal"
     desk.delegates({"payers": Delegate(role="payers")})
     await _refused(Code.AUDIENCE_NOT_ALLOWED, desk.open(scopes={payments: ["refunds:create"]}))
