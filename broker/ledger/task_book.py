@@ -287,14 +287,17 @@ class TaskBook:
         if root is None or root.closed_at is not None:
             return  # a rule may name a task that was never stored, or that is over
         closing = [node for node in self._tree(write.task_id) if node.closed_at is None]
-        parent = self._parent(root.task)
-        if parent is not None:
-            for resource, account in parent.accounts.items():
-                used = sum(node.accounts[resource].used for node in closing if resource in node.accounts)
-                mine = root.accounts.get(resource)
-                account.move(used=used, reserved=0 if mine is None else -mine.limit)
-        for node in closing:
+        # From the leaves up, so that what each used is in all that are above it, as if they had been closed one by one.
+        for node in sorted(closing, key=lambda node: len(node.task.path), reverse=True):
+            self._fold(node)
             node.closed_at, node.closed_because, node.changed = write.at, write.because, True
+
+    def _fold(self, node: _Node) -> None:
+        """Add what a task used to its parent, and give back the rest of what was reserved for it."""
+        parent = self._parent(node.task)
+        for resource, mine in node.accounts.items():
+            if parent is not None and resource in parent.accounts:
+                parent.accounts[resource].move(used=mine.used, reserved=-mine.limit)
 
     def _raise(self, write: RaiseBudget) -> None:
         node = self._nodes[write.task_id]
