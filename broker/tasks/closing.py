@@ -79,11 +79,28 @@ class Closing:
         self._revocations = revocations
         self._revoker = revoker
         self._events = events
+        self._running: dict[str, asyncio.Task[Closed]] = {}
 
     async def close(self, state: TaskState, end: End) -> Closed:
-        """Close a task: quietly if nothing in it is alive, else together with one rule that ends all of it."""
+        """Close a task: quietly if nothing in it is alive, else together with one rule that ends all of it.
+
+        Whoever closes a task that is just being closed waits for that. Once begun, it is done to the end.
+        """
         if state.closed_at is not None:
             return Closed(state, None)
+        task_id = state.task.id
+        running = self._running.get(task_id)
+        if running is None:
+            running = self._running[task_id] = asyncio.ensure_future(self._close(state, end))
+            running.add_done_callback(lambda done: self._ended(task_id, done))
+        return await asyncio.shield(running)
+
+    def _ended(self, task_id: str, done: asyncio.Task[Closed]) -> None:
+        del self._running[task_id]
+        if not done.cancelled():
+            done.exception()  # whoever waits for it gets it; nobody waiting is no fault to report
+
+    async def _close(self, state: TaskState, end: End) -> Closed:
         task_id = state.task.id
         rule = revoking(self._revocations.rules, [task_id])
         if rule is not None and rule.number is None:
