@@ -61,7 +61,10 @@ class Session:
         self._destination = destination_of(issuer)
 
     async def get(self, path: str, scope: str | None, **query: str | int | None) -> Any:  # noqa: ANN401 - JSON
-        """Return what a path answers; ``scope`` is None for what is public. Raises ``Failure``."""
+        """Return what a path answers; ``scope`` is None for what is public, or scopes with a space between.
+
+        Raises ``Failure``.
+        """
         return answer_of(await self._send(Method.GET, _with_query(path, query), scope, attempts=ATTEMPTS))
 
     async def text(self, path: str, scope: str) -> str:
@@ -110,7 +113,7 @@ class Session:
     async def _sign(self, method: Method, url: str, scope: str) -> dict[str, str]:
         """Return the headers that authorize one request; a proof of possession is for one request alone."""
         try:
-            return await self._client.authorize(method, url, f"{self.issuer}/v1", (scope,))
+            return await self._client.authorize(method, url, f"{self.issuer}/v1", tuple(scope.split(" ")))
         except TokenRefused as refused:
             raise _not_signed_in(refused) from refused
         except TokenUnavailable as error:

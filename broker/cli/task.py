@@ -23,6 +23,9 @@ FLAG: Final = "[reads like instructions] "
 _COLUMNS: Final = ("id", "state", "owner", "deadline", "purpose")
 _MAX_DIGITS: Final = 10
 
+_Operator = Annotated[
+    bool, typer.Option("--operator", help="As an operator: any task, whoever's it is, not only one's own.")
+]
 _Id = Annotated[str, typer.Argument(metavar="ID", help="The task, as told by: broker task list")]
 
 
@@ -72,25 +75,31 @@ def open_task(
 
 
 @app.command("show")
-def show_task(task: _Id, config: ConfigFile = None, port: Port = None, as_json: Json = False) -> None:
+def show_task(
+    task: _Id, operator: _Operator = False, config: ConfigFile = None, port: Port = None, as_json: Json = False
+) -> None:
     """Show a task, with what is left of its budget."""
-    path = f"/v1/tasks/{path_part(task, 'ID')}"
-    answer = call(settings(config, port), lambda session: session.get(path, "tasks:read"))
+    path, scope = f"/v1/tasks/{path_part(task, 'ID')}", _scopes("tasks:read", "operator:read", operator)
+    answer = call(settings(config, port), lambda session: session.get(path, scope))
     show(answer, _facts(f"Task {answer['id']}", answer), as_json=as_json)
 
 
 @app.command("list")
 def index(
-    owner: Annotated[str | None, typer.Option(metavar="AGENT", help="Only tasks of this agent.")] = None,
+    owner: Annotated[
+        str | None, typer.Option(metavar="AGENT", help="Only tasks of this agent; implies --operator.")
+    ] = None,
     parent: Annotated[str | None, typer.Option(metavar="ID", help="Only tasks below this one.")] = None,
     only_open: Annotated[bool, typer.Option("--open", help="Only tasks that are open.")] = False,
+    operator: _Operator = False,
     config: ConfigFile = None,
     port: Port = None,
     as_json: Json = False,
 ) -> None:
     """List tasks, the youngest first: 100 of them, or those that the options name."""
     query = {"owner": owner, "parent": parent, "open": "true" if only_open else None}
-    answer = call(settings(config, port), lambda session: session.get("/v1/tasks", "tasks:read", **query))
+    scope = _scopes("tasks:read", "operator:read", operator or owner is not None)
+    answer = call(settings(config, port), lambda session: session.get("/v1/tasks", scope, **query))
     rows = [(task["id"], task["state"], task["owner"], task["deadline"], _purpose(task)) for task in answer["tasks"]]
     more = () if answer["next"] is None else ("There are more: name an owner or a parent, or --open.",)
     show(answer, Table(_COLUMNS, rows, "There are no such tasks."), *more, as_json=as_json)
@@ -99,14 +108,15 @@ def index(
 @app.command("close")
 def close(
     task: _Id,
-    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is recorded.")] = "closed by its owner",
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is recorded.")] = "the work is done",
+    operator: _Operator = False,
     config: ConfigFile = None,
     port: Port = None,
     as_json: Json = False,
 ) -> None:
     """End a task, every task below it, and every credential in them, at once."""
-    path = f"/v1/tasks/{path_part(task, 'ID')}"
-    answer = call(settings(config, port), lambda session: session.delete(path, "tasks:close", reason=reason))
+    path, scope = f"/v1/tasks/{path_part(task, 'ID')}", _scopes("tasks:close", "revocations:write", operator)
+    answer = call(settings(config, port), lambda session: session.delete(path, scope, reason=reason))
     show(answer, _ended(answer), as_json=as_json)
     if answer["revocation"] is not None and not answer["revocation"]["durable"]:
         raise typer.Exit(ExitCode.NOT_DURABLE)
@@ -120,6 +130,11 @@ def heartbeat(task: _Id, config: ConfigFile = None, port: Port = None, as_json: 
     timeout = answer["idle_timeout"]
     text = "It has no idle time-out." if timeout is None else f"It is heard of until {timeout} seconds from now."
     show(answer, f"Heard of {answer['id']}. {text}", as_json=as_json)
+
+
+def _scopes(own: str, any_ones: str, operator: bool) -> str:
+    """Return the scopes for one's own tasks, or for those of any agent: no more than is needed."""
+    return f"{any_ones} {own}" if operator else own
 
 
 def _pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What the other tables must hold, derived from the entries alone: rules, blocks, registered agents, the key ring."""
+"""What the other tables must hold, derived from the entries alone: rules, blocks, agents, the key ring, work."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from broker.core.errors import BrokerError
 from broker.core.jwk import thumbprint
 from broker.core.selector import parse_selector
 from broker.ledger import schema
+from broker.ledger.derived_work import DerivedWork
 from broker.ledger.rows import read_object, read_selector
 
 _MILLISECONDS: Final = 1000
@@ -45,6 +46,7 @@ class Derived:
         self._blocks: dict[str, _Block] = {}
         self._agents: dict[str, str | None] = {}
         self._keys: dict[str, tuple[object, ...]] = {}
+        self._work = DerivedWork()
 
     @property
     def epoch(self) -> int:
@@ -53,6 +55,7 @@ class Derived:
 
     def take(self, seq: int, members: Mapping[str, Any]) -> None:
         """Take up an entry."""
+        self._work.take(members)
         match members["kind"]:
             case Kind.RULE_ADDED:
                 self._rules.append(_Rule(seq, members))
@@ -82,6 +85,7 @@ class Derived:
         yield from self._compare_blocks(connection)
         yield from self._compare_agents(connection)
         yield from self._compare_keys(connection)
+        yield from self._work.compare(connection)
 
     def _compare_rules(self, connection: Connection) -> Iterator[str]:
         rows = _by(connection, schema.rules, "number")
