@@ -66,39 +66,43 @@ async def app(template: Template, tmp_path: Path) -> AsyncIterator[BrokerApp]:
 async def service(app: BrokerApp, port: int) -> AsyncIterator[str]:
     """Run a service with a call for each scope; each tells which scopes it was shown."""
     resource = f"http://127.0.0.1:{port}/api"
-    async with Client(app.issuer, identity=KeyIdentity("gateway", app.keys["gateway"])) as own:
-        async with Verifier(app.issuer, resource, credentials=own, poll=0.2) as verifier:
+    async with (
+        Client(app.issuer, identity=KeyIdentity("gateway", app.keys["gateway"])) as own,
+        Verifier(app.issuer, resource, credentials=own, poll=0.2) as verifier,
+    ):
 
-            async def told(request: web.Request) -> web.Response:
-                return web.Response(text=" ".join(request[VERIFIED].claims.scopes))
+        async def told(request: web.Request) -> web.Response:
+            return web.Response(text=" ".join(request[VERIFIED].claims.scopes))
 
-            serving = web.Application()
-            for scope in ("read", "refund", "delete"):
-                serving.add_routes([web.post(f"/api/{scope}", guard(verifier, [scope])(told))])
-            runner = web.AppRunner(serving)
-            await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", port).start()
-            try:
-                yield resource
-            finally:
-                await runner.cleanup()
+        serving = web.Application()
+        for scope in ("read", "refund", "delete"):
+            serving.add_routes([web.post(f"/api/{scope}", guard(verifier, [scope])(told))])
+        runner = web.AppRunner(serving)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        try:
+            yield resource
+        finally:
+            await runner.cleanup()
 
 
 async def test_a_client_steps_up_through_a_persons_approval(app: BrokerApp, port: int) -> None:
     """The request that needs more is answered in the end, with the approval of a person; others need none."""
     asked: asyncio.Queue[str] = asyncio.Queue()
     key = KeyIdentity("planner", app.keys["planner"])
-    async with service(app, port) as resource:
-        async with Client(app.issuer, identity=key, on_pending=lambda one, _: asked.put_nowait(one)) as client:
-            sending = authorizing(client, resource, ["read"], may_step_up=["refund"])
-            async with aiohttp.ClientSession(middlewares=(sending,)) as session:
-                async with session.post(f"{resource}/read", data=b"x") as reply:
-                    assert (reply.status, await reply.text()) == (200, "read")
-                waiting = asyncio.ensure_future(session.post(f"{resource}/refund", data=b"x"))
-                request = await asyncio.wait_for(asked.get(), 10)
-                assert (await decide(app, "carol", request)).json["state"] == "approved"
-                async with await asyncio.wait_for(waiting, 20) as reply:
-                    assert (reply.status, await reply.text()) == (200, "read refund")
+    async with (
+        service(app, port) as resource,
+        Client(app.issuer, identity=key, on_pending=lambda one, _: asked.put_nowait(one)) as client,
+    ):
+        sending = authorizing(client, resource, ["read"], may_step_up=["refund"])
+        async with aiohttp.ClientSession(middlewares=(sending,)) as session:
+            async with session.post(f"{resource}/read", data=b"x") as reply:
+                assert (reply.status, await reply.text()) == (200, "read")
+            waiting = asyncio.ensure_future(session.post(f"{resource}/refund", data=b"x"))
+            request = await asyncio.wait_for(asked.get(), 10)
+            assert (await decide(app, "carol", request)).json["state"] == "approved"
+            async with await asyncio.wait_for(waiting, 20) as reply:
+                assert (reply.status, await reply.text()) == (200, "read refund")
 
 
 async def test_a_client_never_steps_up_to_what_was_not_named(app: BrokerApp, port: int) -> None:
@@ -106,7 +110,9 @@ async def test_a_client_never_steps_up_to_what_was_not_named(app: BrokerApp, por
     key = KeyIdentity("planner", app.keys["planner"])
     async with service(app, port) as resource, Client(app.issuer, identity=key) as client:
         sending = authorizing(client, resource, ["read"], may_step_up=["refund"])
-        async with aiohttp.ClientSession(middlewares=(sending,)) as session:
-            async with session.post(f"{resource}/delete", data=b"x") as reply:
-                assert reply.status == 403
+        async with (
+            aiohttp.ClientSession(middlewares=(sending,)) as session,
+            session.post(f"{resource}/delete", data=b"x") as reply,
+        ):
+            assert reply.status == 403
     assert {entry["scope"] for entry in await app.entries("token.issued") if entry["agent"] == "planner"} == {"read"}

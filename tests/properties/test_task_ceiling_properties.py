@@ -29,8 +29,12 @@ EXPECTED = {
     Code.TASK_NOT_OPEN,
 }
 
+EVERYTHING = st.just(AUDIENCES)
+
 counts = st.integers(0, 6)
 actions = st.none() | st.dictionaries(st.sampled_from(ACTIONS), counts)
+wide = st.none() | st.none() | st.integers(4, 20)
+wide_actions = st.none() | st.none() | st.dictionaries(st.sampled_from(ACTIONS), st.integers(4, 20), min_size=2)
 
 
 @st.composite
@@ -48,17 +52,18 @@ def roles(draw: st.DrawFn) -> Role:
     line = ScopeAllow(tier=TIER, ttl=300, path="p")
     secret = {
         name: SecretAllow(secret=SecretRef(name=name, backend="b", tier=TIER, settings={}), ttl=300, path="p")
-        for name in draw(st.sets(st.sampled_from(SECRETS)))
+        for name in draw(st.just(SECRETS) | st.sets(st.sampled_from(SECRETS)))
     }
     limits = Limits(
         tokens_per_minute=60,
-        task_ttl=draw(st.none() | st.integers(1, 7200)),
-        tokens_per_task=draw(st.none() | counts),
-        actions=draw(actions),
-        idle_timeout=draw(st.none() | st.integers(10, 600)),
+        task_ttl=draw(st.none() | st.integers(1, 7200) | st.just(7200)),
+        tokens_per_task=draw(wide),
+        actions=draw(wide_actions),
+        idle_timeout=draw(st.none() | st.none() | st.integers(10, 600)),
     )
     allowed = {
-        audience: AudienceAllow(scopes=dict.fromkeys(listed, line)) for audience, listed in draw(ceilings()).items()
+        audience: AudienceAllow(scopes=dict.fromkeys(listed, line))
+        for audience, listed in draw(EVERYTHING | ceilings()).items()
     }
     return Role(name="r", members=(), audiences=allowed, secrets=secret, limits=limits)
 
@@ -68,10 +73,12 @@ def wishes(draw: st.DrawFn) -> TaskWish:
     """A wish that may go beyond anything."""
     wish = TaskWish(
         purpose="some work",
-        ttl=draw(st.none() | st.integers(1, 8000)),
+        ttl=draw(st.none() | st.integers(1, 8000) | st.integers(1, 600)),
         scopes=draw(st.none() | ceilings()),
         secrets=draw(st.none() | st.lists(st.sampled_from(SECRETS), min_size=1)),
-        budget=Budget(tokens=draw(st.none() | counts), leases=draw(st.none() | counts), actions=draw(actions)),
+        budget=Budget(
+            tokens=draw(st.none() | counts | counts), leases=draw(st.none() | counts | counts), actions=draw(actions)
+        ),
         idle_timeout=draw(st.none() | st.integers(10, 700)),
     )
     return wish.checked(API)
@@ -80,15 +87,15 @@ def wishes(draw: st.DrawFn) -> TaskWish:
 @st.composite
 def parents(draw: st.DrawFn) -> TaskState:
     """A stored task with part of its budget gone."""
-    budget = Budget(tokens=draw(st.none() | counts), leases=draw(st.none() | counts), actions=draw(actions))
+    budget = Budget(tokens=draw(wide), leases=draw(wide), actions=draw(wide_actions))
     task = Task(
         id="task_parent",
         owner="a",
         role="r",
         purpose="p",
         opened_at=NOW - 100,
-        deadline=int(NOW) + draw(st.integers(-5, 4000)),
-        scopes=draw(st.none() | ceilings()),
+        deadline=int(NOW) + draw(st.integers(-5, 4000) | st.just(9000)),
+        scopes=draw(st.none() | EVERYTHING | ceilings()),
         secrets=draw(st.none() | st.just(SECRETS[:1])),
         budget=budget,
         path=("task_root",),
