@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.core.errors import BrokerError, Code
@@ -140,6 +140,7 @@ def test_a_task_is_within_its_role(wish: TaskWish, role: Role, parent: TaskState
         assert all(count <= usual.actions.get(name, 0) for name, count in task.budget.actions.items())
 
 
+@settings(max_examples=300)
 @given(wish=wishes(), role=roles(), parent=parents())
 def test_a_task_in_a_task_is_within_it(wish: TaskWish, role: Role, parent: TaskState) -> None:
     """It ends no later, allows no scope and no secret that the parent does not, and takes no more than is left."""
