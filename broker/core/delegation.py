@@ -114,14 +114,20 @@ def finish(claims: AccessClaims, parent: VerifiedToken) -> AccessClaims:
 
 def _limits(policy: Policy, parent: AccessClaims, descent: Lineage, ask: Ask, now: float) -> Denied | None:
     """Return what about the token to be exchanged itself stands in the way, whatever is asked for."""
-    origin = policy.roles.get(parent.role)
-    if origin is None:
+    # Every role of the line has its say: else a role could be handed on further through one that allows more.
+    origins = [policy.roles.get(name) for name in (parent.role, *_inherited(parent, "role"))]
+    depths = [origin.limits.delegation_depth for origin in origins if origin is not None]
+    if len(depths) < len(origins):
         return _NOT_ALLOWED
-    if len(descent.agents) > origin.limits.delegation_depth or len(descent.parents) > MAX_PARENTS:
+    if len(descent.agents) > min(depths) or len(descent.parents) > MAX_PARENTS:
         return _TOO_DEEP
     if parent.jkt is not None and ask.jkt is None:
         return _NO_PROOF
     return _ENDING if int(parent.exp - now) < 1 else None
+
+
+def _inherited(parent: AccessClaims, name: str) -> list[str]:
+    return [value for field, value in parent.inherited if field == name]
 
 
 def _offer(policy: Policy, parent: AccessClaims, delegate: Delegate | None, ask: Ask) -> Offer | Denied:

@@ -136,8 +136,8 @@ class Limits:
     """How much one role may use. Lifetimes are in seconds; None is no limit of that kind.
 
     ``actions`` are how often each action may be done in one task: a task of this role cannot ask for more, and one
-    that asks for nothing has these. ``idle_timeout`` likewise. ``delegation_depth`` is how many agents a token of this
-    role may be handed on through, one after the other.
+    that asks for nothing has these. ``idle_timeout`` likewise. ``delegation_depth`` is how many agents may act one
+    after the other in a line of tokens that one of this role is part of.
     """
 
     tokens_per_minute: int
