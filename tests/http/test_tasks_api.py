@@ -123,6 +123,8 @@ async def test_closing_ends_the_tree_and_nothing_else(app: BrokerApp) -> None:
     reply = await app.call("DELETE", f"{PATH}/{root['id']}", token=token)
     assert reply.json["revocation"]["rule"] == 1
     assert await _introspected(app, *dying, handed_on, *living) == [False, False, False, True, True]
+    rule = await app.call("GET", "/v1/revocations/1", token=await app.operator("operator:read"))
+    assert rule.json["hits"]["tokens"] == 3
     shown = await app.call("GET", f"{PATH}/{child['id']}", token=token)
     assert shown.json["state"] == "closed"
 
