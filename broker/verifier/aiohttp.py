@@ -10,12 +10,19 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from broker.core.dpop import ALGORITHMS
-from broker.core.errors import BrokerError, Code
+from broker.core.errors import BrokerError, Code, Pending
+from broker.verifier.actions import MAX_TEXT, Actions, Reservation
 from broker.verifier.challenge import Answer, answer, metadata_path
 from broker.verifier.verifier import Verified, Verifier, scope_names
 
 VERIFIED: Final = web.RequestKey("broker.verified", Verified)
 """``request[VERIFIED]`` is the :class:`~broker.verifier.Verified` token of a guarded request."""
+
+RESERVATION: Final = web.RequestKey("broker.reservation", Reservation)
+"""``request[RESERVATION]`` is the :class:`~broker.verifier.actions.Reservation` of a budgeted request."""
+
+APPROVAL: Final = "Broker-Approval"
+"""The header in which a client names the request for approval that it goes on with."""
 
 GuardedHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -37,6 +44,45 @@ def guard(verifier: Verifier, scopes: Iterable[str] = ()) -> Callable[[GuardedHa
             return await handler(request)
 
         return guarded
+
+    return decorate
+
+
+def budgeted(
+    verifier: Verifier, actions: Actions, action: str, scopes: Iterable[str] = ()
+) -> Callable[[GuardedHandler], Handler]:
+    """Return a decorator: the handler only runs for a good token, and only as often as the budget of its task allows.
+
+    The action is reserved before, with the request's path as its target and a digest of its body, and settled after:
+    ``request[RESERVATION].not_done()`` in the handler gives it back. Who goes on after a person lifted the budget names
+    that in the header ``Broker-Approval``; the answer that says to wait has it as ``auth_req_id``.
+    """
+    needed = scope_names(scopes) or (action,)
+
+    def decorate(handler: GuardedHandler) -> Handler:
+        @guard(verifier, needed)
+        async def reserving(request: web.Request) -> web.StreamResponse:
+            token = request.headers["Authorization"].strip().partition(" ")[2].strip()
+            approval, path = request.headers.get(APPROVAL), request.rel_url.raw_path[:MAX_TEXT]
+            reserved = False
+            try:
+                async with actions.acting(
+                    token,
+                    action,
+                    scope=needed[0],
+                    target=path,
+                    arguments=await request.read(),
+                    auth_req_id=approval,
+                ) as reservation:
+                    reserved = True
+                    request[RESERVATION] = reservation
+                    return await handler(request)
+            except BrokerError as error:
+                if reserved:
+                    raise
+                return _response(answer(error, needed, verifier.resource_metadata), error)
+
+        return reserving
 
     return decorate
 
@@ -94,8 +140,10 @@ async def _admit(verifier: Verifier, request: web.Request, needed: tuple[str, ..
         raise BrokerError(Code.INSUFFICIENT_SCOPE, f"this needs the scope {' '.join(needed)}")
 
 
-def _response(told: Answer) -> web.Response:
+def _response(told: Answer, error: BrokerError | None = None) -> web.Response:
     problem = {"type": "about:blank", "status": told.status, "code": told.code, "detail": told.detail}
+    if isinstance(error, Pending):
+        problem |= {"auth_req_id": error.auth_req_id, "expires_in": error.expires_in, "interval": error.interval}
     response = web.Response(body=msgspec.json.encode(problem), status=told.status)
     response.content_type = "application/problem+json"
     response.headers.extend(told.headers)

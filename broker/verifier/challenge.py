@@ -28,6 +28,12 @@ _ERRORS: Final[dict[Code, tuple[HTTPStatus, str | None]]] = {
     Code.MALFORMED_REQUEST: (HTTPStatus.BAD_REQUEST, "invalid_request"),
     Code.RATE_LIMITED: (HTTPStatus.TOO_MANY_REQUESTS, None),
     Code.VIEW_STALE: (HTTPStatus.SERVICE_UNAVAILABLE, None),
+    Code.SUBJECT_TOKEN_INVALID: (HTTPStatus.UNAUTHORIZED, _INVALID_TOKEN),
+    Code.TASK_NOT_OPEN: (HTTPStatus.CONFLICT, None),
+    Code.BUDGET_USED_UP: (HTTPStatus.CONFLICT, None),
+    Code.AUTHORIZATION_PENDING: (HTTPStatus.CONFLICT, None),
+    Code.SLOW_DOWN: (HTTPStatus.CONFLICT, None),
+    Code.ISSUER_UNAVAILABLE: (HTTPStatus.SERVICE_UNAVAILABLE, None),
 }
 """Every code that a verifier raises, with its status and OAuth error."""
 
