@@ -159,8 +159,13 @@ def _refused(reply: Reply) -> BrokerError:
     except ValueError:
         return Unavailable(Code.ISSUER_UNAVAILABLE, f"the broker answers {reply.status}")
     if problem.auth_req_id is not None:
-        told = {"auth_req_id": problem.auth_req_id, "expires_in": problem.expires_in, "interval": problem.interval}
-        return Pending(code, problem.detail, **told)
+        return Pending(
+            code,
+            problem.detail,
+            auth_req_id=problem.auth_req_id,
+            expires_in=problem.expires_in,
+            interval=problem.interval,
+        )
     if reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR or reply.status == HTTPStatus.UNAUTHORIZED:
         return Unavailable(Code.ISSUER_UNAVAILABLE, f"the broker answers {reply.status} ({code.value})")
     return BrokerError(code, problem.detail)
