@@ -185,26 +185,7 @@ def _services(ground: _Ground, site: Site) -> Services:
         events=ground.events,
     )
     return Services(
-        issuance=Issuance(
-            issuer=ground.issuer,
-            applicants=Applicants(
-                authenticator=authenticator,
-                check=check,
-                token_endpoint=site.token_endpoint,
-                api_audience=config.api_audience,
-                nonce_key=ground.nonce_key if config.dpop_nonces else None,
-            ),
-            consent=ground.consent,
-            policy=ground.policy_control.current,
-            revocations=revocations,
-            signer=AccessTokenSigner(ground.ring, clock, issuer=ground.issuer),
-            ledger=ledger,
-            records=ledger,
-            clock=clock,
-            ids=ids,
-            meter=metrics,
-            strangers=strangers,
-        ),
+        issuance=_issuance(ground, site, authenticator, check),
         admission=Admission(
             audience=config.api_audience,
             check=check,
@@ -242,6 +223,29 @@ def _services(ground: _Ground, site: Site) -> Services:
         ids=ids,
         metrics=metrics,
         events=ground.events,
+    )
+
+
+def _issuance(ground: _Ground, site: Site, authenticator: Dispatch, check: TokenCheck) -> Issuance:
+    return Issuance(
+        issuer=ground.issuer,
+        applicants=Applicants(
+            authenticator=authenticator,
+            check=check,
+            token_endpoint=site.token_endpoint,
+            api_audience=ground.config.api_audience,
+            nonce_key=ground.nonce_key if ground.config.dpop_nonces else None,
+        ),
+        consent=ground.consent,
+        policy=ground.policy_control.current,
+        revocations=ground.revocations,
+        signer=AccessTokenSigner(ground.ring, ground.clock, issuer=ground.issuer),
+        ledger=ground.ledger,
+        records=ground.ledger,
+        clock=ground.clock,
+        ids=ground.ids,
+        meter=ground.metrics,
+        strangers=ground.strangers,
     )
 
 

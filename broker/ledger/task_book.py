@@ -6,12 +6,11 @@ The changes of a batch see each other exactly as if each had been a transaction 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
 
-from broker.core.action import NOT_DONE, Action
+from broker.core.action import NOT_DONE
 from broker.core.change import (
     ActionUnsettled,
     AddAction,
@@ -30,93 +29,13 @@ from broker.core.change import (
     Write,
 )
 from broker.core.errors import Code, GuardFailed
-from broker.core.task import Balance, Task, TaskState
+from broker.core.task import Task, TaskState
 from broker.ledger import schema
+from broker.ledger.task_nodes import Account, Node, ReservedAction
 from broker.ledger.task_rows import action_row, below, chunks, load_tasks, read_action, read_tasks, task_row
 
 TASK_GUARDS: Final = (TaskOpen, TaskUnclosed, TaskHoldsNothing, Spend, ActionUnsettled)
 TASK_WRITES: Final = (AddRule, OpenTask, CloseTask, Heartbeat, RaiseBudget, AddAction, SettleAction)
-
-
-@dataclass(slots=True)
-class _Account:
-    """The balance of one resource, as it changes. ``stored`` says that the database has a row of it."""
-
-    limit: int
-    used: int = 0
-    reserved: int = 0
-    stored: bool = False
-    changed: bool = False
-
-    @property
-    def left(self) -> int:
-        return self.limit - self.used - self.reserved
-
-    def move(self, *, limit: int = 0, used: int = 0, reserved: int = 0) -> None:
-        self.limit += limit
-        self.used += used
-        self.reserved += reserved
-        self.changed = True
-
-
-@dataclass(slots=True)
-class _Node:
-    """A task, as it changes."""
-
-    task: Task
-    heartbeat_at: float
-    holds_until: float = 0
-    closed_at: float | None = None
-    closed_because: str | None = None
-    accounts: dict[str, _Account] = field(default_factory=dict)
-    stored: bool = False
-    changed: bool = False
-
-    @classmethod
-    def new(cls, task: Task) -> _Node:
-        accounts = {resource: _Account(limit) for resource, limit in task.budget.limits().items()}
-        return cls(task, task.opened_at, accounts=accounts)
-
-    @classmethod
-    def of(cls, state: TaskState) -> _Node:
-        accounts = {
-            resource: _Account(balance.limit, balance.used, balance.reserved, stored=True)
-            for resource, balance in state.balances.items()
-        }
-        return cls(
-            state.task,
-            state.heartbeat_at,
-            state.holds_until,
-            state.closed_at,
-            state.closed_because,
-            accounts,
-            stored=True,
-        )
-
-    def state(self) -> TaskState:
-        balances = {
-            resource: Balance(limit=account.limit, used=account.used, reserved=account.reserved)
-            for resource, account in self.accounts.items()
-        }
-        return TaskState(
-            task=self.task,
-            heartbeat_at=self.heartbeat_at,
-            balances=balances,
-            holds_until=self.holds_until,
-            closed_at=self.closed_at,
-            closed_because=self.closed_because,
-        )
-
-
-@dataclass(slots=True)
-class _Action:
-    """A reservation, as it changes."""
-
-    action: Action
-    outcome: str | None = None
-    result: str | None = None
-    settled_at: float | None = None
-    stored: bool = False
 
 
 class TaskBook:
@@ -124,8 +43,8 @@ class TaskBook:
 
     def __init__(self) -> None:
         """Nothing is loaded."""
-        self._nodes: dict[str, _Node] = {}
-        self._actions: dict[str, _Action] = {}
+        self._nodes: dict[str, Node] = {}
+        self._actions: dict[str, ReservedAction] = {}
         self._held: dict[str, float] = {}
 
     @classmethod
@@ -180,7 +99,7 @@ class TaskBook:
             if guard.implicit is None:
                 return _not_open("there is no such task")
             implicit[guard.task_id] = guard.implicit
-            node = _Node.new(guard.implicit)
+            node = Node.new(guard.implicit)
         ended = node.state().ended(guard.at)
         return None if ended is None else _not_open(f"the task has ended: {ended}")
 
@@ -200,7 +119,7 @@ class TaskBook:
         if node is None:
             if implicit is None:
                 return _not_open("there is no such task")
-            node = _Node.new(implicit)
+            node = Node.new(implicit)
         account = node.accounts.get(guard.resource)
         left = account.left if account is not None else 0 if guard.limited else guard.count
         return None if guard.count <= left else _used_up(guard.resource, left)
@@ -244,7 +163,7 @@ class TaskBook:
             match guard:
                 case TaskOpen(task_id, _, implicit, holds_until):
                     if task_id not in self._nodes and implicit is not None:
-                        self._nodes[task_id] = _Node.new(implicit)
+                        self._nodes[task_id] = Node.new(implicit)
                     node = self._nodes[task_id]
                     if holds_until > node.holds_until:
                         node.holds_until, node.changed = holds_until, True
@@ -269,14 +188,14 @@ class TaskBook:
             case RaiseBudget():
                 self._raise(write)
             case AddAction(action):
-                self._actions[action.id] = _Action(action)
+                self._actions[action.id] = ReservedAction(action)
             case SettleAction():
                 self._settle(write)
             case _:
                 pass
 
     def _open(self, task: Task) -> None:
-        self._nodes[task.id] = _Node.new(task)
+        self._nodes[task.id] = Node.new(task)
         parent = self._parent(task)
         for resource, limit in task.budget.limits().items():
             if parent is not None and resource in parent.accounts:
@@ -292,7 +211,7 @@ class TaskBook:
             self._fold(node)
             node.closed_at, node.closed_because, node.changed = write.at, write.because, True
 
-    def _fold(self, node: _Node) -> None:
+    def _fold(self, node: Node) -> None:
         """Add what a task used to its parent, and give back the rest of what was reserved for it."""
         parent = self._parent(node.task)
         for resource, mine in node.accounts.items():
@@ -301,10 +220,10 @@ class TaskBook:
 
     def _raise(self, write: RaiseBudget) -> None:
         node = self._nodes[write.task_id]
-        node.accounts.setdefault(write.resource, _Account(0)).move(limit=write.count)
+        node.accounts.setdefault(write.resource, Account(0)).move(limit=write.count)
         for ancestor in self._ancestors(node.task):
             if write.resource in ancestor.accounts or ancestor.task.budget.limits_resource(write.resource):
-                account = ancestor.accounts.setdefault(write.resource, _Account(0))
+                account = ancestor.accounts.setdefault(write.resource, Account(0))
                 account.move(limit=write.count, reserved=write.count)
 
     def _settle(self, write: SettleAction) -> None:
@@ -313,7 +232,7 @@ class TaskBook:
         if write.outcome != NOT_DONE:
             return
         action, resource = known.action, f"action:{known.action.name}"
-        node: _Node | None = self._nodes.get(action.task)
+        node: Node | None = self._nodes.get(action.task)
         # What a closed task used was added to its parent; there it is taken back, too, and so on up to an open one.
         while node is not None and resource in node.accounts:
             node.accounts[resource].move(used=-action.count)
@@ -360,13 +279,13 @@ class TaskBook:
 
     # --- the tree ---------------------------------------------------------------------------------------------------
 
-    def _parent(self, task: Task) -> _Node | None:
+    def _parent(self, task: Task) -> Node | None:
         return self._nodes.get(task.path[-1]) if task.path else None
 
-    def _ancestors(self, task: Task) -> Iterator[_Node]:
+    def _ancestors(self, task: Task) -> Iterator[Node]:
         return (self._nodes[ancestor] for ancestor in task.path if ancestor in self._nodes)
 
-    def _tree(self, task_id: str) -> list[_Node]:
+    def _tree(self, task_id: str) -> list[Node]:
         return [node for node in self._nodes.values() if task_id in (node.task.id, *node.task.path)]
 
     def _load_nodes(self, connection: Connection, ids: Iterable[str]) -> None:
@@ -382,7 +301,7 @@ class TaskBook:
 
     def _take(self, states: Iterable[TaskState]) -> None:
         for state in states:
-            self._nodes.setdefault(state.task.id, _Node.of(state))
+            self._nodes.setdefault(state.task.id, Node.of(state))
 
     def _load_actions(self, connection: Connection, guards: Sequence[Guard], writes: Sequence[Write]) -> None:
         ids = {guard.action_id for guard in guards if isinstance(guard, ActionUnsettled)}
@@ -390,7 +309,7 @@ class TaskBook:
         for some in chunks(list(ids)):
             for row in connection.execute(select(schema.actions).where(schema.actions.c.id.in_(some))):
                 state = read_action(row)
-                self._actions[state.action.id] = _Action(
+                self._actions[state.action.id] = ReservedAction(
                     state.action, state.outcome, state.result, state.settled_at, stored=True
                 )
 
@@ -430,7 +349,7 @@ def _revoked(writes: Sequence[Write]) -> Iterator[str]:
             yield facts[0][1]
 
 
-def _changes(node: _Node) -> dict[str, object]:
+def _changes(node: Node) -> dict[str, object]:
     return {
         "i": node.task.id,
         "h": node.heartbeat_at,

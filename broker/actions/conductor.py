@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
-import msgspec
-
+from broker.actions.records import refused_entry, reserved_entry, settled_entry
+from broker.actions.wish import Case, Wish, fingerprint, keyed, scoped_key
 from broker.consent import Consent
 from broker.core.access_token import VerifiedToken
-from broker.core.action import MAX_COUNT, MAX_TARGET, OUTCOMES, Action, ActionState, is_digest
+from broker.core.action import MAX_TARGET, OUTCOMES, Action, ActionState
 from broker.core.approval import BUDGET, USED, ApprovalRequest, request_digest
 from broker.core.change import (
     ActionUnsettled,
@@ -19,83 +17,29 @@ from broker.core.change import (
     Change,
     EpochIs,
     Guard,
-    IdempotencyFresh,
     RateWithin,
     SettleAction,
     Spend,
     TaskOpen,
 )
 from broker.core.claims import AccessClaims
-from broker.core.entry import Entry, Kind, entry
 from broker.core.errors import BrokerError, Code, EpochMoved, GuardFailed, Malformed, Refused, Unavailable
 from broker.core.implicit_task import implicit_task
 from broker.core.policy import Policy
 from broker.core.tally import Allowance
-from broker.core.task import ACTION, Task, is_action_name
+from broker.core.task import Task
 from broker.core.token_check import TokenCheck
 from broker.ports import Admitted, Caller, Clock, Ids, Ledger, Meter, Records, Revocations
 
 SETTLE_SECONDS: Final = 15 * 60
 """Seconds within which a reservation can be settled; one that never is counts as done."""
 
-IDEMPOTENCY_SECONDS: Final = 24 * 3600
 MAX_ATTEMPTS: Final = 16
 RECORDED_REFUSALS: Final = 60
 """Refusals per agent and minute that get an entry of their own; more are only counted."""
 
 REQUESTS_PER_MINUTE: Final = 10
 """How many requests to lift a budget one agent's actions may put before people in a minute."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """What a resource server is about to do for the bearer of ``token``, parsed but not judged.
-
-    ``scope`` is the scope of the token that the action falls under; the action's own name if it says none.
-    """
-
-    token: str = field(repr=False)
-    action: str
-    count: int = 1
-    scope: str | None = None
-    target: str | None = None
-    digest: str | None = None
-    auth_req_id: str | None = None
-    idempotency_key: str | None = None
-
-    def check(self) -> None:
-        """Raise ``Malformed`` if it cannot be meant."""
-        if not is_action_name(self.action):
-            raise Malformed("action: 1 to 128 ASCII letters, digits and . _ : / -")
-        if not 0 < self.count <= MAX_COUNT:
-            raise Malformed(f"count: must be 1 to {MAX_COUNT}")
-        if self.target is not None and not (0 < len(self.target) <= MAX_TARGET and self.target.isprintable()):
-            raise Malformed(f"target: must be printable text of 1 to {MAX_TARGET} characters")
-        if self.digest is not None and not is_digest(self.digest):
-            raise Malformed("digest: must be sha256: and 64 hexadecimal digits in lower case")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Case:
-    """One attempt: a wish with the token and the task that it is about, as of one epoch."""
-
-    wish: Wish
-    by: Admitted
-    token: VerifiedToken
-    task: Task
-    stored: bool
-    epoch: int
-    now: float
-    policy: Policy
-    caller: Caller
-
-    @property
-    def claims(self) -> AccessClaims:
-        return self.token.claims
-
-    @property
-    def resource(self) -> str:
-        return ACTION + self.wish.action
 
 
 class Actions:
@@ -161,7 +105,7 @@ class Actions:
         if known.outcome == outcome:
             return known
         now = self._clock.now()
-        record = _settled_entry(known.action, outcome, result, now, caller)
+        record = settled_entry(known.action, outcome, result, now, caller)
         guard, write = ActionUnsettled(action_id, by.agent.id, now), SettleAction(action_id, outcome, result, now)
         try:
             await self._ledger.commit(Change(record, (guard,), (write,)))
@@ -191,7 +135,7 @@ class Actions:
         # From here on nothing waits: token, rules and policy are all of the same moment.
         token, policy = self._good_token(wish, by, now), self._policy()
         task = _implicit(policy, token.claims) if state is None else state.task
-        case = _Case(
+        case = Case(
             wish=wish,
             by=by,
             token=token,
@@ -205,7 +149,7 @@ class Actions:
         await self._lift(case)
         return await self._commit(case)
 
-    async def _commit(self, case: _Case) -> ActionState:
+    async def _commit(self, case: Case) -> ActionState:
         wish, claims, now = case.wish, case.claims, case.now
         action = Action(
             id=self._ids.new("act"),
@@ -226,7 +170,7 @@ class Actions:
             TaskOpen(claims.task, now, implicit=None if case.stored else case.task),
             Spend(claims.task, case.resource, wish.count, limited=case.task.budget.limits_resource(case.resource)),
         )
-        change = Change(_reserved_entry(case, action), (*guards, *_keyed(case, action.id)), (AddAction(action),))
+        change = Change(reserved_entry(case, action), (*guards, *keyed(case, action.id)), (AddAction(action),))
         try:
             await self._ledger.commit(change)
         except GuardFailed as failed:
@@ -250,14 +194,14 @@ class Actions:
         """Return what an earlier request with the same idempotency key reserved."""
         if wish.idempotency_key is None:
             return None
-        known = await self._records.idempotent(_scoped_key(wish.idempotency_key, by))
+        known = await self._records.idempotent(scoped_key(wish.idempotency_key, by))
         if known is None:
             return None
-        if known.fingerprint != _fingerprint(wish):
+        if known.fingerprint != fingerprint(wish):
             raise Refused(Code.IDEMPOTENCY_KEY_REUSED, "this Idempotency-Key was used for another request")
         return await self._records.action(known.ref)
 
-    async def _refusal(self, case: _Case, failed: GuardFailed) -> Exception:
+    async def _refusal(self, case: Case, failed: GuardFailed) -> Exception:
         """Record a refusal and return what to raise: a pending request if people can lift the budget."""
         if failed.code in {Code.IDEMPOTENCY_KEY_IN_USE, Code.IDEMPOTENCY_KEY_REUSED}:
             return failed
@@ -268,10 +212,10 @@ class Actions:
                 return await self._consent.ask(request, (rate,), case.caller, case.now)
         self._meter.refused(failed.code.value)
         if self._recorded.admit(case.claims.client_id, case.now):
-            await self._ledger.commit(Change(_refused_entry(case, failed)))
+            await self._ledger.commit(Change(refused_entry(case, failed)))
         return failed
 
-    async def _lift(self, case: _Case) -> None:
+    async def _lift(self, case: Case) -> None:
         """Carry out the lifting of the budget that this request goes on with, if it names one that was approved."""
         wish, request = case.wish, self._budget_request(case)
         if wish.auth_req_id is None:
@@ -284,7 +228,7 @@ class Actions:
         agreed = await self._consent.redeem(wish.auth_req_id, request.digest, request.agent, case.now)
         await self._consent.lift(agreed, case.caller, case.now)
 
-    def _budget_request(self, case: _Case) -> ApprovalRequest | None:
+    def _budget_request(self, case: Case) -> ApprovalRequest | None:
         """Return what people would be asked to lift the budget of this action, if the role lets them."""
         claims, task = case.claims, case.task
         role = case.policy.roles.get(claims.role)
@@ -326,78 +270,3 @@ def _implicit(policy: Policy, claims: AccessClaims) -> Task:
     if role is None or claims.parents:
         raise Refused(Code.TASK_NOT_OPEN, "the task is not open")
     return implicit_task(claims, role.limits)
-
-
-def _keyed(case: _Case, action_id: str) -> tuple[Guard, ...]:
-    key = case.wish.idempotency_key
-    if key is None:
-        return ()
-    until = int(case.now) + IDEMPOTENCY_SECONDS
-    return (IdempotencyFresh(_scoped_key(key, case.by), _fingerprint(case.wish), action_id, until),)
-
-
-def _scoped_key(key: str, by: Admitted) -> str:
-    return hashlib.sha256(f"actions\n{by.agent.id}\n{key}".encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _fingerprint(wish: Wish) -> str:
-    """Return a digest of what is asked; how an approval goes on with it makes no difference."""
-    asked = [wish.token, wish.action, wish.count, wish.scope, wish.target, wish.digest]
-    return hashlib.sha256(msgspec.json.encode(asked)).hexdigest()
-
-
-def _reserved_entry(case: _Case, action: Action) -> Entry:
-    return entry(
-        Kind.ACTION_RESERVED,
-        case.now,
-        ref=action.id,
-        digest=action.digest,
-        expires_at=int(action.settle_by),
-        approval=case.wish.auth_req_id,
-        **_about(case),
-    )
-
-
-def _refused_entry(case: _Case, failed: GuardFailed) -> Entry:
-    return entry(Kind.ACTION_REFUSED, case.now, code=failed.code.value, reason=failed.public, **_about(case))
-
-
-def _about(case: _Case) -> dict[str, Any]:
-    claims, wish = case.claims, case.wish
-    return {
-        "agent": claims.client_id,
-        "issuer": claims.issuer,
-        "role": claims.role,
-        "task": claims.task,
-        "audience": claims.aud,
-        "scope": wish.scope or wish.action,
-        "epoch": case.epoch,
-        "token": claims.jti,
-        "on_behalf_of": claims.sub,
-        "actors": list(claims.agents),
-        "action": wish.action,
-        "count": wish.count,
-        "target": wish.target,
-        "by": case.by.agent.id,
-        "policy": case.policy.digest,
-        **case.caller.members(),
-    }
-
-
-def _settled_entry(action: Action, outcome: str, result: str | None, now: float, caller: Caller) -> Entry:
-    return entry(
-        Kind.ACTION_SETTLED,
-        now,
-        ref=action.id,
-        agent=action.agent,
-        task=action.task,
-        audience=action.audience,
-        action=action.name,
-        count=action.count,
-        target=action.target,
-        digest=action.digest,
-        outcome=outcome,
-        result=result,
-        by=action.by,
-        **caller.members(),
-    )
