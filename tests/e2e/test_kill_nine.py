@@ -59,13 +59,12 @@ async def _token(
 
 async def _issue(session: aiohttp.ClientSession, issuer: str, key: EllipticCurvePrivateKey, seen: Seen) -> None:
     while True:
-        task = f"task-{random.randrange(10_000)}"
         with contextlib.suppress(*LOST):
-            token = await _token(session, issuer, "alpha", key, resource=TICKETS, scope="tickets:read", task=task)
+            token = await _token(session, issuer, "alpha", key, resource=TICKETS, scope="tickets:read")
             if token is not None:
-                jti = jwt.decode(token, options={"verify_signature": False})["jti"]
-                seen.tokens[jti] = token
-                seen.tasks.setdefault(task, []).append(jti)
+                claims = jwt.decode(token, options={"verify_signature": False})
+                seen.tokens[claims["jti"]] = token
+                seen.tasks.setdefault(claims["broker"]["task"], []).append(claims["jti"])
                 continue
         await asyncio.sleep(0.01)
 

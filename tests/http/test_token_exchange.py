@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.broker_app import TICKETS, BrokerApp, Template, make_template, running_app
+from tests.support.broker_app import HERE, TICKETS, BrokerApp, Template, make_template, running_app
 from tests.support.team import (
     ACCESS_TOKEN,
     TEAM,
@@ -232,3 +232,23 @@ async def test_a_child_in_a_sub_task(app: BrokerApp) -> None:
     assert not await is_active(app, parent)
     again = await app.ask(app.form("planner", resource=TICKETS, scope=BOTH, task=sub["id"]))
     assert again.json["code"] == "task_not_open"
+
+
+async def test_impersonation_names_no_actors_but_dies_with_them(app: BrokerApp) -> None:
+    """Only where the policy says so: the token has no ``act``, and a rule for the actor finds it all the same."""
+    policy = app.broker.config.policy
+    text = policy.read_text().replace(
+        "may_delegate_to: [workers]", "may_delegate_to: [{role: workers, impersonation: true}]"
+    )
+    policy.write_text(text)
+    await app.broker.policy_control.reload(by="operator", caller=HERE)
+    parent = await app.token("planner", TICKETS, BOTH)
+    child = await delegated(app, "worker", parent)
+    assert "act" not in claims_of(child)
+    assert claims_of(child)["broker"]["via"] == ["worker"]
+    later = await delegated(app, "helper", child)
+    assert "act" not in claims_of(later)
+    operator = await app.operator("revocations:write")
+    order = {"selector": {"agent": "worker"}, "reason": "test"}
+    await app.call("POST", "/v1/revocations", token=operator, json=order, headers={"Idempotency-Key": "k"})
+    assert [await is_active(app, token) for token in (parent, child, later)] == [True, False, False]
