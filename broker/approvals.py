@@ -170,9 +170,15 @@ class Approvals:
 
     async def _page(self, wanted: str, before: str | None, limit: int) -> Sequence[ApprovalState]:
         stored = None if wanted in ("all", "expired") else wanted
-        now = self._clock.now()
-        found = await self._records.approvals(stored=stored, before=before, limit=limit)
-        return [state for state in found if wanted in ("all", state.state(now))]
+        now, found = self._clock.now(), list[ApprovalState]()
+        while len(found) < limit:
+            # What has expired is still stored as pending: a page of those must not hide what is behind it.
+            page = await self._records.approvals(stored=stored, before=before, limit=limit)
+            found += [state for state in page if wanted in ("all", state.state(now))]
+            if len(page) < limit:
+                break
+            before = page[-1].request.id
+        return found[:limit]
 
 
 def _decision(state: ApprovalState, vote: Vote, decision: str, caller: Caller) -> Change:

@@ -245,3 +245,16 @@ async def test_a_used_up_budget_of_tokens_is_lifted_by_a_person(app: BrokerApp) 
     assert await is_active(app, lifted.json["access_token"])
     assert (await app.ask(app.form("planner", **form))).status == 200  # it adds two
     assert (await app.ask(app.form("planner", **form))).json["error"] == "authorization_pending"
+
+
+async def test_a_page_of_expired_requests_hides_nothing(app: BrokerApp) -> None:
+    """Requests that ended unanswered do not fill the list of those that wait."""
+    first = await asked(app)
+    for number in range(3):
+        await asked(app, may_act=f"a{number}")
+    reader = await app.token("carol", "broker", "approvals:read")
+    two = await app.call("GET", "/v1/approvals", token=reader, params={"limit": "2"})
+    rest = await app.call("GET", "/v1/approvals", token=reader, params={"limit": "2", "cursor": two.json["next"]})
+    assert [one["id"] for one in rest.json["approvals"]][-1] == first
+    expired = await app.call("GET", "/v1/approvals", token=reader, params={"limit": "1", "state": "expired"})
+    assert expired.json == {"approvals": [], "next": None}
