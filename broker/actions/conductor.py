@@ -113,6 +113,7 @@ class Actions:
             raced = await self._records.action(action_id)
             if raced is None or raced.outcome != outcome:
                 raise
+            return raced
         return ActionState(action=known.action, outcome=outcome, result=result, settled_at=now)
 
     async def show(self, action_id: str) -> ActionState:
@@ -133,6 +134,7 @@ class Actions:
         state = await self._records.task(task_id)
         now = self._clock.now()
         # From here on nothing waits: token, rules and policy are all of the same moment.
+        self._check_standing(by)
         token, policy = self._good_token(wish, by, now), self._policy()
         task = _implicit(policy, token.claims) if state is None else state.task
         case = Case(
@@ -174,20 +176,32 @@ class Actions:
         try:
             await self._ledger.commit(change)
         except GuardFailed as failed:
+            # The same request may have been under way twice: then the other one has used the budget, for both.
+            earlier = await self._earlier(wish, case.by)
+            if earlier is not None:
+                return earlier
             raise await self._refusal(case, failed) from failed
         return ActionState(action=action)
+
+    def _check_standing(self, by: Admitted) -> None:
+        """Raise ``BrokerError`` (``TOKEN_REVOKED``) if the resource server itself was revoked since it was admitted."""
+        claims = by.claims
+        if claims is not None and self._revocations.rules.killer(claims.facts(""), claims.epoch) is not None:
+            raise BrokerError(Code.TOKEN_REVOKED, "the token has been revoked")
 
     def _good_token(self, wish: Wish, by: Admitted, now: float) -> VerifiedToken:
         """Judge the presented token by the rules of this moment, and by what its resource server may ask about."""
         try:
             token = self._check.check(wish.token, now, None)
         except BrokerError as error:
+            read = self._check.read(wish.token, now)
+            if read is None or not self._policy().serves(by.agent, audience=read.claims.aud):
+                raise _not_yours() from error
             raise Refused(Code.SUBJECT_TOKEN_INVALID, f"token: {error.public}") from error
         if not self._policy().serves(by.agent, audience=token.claims.aud):
-            raise Refused(Code.SUBJECT_TOKEN_INVALID, "token: not for a resource that you serve")
-        needed = wish.scope or wish.action
-        if needed not in token.claims.scopes:
-            raise BrokerError(Code.INSUFFICIENT_SCOPE, f"the token does not have the scope {needed}")
+            raise _not_yours()
+        if wish.needed_scope not in token.claims.scopes:
+            raise BrokerError(Code.INSUFFICIENT_SCOPE, f"the token does not have the scope {wish.needed_scope}")
         return token
 
     async def _earlier(self, wish: Wish, by: Admitted) -> ActionState | None:
@@ -262,6 +276,11 @@ class Actions:
             chain=(claims.sub, *reversed(claims.agents)),
             lifts=(case.resource, adds),
         )
+
+
+def _not_yours() -> Refused:
+    """Refuse a token for a resource of somebody else: the same whether it is good, ended, revoked, or none at all."""
+    return Refused(Code.SUBJECT_TOKEN_INVALID, "token: not an access token for a resource that you serve")
 
 
 def _implicit(policy: Policy, claims: AccessClaims) -> Task:

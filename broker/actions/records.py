@@ -37,7 +37,7 @@ def _about(case: Case) -> dict[str, Any]:
         "role": claims.role,
         "task": claims.task,
         "audience": claims.aud,
-        "scope": wish.scope or wish.action,
+        "scope": wish.needed_scope,
         "epoch": case.epoch,
         "token": claims.jti,
         "on_behalf_of": claims.sub,

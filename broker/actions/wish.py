@@ -10,13 +10,11 @@ import msgspec
 
 from broker.core.access_token import VerifiedToken
 from broker.core.action import MAX_COUNT, MAX_TARGET, is_digest
-from broker.core.change import (
-    Guard,
-    IdempotencyFresh,
-)
+from broker.core.change import Guard, IdempotencyFresh
 from broker.core.claims import AccessClaims
 from broker.core.errors import Malformed
 from broker.core.policy import Policy
+from broker.core.scope import is_scope
 from broker.core.task import ACTION, Task, is_action_name
 from broker.ports import Admitted, Caller
 
@@ -39,10 +37,17 @@ class Wish:
     auth_req_id: str | None = None
     idempotency_key: str | None = None
 
+    @property
+    def needed_scope(self) -> str:
+        """The scope that the token must have."""
+        return self.action if self.scope is None else self.scope
+
     def check(self) -> None:
         """Raise ``Malformed`` if it cannot be meant."""
         if not is_action_name(self.action):
             raise Malformed("action: 1 to 128 ASCII letters, digits and . _ : / -")
+        if self.scope is not None and not is_scope(self.scope):
+            raise Malformed("scope: must be one scope, as the policy writes it")
         if not 0 < self.count <= MAX_COUNT:
             raise Malformed(f"count: must be 1 to {MAX_COUNT}")
         if self.target is not None and not (0 < len(self.target) <= MAX_TARGET and self.target.isprintable()):

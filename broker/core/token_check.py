@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from broker.core.access_token import VerifiedToken, verify_access_token
+from broker.core.access_token import VerifiedToken, verify_access_token, verify_ended_token
 from broker.core.errors import BrokerError, Code
 from broker.core.jwk import KeySet
 from broker.core.jwt import InvalidToken
@@ -54,6 +54,16 @@ class TokenCheck:
             # An older ledger was restored. Rules of this one could never end a token of a later epoch.
             raise BrokerError(Code.TOKEN_INVALID, "the token is of an epoch that this broker has not reached")
         return verified
+
+    def read(self, token: str, now: float) -> VerifiedToken | None:
+        """Return what a token says that the broker did sign, though it may have ended or been revoked; None otherwise.
+
+        For telling *why* a token is no good, to those who may know; never for accepting one.
+        """
+        try:
+            return verify_ended_token(token, self._keys(), issuer=self._issuer, now=now)
+        except InvalidToken:
+            return None
 
     def killer(self, verified: VerifiedToken) -> Rule | None:
         """Return a rule that kills the token, or None if it lives."""
