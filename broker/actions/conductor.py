@@ -201,7 +201,7 @@ class Actions:
         if not self._policy().serves(by.agent, audience=token.claims.aud):
             raise _not_yours()
         if wish.needed_scope not in token.claims.scopes:
-            raise BrokerError(Code.INSUFFICIENT_SCOPE, f"the token does not have the scope {wish.needed_scope}")
+            raise Refused(Code.INSUFFICIENT_SCOPE, f"the token does not have the scope {wish.needed_scope}")
         return token
 
     async def _earlier(self, wish: Wish, by: Admitted) -> ActionState | None:

@@ -8,7 +8,7 @@ from typing import Final
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
-from broker.core.errors import BrokerError, Code
+from broker.core.errors import BrokerError, Code, Refused
 from broker.http.answer import JSON, NO_STORE
 from broker.http.call import Call
 from broker.http.challenge import BASIC, challenges
@@ -63,6 +63,8 @@ def _oauth_status(call: Call, error: BrokerError, headers: CIMultiDict[str]) -> 
 
 
 def _challenge(call: Call, error: BrokerError, headers: CIMultiDict[str]) -> bool:
+    if isinstance(error, Refused) and error.code is Code.INSUFFICIENT_SCOPE:
+        return False  # the caller has the scope of the route, which a challenge would name: something else lacks one
     access = None if call.route is None else call.route.access
     found = challenges(call.site, error.code, access if isinstance(access, str) else None)
     for challenge in found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -15,6 +15,7 @@ import msgspec
 
 from broker.core.action import DONE, NOT_DONE
 from broker.core.errors import BrokerError, Code, Pending, Unavailable
+from broker.core.pacing import retry_after
 from broker.outbound import Destination, Outbound, Reply, destination_of
 from broker.verifier.source import BearerTokens, Credentials, TokenSource
 
@@ -48,7 +49,10 @@ class Reservation:
     result: str | None = None
 
     def not_done(self, why: str | None = None) -> None:
-        """Nothing was done, and nothing can have happened: only then does the budget get it back."""
+        """Nothing was done, and nothing can have happened: only then does the budget get it back.
+
+        ``why`` is recorded, as ``result`` is otherwise: in a few words, no secrets.
+        """
         self.outcome, self.result = NOT_DONE, why
 
 
@@ -90,14 +94,18 @@ class Actions:
     ) -> AsyncIterator[Reservation]:
         """Reserve an action for the bearer of ``token``, have it done in the body, and settle it.
 
-        ``arguments`` are recorded by digest only. Leaving the body settles as done, also by an exception: what failed
-        half way may have happened. Raises ``BrokerError`` before the body: ``BUDGET_USED_UP``, ``TASK_NOT_OPEN``,
-        ``INSUFFICIENT_SCOPE``, ``SUBJECT_TOKEN_INVALID``; ``Pending`` if a person can lift the budget; ``Unavailable``
-        if the broker cannot be asked: then nothing may be done.
+        ``scope`` is the scope of the token that the action falls under, if it is not the action's own name.
+        ``arguments`` are recorded by digest only, ``target`` as printable text of 512 characters at most. Leaving the
+        body settles as done, also by an exception: what failed half way may have happened.
+
+        Raises ``BrokerError`` before the body: ``BUDGET_USED_UP``, ``TASK_NOT_OPEN``, ``INSUFFICIENT_SCOPE``,
+        ``SUBJECT_TOKEN_INVALID``, ``APPROVAL_DENIED``, ``APPROVAL_EXPIRED``, ``APPROVAL_INVALID``, ``RATE_LIMITED``;
+        ``Pending`` if a person can lift the budget: go on with its ``auth_req_id``; ``Unavailable`` if the broker
+        cannot be asked, or does not let this server ask: then nothing may be done.
         """
         digest = None if arguments is None else "sha256:" + hashlib.sha256(arguments).hexdigest()
-        wish = {"token": token, "action": action, "count": count, "scope": scope, "target": target, "digest": digest}
-        wish["auth_req_id"] = auth_req_id
+        wish = {"token": token, "action": action, "count": count, "scope": scope, "digest": digest}
+        wish |= {"target": _shown(target), "auth_req_id": auth_req_id}
         reservation = Reservation(await self._reserve({name: one for name, one in wish.items() if one is not None}))
         try:
             yield reservation
@@ -115,25 +123,28 @@ class Actions:
         return _read(reply, _Reserved).action_id
 
     async def _settle(self, reservation: Reservation) -> None:
-        """Settle; what cannot be settled counts as done, which the log of this process says."""
-        body = {"outcome": reservation.outcome}
-        if reservation.result is not None:
-            body["result"] = reservation.result
+        """Settle; what cannot be settled counts as done, which the log of this process says.
+
+        Whatever goes wrong, the body is over: its caller gets what the body said.
+        """
+        body = {"outcome": reservation.outcome, "result": _shown(reservation.result)}
+        told = {name: one for name, one in body.items() if one is not None}
         try:
-            reply = await self._post(f"/v1/actions/{reservation.id}/settle", body, {}, attempts=2)
+            reply = await self._post(f"/v1/actions/{reservation.id}/settle", told, {}, attempts=2)
         except BrokerError as error:
             _log.warning("settling the action %s failed: %s", reservation.id, error.code.value)
-            return
-        if reply.status != HTTPStatus.OK:
-            _log.warning("settling the action %s failed: the broker answers %d", reservation.id, reply.status)
+        except Exception as error:  # noqa: BLE001 - a credential source of any kind; only the type is safe to log
+            _log.warning("settling the action %s failed: %s", reservation.id, type(error).__name__)
+        else:
+            if reply.status != HTTPStatus.OK:
+                _log.warning("settling the action %s failed: the broker answers %d", reservation.id, reply.status)
 
     async def _post(self, path: str, body: dict[str, Any], more: dict[str, str], *, attempts: int) -> Reply:
         """Post, once more if the connection fails or the broker does not know our token any more."""
         url = self._issuer + path
         while True:
             attempts -= 1
-            headers = dict(await self._credentials.authorize("POST", url, f"{self._issuer}/v1", (SCOPE,)))
-            headers |= {"Content-Type": "application/json", **more}
+            headers = {**await self._authorized(url), "Content-Type": "application/json", **more}
             try:
                 reply = await self._http.post(url, _encode(body), self._destination, headers=headers)
             except Unavailable:
@@ -143,6 +154,22 @@ class Actions:
             if reply.status != HTTPStatus.UNAUTHORIZED or not attempts:
                 return reply
             self._credentials.invalidate(headers.get("Authorization", "").partition(" ")[2])
+
+    async def _authorized(self, url: str) -> Mapping[str, str]:
+        """Return what authorizes this server. That it may not ask is no fault of the agent whose token it holds."""
+        try:
+            return await self._credentials.authorize("POST", url, f"{self._issuer}/v1", (SCOPE,))
+        except BrokerError as error:
+            _log.warning("this server has no token to ask the broker with: %s", error.code.value)
+            text = "the broker does not let this server ask about actions now"
+            raise Unavailable(Code.ISSUER_UNAVAILABLE, text, retry_after=error.retry_after) from error
+
+
+def _shown(text: str | None) -> str | None:
+    """Return text as the broker takes it: printable, and not too long; nothing if there is none."""
+    if not text:
+        return None
+    return "".join(character if character.isprintable() else "?" for character in text[:MAX_TEXT])
 
 
 def _read(reply: Reply, kind: type[T]) -> T:
@@ -154,10 +181,12 @@ def _read(reply: Reply, kind: type[T]) -> T:
 
 def _refused(reply: Reply) -> BrokerError:
     problem = _read(reply, _Problem)
+    after = retry_after(reply.headers.get("Retry-After"), 0)
+    seconds = None if after is None else int(after)
     try:
         code = Code(problem.code)
     except ValueError:
-        return Unavailable(Code.ISSUER_UNAVAILABLE, f"the broker answers {reply.status}")
+        return Unavailable(Code.ISSUER_UNAVAILABLE, f"the broker answers {reply.status}", retry_after=seconds)
     if problem.auth_req_id is not None:
         return Pending(
             code,
@@ -166,6 +195,9 @@ def _refused(reply: Reply) -> BrokerError:
             expires_in=problem.expires_in,
             interval=problem.interval,
         )
-    if reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR or reply.status == HTTPStatus.UNAUTHORIZED:
-        return Unavailable(Code.ISSUER_UNAVAILABLE, f"the broker answers {reply.status} ({code.value})")
-    return BrokerError(code, problem.detail)
+    # A challenge is about the token of this server itself, which the agent can do nothing about.
+    if reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR or "WWW-Authenticate" in reply.headers:
+        _log.warning("the broker refuses to reserve an action: %d (%s)", reply.status, code.value)
+        text = f"the broker answers {reply.status} ({code.value})"
+        return Unavailable(Code.ISSUER_UNAVAILABLE, text, retry_after=seconds)
+    return BrokerError(code, problem.detail, retry_after=seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Final
 
@@ -9,10 +10,14 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from broker.core.action import MAX_COUNT
 from broker.core.dpop import ALGORITHMS
-from broker.core.errors import BrokerError, Code, Pending
-from broker.verifier.actions import MAX_TEXT, Actions, Reservation
+from broker.core.errors import BrokerError, Code, Malformed, Pending
+from broker.core.scope import is_scope
+from broker.core.task import is_action_name
+from broker.verifier.actions import Actions, Reservation
 from broker.verifier.challenge import Answer, answer, metadata_path
+from broker.verifier.presented import presented
 from broker.verifier.verifier import Verified, Verifier, scope_names
 
 VERIFIED: Final = web.RequestKey("broker.verified", Verified)
@@ -23,6 +28,8 @@ RESERVATION: Final = web.RequestKey("broker.reservation", Reservation)
 
 APPROVAL: Final = "Broker-Approval"
 """The header in which a client names the request for approval that it goes on with."""
+
+_APPROVAL_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 GuardedHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -49,30 +56,42 @@ def guard(verifier: Verifier, scopes: Iterable[str] = ()) -> Callable[[GuardedHa
 
 
 def budgeted(
-    verifier: Verifier, actions: Actions, action: str, scopes: Iterable[str] = ()
+    verifier: Verifier,
+    actions: Actions,
+    action: str,
+    scopes: Iterable[str] = (),
+    *,
+    count: int = 1,
+    target: Callable[[web.Request], str] | None = None,
+    arguments: Callable[[web.Request], Awaitable[bytes]] | None = None,
 ) -> Callable[[GuardedHandler], Handler]:
     """Return a decorator: the handler only runs for a good token, and only as often as the budget of its task allows.
 
-    The action is reserved before, with the request's path as its target and a digest of its body, and settled after:
-    ``request[RESERVATION].not_done()`` in the handler gives it back. Who goes on after a person lifted the budget names
-    that in the header ``Broker-Approval``; the answer that says to wait has it as ``auth_req_id``.
+    The token needs all of ``scopes`` (by default one with the action's name); the first is the one that the action
+    falls under. The action is reserved before, and settled after: ``request[RESERVATION].not_done()`` in the handler
+    gives it back. Recorded are its ``target`` (by default the request's path) and the digest of its ``arguments`` (by
+    default the query as it was sent, a line feed, and the body).
+
+    Who goes on after a person lifted the budget names that in the header ``Broker-Approval``; the answer that says to
+    wait has it as ``auth_req_id``. Raises ``Malformed`` for settings that cannot work.
     """
     needed = scope_names(scopes) or (action,)
+    if not (is_action_name(action) and is_scope(needed[0]) and 0 < count <= MAX_COUNT):
+        raise Malformed(f"budgeted: not an action, not a scope of its own, or not a count of 1 to {MAX_COUNT}")
 
     def decorate(handler: GuardedHandler) -> Handler:
         @guard(verifier, needed)
         async def reserving(request: web.Request) -> web.StreamResponse:
-            token = request.headers["Authorization"].strip().partition(" ")[2].strip()
-            approval, path = request.headers.get(APPROVAL), request.rel_url.raw_path[:MAX_TEXT]
             reserved = False
             try:
                 async with actions.acting(
-                    token,
+                    presented(request.headers.items()).token,
                     action,
+                    count=count,
                     scope=needed[0],
-                    target=path,
-                    arguments=await request.read(),
-                    auth_req_id=approval,
+                    target=request.rel_url.raw_path if target is None else target(request),
+                    arguments=await (_sent if arguments is None else arguments)(request),
+                    auth_req_id=_approval(request),
                 ) as reservation:
                     reserved = True
                     request[RESERVATION] = reservation
@@ -85,6 +104,19 @@ def budgeted(
         return reserving
 
     return decorate
+
+
+async def _sent(request: web.Request) -> bytes:
+    """Return what was sent with a request: its query, which has no line feed, and its body."""
+    return request.rel_url.raw_query_string.encode() + b"\n" + await request.read()
+
+
+def _approval(request: web.Request) -> str | None:
+    """Return the request for approval that a client goes on with. Raises ``Malformed`` if it cannot be one."""
+    named = request.headers.getall(APPROVAL, ())
+    if len(named) > 1 or any(_APPROVAL_ID.fullmatch(one) is None for one in named):
+        raise Malformed(f"{APPROVAL}: must be one auth_req_id")
+    return named[0] if named else None
 
 
 def protecting(verifier: Verifier, scopes: Iterable[str] = (), *, public: Collection[str] = ()) -> Middleware:

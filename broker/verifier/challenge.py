@@ -33,11 +33,12 @@ _ERRORS: Final[dict[Code, tuple[HTTPStatus, str | None]]] = {
     Code.BUDGET_USED_UP: (HTTPStatus.CONFLICT, None),
     Code.AUTHORIZATION_PENDING: (HTTPStatus.CONFLICT, None),
     Code.SLOW_DOWN: (HTTPStatus.CONFLICT, None),
+    Code.APPROVAL_DENIED: (HTTPStatus.FORBIDDEN, None),
+    Code.APPROVAL_EXPIRED: (HTTPStatus.FORBIDDEN, None),
+    Code.APPROVAL_INVALID: (HTTPStatus.FORBIDDEN, None),
     Code.ISSUER_UNAVAILABLE: (HTTPStatus.SERVICE_UNAVAILABLE, None),
 }
-"""Every code that a verifier raises, with its status and OAuth error."""
-
-_CHALLENGED: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+"""Every code that a verifier raises, with its status and OAuth error. Those with an error, and 401, get challenges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def answer(error: BrokerError, scopes: Collection[str] = (), resource_metadata: 
     headers = [("Cache-Control", "no-store")]
     if error.retry_after is not None:
         headers.append(("Retry-After", str(error.retry_after)))
-    if status in _CHALLENGED:
+    if status is HTTPStatus.UNAUTHORIZED or reason is not None:
         where = {"resource_metadata": resource_metadata} if resource_metadata is not None else {}
         needed = {"scope": " ".join(scopes)} if scopes else {}
         why = {"error": reason, "error_description": error.public} if reason is not None else {}
