@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from broker.admission import Admission, Presented
+from broker.core.claims import AccessClaims
 from broker.core.entry import Kind
 from broker.core.errors import BrokerError, Code, Refused, Unavailable
+from broker.core.policy.matching import AgentMember, Exactly, IssuerMember
 from broker.ports import Admitted, UnverifiedAssertion
 from tests.support.fakes import CALLER, NOW, Fault, cancelled_after
 from tests.support.world import API, DOCUMENT, ISSUER, ProofKey, World, policy
@@ -41,6 +43,19 @@ async def test_a_bearer_of_a_good_token_is_admitted(world: World) -> None:
     assert (admitted.agent.id, admitted.agent.issuer) == ("alice", "registered")
     assert admitted.scopes == {"operator:read", "revocations:write"}
     admitted.require("operator:read")
+
+
+async def test_no_policy_line_matches_a_federated_agent_by_what_its_token_does_not_say(world: World) -> None:
+    """The id ``ci/builder`` is not the subject ``ci/builder``, whose own id would be another one."""
+    claims = AccessClaims(
+        iss=ISSUER, sub="ci/builder", aud=API, client_id="ci/builder", iat=int(NOW), exp=int(NOW) + 60, jti="tok_1",
+        scopes=("operator:read",), epoch=0, task="task_1", role="r", tier="operator", issuer="ci",
+    )  # fmt: skip
+    who = world.admission.by_token(presented(world.signer.mint(claims).token)).agent
+    assert AgentMember("ci/builder").mismatch(who) is None
+    assert IssuerMember("ci").mismatch(who) is None
+    assert IssuerMember("ci", subject=Exactly("ci/builder")).mismatch(who) is not None
+    assert IssuerMember("ci", claims=(("sub", Exactly("builder")),)).mismatch(who) is not None
 
 
 async def test_each_scope_must_be_there(world: World) -> None:
