@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from aiohttp import web
 
 from broker.client import Client, KeyIdentity
+from broker.core.errors import Malformed
 from broker.verifier import Actions, Verifier
-from broker.verifier.aiohttp import APPROVAL, RESERVATION, budgeted
+from broker.verifier.aiohttp import APPROVAL, RESERVATION, VERIFIED, budgeted
 from tests.support.broker_app import TICKETS, BrokerApp, Template, make_template, running_app
 from tests.support.running_broker import free_port
 from tests.support.team import TEAM, TEAM_POLICY, decide, open_task
@@ -50,8 +52,17 @@ async def service(app: BrokerApp) -> AsyncIterator[str]:
                 raise web.HTTPBadGateway
             return web.Response(text="read")
 
+        async def named(request: web.Request) -> bytes:
+            return request.match_info["id"].encode()
+
+        @budgeted(
+            verifier, actions, "tickets:search", ["tickets:read"], target=lambda r: r.match_info["id"], arguments=named
+        )
+        async def search(request: web.Request) -> web.Response:
+            return web.Response(text=request[VERIFIED].claims.client_id)
+
         serving = web.Application()
-        serving.add_routes([web.post("/tickets", read)])
+        serving.add_routes([web.post("/tickets", read), web.post("/tickets/{id}", search)])
         runner = web.AppRunner(serving)
         await runner.setup()
         port = free_port()
@@ -62,11 +73,11 @@ async def service(app: BrokerApp) -> AsyncIterator[str]:
             await runner.cleanup()
 
 
-async def post(url: str, token: str, how: str = "", approval: str | None = None) -> tuple[int, dict[str, object]]:
+async def post(url: str, token: str, how: str = "", *approvals: str) -> tuple[int, dict[str, object]]:
     """Call the service."""
-    headers = {"Authorization": f"Bearer {token}"} | ({} if approval is None else {APPROVAL: approval})
+    headers = [("Authorization", f"Bearer {token}"), *((APPROVAL, approval) for approval in approvals)]
     async with aiohttp.ClientSession() as http, http.post(url, data=how, headers=headers) as reply:
-        problem = await reply.json(content_type=None) if reply.status in (401, 403, 409) else {}
+        problem = await reply.json(content_type=None) if reply.status in (400, 401, 403, 409) else {}
         return reply.status, problem
 
 
@@ -104,7 +115,65 @@ async def test_a_person_lifts_it(app: BrokerApp, service: str) -> None:
     assert status == 409
     request = str(problem["auth_req_id"])
     await decide(app, "carol", request)
-    assert (await post(service, token, approval=request))[0] == 200
+    assert (await post(service, token, "", request))[0] == 200
+
+
+async def test_a_person_does_not(app: BrokerApp, service: str) -> None:
+    """Who was denied is told so, as often as the client asks; another agent's request is no way in either."""
+    task = await open_task(app, budget={"actions": {"tickets:read": 0}})
+    token = await app.token("planner", TICKETS, "tickets:read", task=task["id"])
+    request = str((await post(service, token))[1]["auth_req_id"])
+    await decide(app, "carol", request, "deny")
+    for _ in range(2):
+        status, problem = await post(service, token, "", request)
+        assert (status, problem["code"]) == (403, "approval_denied")
+    status, problem = await post(service, token, "", "apr_of_somebody_else")
+    assert (status, problem["code"]) == (403, "approval_invalid")
+
+
+@pytest.mark.parametrize("approvals", [("",), ("a b",), ("apr_1", "apr_1"), ("\xff",), ("a" * 129,), ("apr_\u20ac",)])
+async def test_a_header_that_names_no_approval_is_refused(
+    app: BrokerApp, service: str, approvals: tuple[str, ...]
+) -> None:
+    """Whatever a client sends, the answer is a clear one, and nothing is reserved."""
+    status, problem = await post(service, await app.token("planner", TICKETS, "tickets:read"), "", *approvals)
+    assert (status, problem["code"]) == (400, "malformed_request")
+    assert not await app.entries("action.reserved")
+
+
+async def test_the_digest_is_of_all_that_was_sent(app: BrokerApp, service: str) -> None:
+    """The query as it was sent, a line feed, and the body: whoever has kept the request can show which one it was."""
+    token = await app.token("planner", TICKETS, "tickets:read")
+    await post(service + "?order=4711&note=%C3%BC", token, "amount=5")
+    await post(service, token, "order=4711&note=%C3%BC\namount=5")
+    digests = [entry["digest"] for entry in await app.entries("action.reserved")]
+    sent = (b"order=4711&note=%C3%BC\namount=5", b"\norder=4711&note=%C3%BC\namount=5")
+    assert digests == ["sha256:" + hashlib.sha256(one).hexdigest() for one in sent]
+
+
+async def test_a_service_says_what_the_action_is_done_to(app: BrokerApp, service: str) -> None:
+    """Target and arguments may be its own, whatever is in them; several actions may fall under one scope."""
+    token = await app.token("planner", TICKETS, "tickets:read")
+    assert (await post(service + "/T-1%0A%E2%82%AC" + "x" * 600, token))[0] == 200
+    (entry,) = await app.entries("action.reserved")
+    assert (entry["action"], entry["scope"], entry["target"]) == (
+        "tickets:search",
+        "tickets:read",
+        "T-1?\u20ac" + "x" * 507,
+    )
+    assert entry["digest"] == "sha256:" + hashlib.sha256(("T-1\n\u20ac" + "x" * 600).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("settings", [("a b", ()), ("", ()), ("refund", ("a\u00e9",)), ("x" * 129, ())])
+def test_settings_that_cannot_work_are_refused_at_the_start(settings: tuple[str, tuple[str, ...]]) -> None:
+    """Not with the first request."""
+    verifier = Verifier("https://broker.example", TICKETS, credentials=_no_token)
+    with pytest.raises(Malformed):
+        budgeted(verifier, Actions("https://broker.example", credentials=_no_token), *settings)
+
+
+async def _no_token() -> str:
+    return ""
 
 
 async def test_the_token_is_checked_first(app: BrokerApp, service: str) -> None:
