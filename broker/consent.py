@@ -30,6 +30,7 @@ from broker.core.change import (
 from broker.core.entry import Entry, Kind, entry
 from broker.core.errors import Code, GuardFailed, Pending, Refused
 from broker.core.policy import Policy
+from broker.core.task import Task
 from broker.ports import Caller, Clock, Events, Ledger, Meter, Notifier, Records, Revocations
 
 SLOWER: Final = 5
@@ -127,9 +128,10 @@ class Consent:
             raise Refused(Code.APPROVAL_INVALID, "not enough of those who approved are still entitled to")
         return state
 
-    async def lift(self, state: ApprovalState, caller: Caller, now: float) -> None:
+    async def lift(self, state: ApprovalState, caller: Caller, now: float, *, implicit: Task | None = None) -> None:
         """Raise the budget that an approved request is about, which uses the approval up.
 
+        ``implicit`` is the task to store first, if it is not stored yet: nothing could be used of its budget so far.
         Raises ``GuardFailed`` if the task is not open any more or the approval was used, ``EpochMoved`` if a rule came
         in between.
         """
@@ -151,7 +153,7 @@ class Consent:
         )
         guards = (
             EpochIs(self._revocations.rules.epoch),
-            TaskOpen(request.task, now),
+            TaskOpen(request.task, now, implicit=implicit),
             ApprovalGranted(request.id, request.digest, now),
         )
         await self._ledger.commit(Change(record, guards, (RaiseBudget(request.task, resource, count),)))

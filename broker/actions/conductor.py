@@ -169,7 +169,7 @@ class Actions:
         )
         guards: tuple[Guard, ...] = (
             EpochIs(case.epoch),
-            TaskOpen(claims.task, now, implicit=None if case.stored else case.task),
+            TaskOpen(claims.task, now, implicit=case.implicit),
             Spend(claims.task, case.resource, wish.count, limited=case.task.budget.limits_resource(case.resource)),
         )
         change = Change(reserved_entry(case, action), (*guards, *keyed(case, action.id)), (AddAction(action),))
@@ -236,11 +236,14 @@ class Actions:
             return
         if request is None:
             raise Refused(Code.APPROVAL_INVALID, "auth_req_id: nobody can lift the budgets of this role")
-        state = await self._records.approval(wish.auth_req_id)
-        if state is not None and state.stored == USED and state.request.digest == request.digest:
-            return  # carried out already; it lifts nothing more
-        agreed = await self._consent.redeem(wish.auth_req_id, request.digest, request.agent, case.now)
-        await self._consent.lift(agreed, case.caller, case.now)
+        try:
+            agreed = await self._consent.redeem(wish.auth_req_id, request.digest, request.agent, case.now)
+            await self._consent.lift(agreed, case.caller, case.now, implicit=case.implicit)
+        except (Refused, GuardFailed):
+            state = await self._records.approval(wish.auth_req_id)
+            if state is None or state.stored != USED or state.request.digest != request.digest:
+                raise
+            # This very request has carried it out before, or at the same time; it lifts nothing more.
 
     def _budget_request(self, case: Case) -> ApprovalRequest | None:
         """Return what people would be asked to lift the budget of this action, if the role lets them."""

@@ -76,6 +76,11 @@ class Case:
         return self.token.claims
 
     @property
+    def implicit(self) -> Task | None:
+        """The task to store first, if it is not."""
+        return None if self.stored else self.task
+
+    @property
     def resource(self) -> str:
         """What the action uses of a budget."""
         return ACTION + self.wish.action

@@ -12,15 +12,17 @@ import pytest
 
 from broker.actions import Actions, Wish
 from broker.actions.conductor import RECORDED_REFUSALS, SETTLE_SECONDS
+from broker.approvals import Approvals
 from broker.core.action import MAX_TARGET, ActionState
 from broker.core.change import Change, Receipt
 from broker.core.claims import AccessClaims
-from broker.core.errors import BrokerError, Code, Malformed
+from broker.core.errors import BrokerError, Code, Malformed, Pending
 from broker.core.policy.matching import AgentMember
+from broker.core.policy.model import Approval, BudgetApproval
 from broker.core.task import Budget, TaskState
 from broker.ports import Admitted, Ledger
 from tests.support.fakes import CALLER
-from tests.support.task_desk import Desk, open_desk
+from tests.support.task_desk import ROLE, Desk, open_desk
 from tests.support.world import API, PAYMENTS, TICKETS, agent
 
 READ = "tickets:read"
@@ -92,6 +94,28 @@ class Gate:
         with pytest.raises(BrokerError) as refused:
             await self.reserve(token, **wish)
         return refused.value
+
+    def lifted_by(self, approvers: str, adds: int = 1) -> None:
+        """Let people of a role lift the budgets of the agents' role."""
+        approval = Approval(approvers=approvers, quorum=1, expires=600)
+        role = replace(self.world.policy.roles[ROLE], budget_approval=BudgetApproval(approval=approval, adds=adds))
+        self.world.policy = replace(self.world.policy, roles={**self.world.policy.roles, ROLE: role})
+
+    async def approve(self, approval: str) -> None:
+        """Agree as a person."""
+        world = self.world
+        people = Approvals(
+            ledger=world.ledger,
+            records=world.records,
+            policy=lambda: world.policy,
+            revocations=world.revocations,
+            clock=world.clock,
+            notifier=world.notifier,
+            meter=world.meter,
+        )
+        claims = self.desk.claims("alice", role="responders", scopes=("approvals:decide",))
+        alice = Admitted(agent=agent("alice"), scopes=frozenset(claims.scopes), claims=claims)
+        assert (await people.decide(approval, "approve", "looked at it", alice, CALLER)).stored == "approved"
 
     async def settle(self, state: ActionState, outcome: str = "done", result: str | None = None) -> ActionState:
         """Settle."""
@@ -267,6 +291,51 @@ async def test_refusals_are_recorded_within_an_allowance(gate: Gate) -> None:
         assert (await gate.refused(token)).code is Code.BUDGET_USED_UP
     assert len(await gate.desk.entries("action.refused")) == RECORDED_REFUSALS
     assert gate.world.meter.refusals["budget_used_up"] == RECORDED_REFUSALS + 5
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_a_person_can_lift_a_budget_of_which_nothing_was_used(gate: Gate, named: bool) -> None:
+    """Also that of a task which nobody opened, and which nothing has made the ledger store so far."""
+    gate.lifted_by("responders")
+    gate.desk.limit(actions={READ: 1})
+    state, inside = await gate.task(1)
+    token = inside if named else gate.token()
+    pending = await gate.refused(token, count=3)
+    assert isinstance(pending, Pending)
+    await gate.approve(pending.auth_req_id)
+    made = await gate.reserve(token, count=3, auth_req_id=pending.auth_req_id)
+    balances = (await gate.desk.records.task(made.action.task)).balances  # type: ignore[union-attr]
+    assert (balances[f"action:{READ}"].limit, balances[f"action:{READ}"].used) == (4, 3)
+    assert await gate.used(state) == (3 if named else 0)
+
+
+async def test_requests_that_go_on_with_one_approval_lift_once(gate: Gate) -> None:
+    """However often it comes at the same time: as many get through as were added, and nobody hears of a misuse."""
+    gate.lifted_by("responders", adds=2)
+    state, token = await gate.task(0)
+    pending = await gate.refused(token)
+    assert isinstance(pending, Pending)
+    await gate.approve(pending.auth_req_id)
+    again = [gate.reserve(token, auth_req_id=pending.auth_req_id) for _ in range(5)]
+    made = await asyncio.gather(*again, return_exceptions=True)
+    assert sum(isinstance(one, ActionState) for one in made) == 2
+    assert {one.code for one in made if isinstance(one, BrokerError)} == {Code.AUTHORIZATION_PENDING}
+    assert len({one.auth_req_id for one in made if isinstance(one, Pending)}) == 1
+    assert (await gate.used(state), len(await gate.desk.entries("budget.raised"))) == (2, 1)
+
+
+@pytest.mark.parametrize("changed", [{"count": 4}, {"action": "search", "scope": READ}])
+async def test_an_approval_lifts_nothing_else(gate: Gate, changed: dict[str, Any]) -> None:
+    """Not for more, not for another action, and not for another agent's token of the same task."""
+    gate.lifted_by("responders", adds=2)
+    state, token = await gate.task(0)
+    pending = await gate.refused(token)
+    assert isinstance(pending, Pending)
+    await gate.approve(pending.auth_req_id)
+    assert (await gate.refused(token, auth_req_id=pending.auth_req_id, **changed)).code is Code.APPROVAL_INVALID
+    other = gate.signed(replace(gate.desk.handed_on(state), aud=TICKETS, scopes=(READ,)))
+    assert (await gate.refused(other, auth_req_id=pending.auth_req_id)).code is Code.APPROVAL_INVALID
+    assert (await gate.reserve(token, auth_req_id=pending.auth_req_id)).action.count == 1
 
 
 # --- settling -------------------------------------------------------------------------------------------------------
