@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from broker.core.claims import MAX_ACT_DEPTH
 from broker.core.issuer import TrustedIssuer
@@ -39,6 +42,8 @@ SHORTEST_IDLE: Final = 10
 """Seconds: no task that must be heard of more often than that could be kept open reliably."""
 
 _MOST: Final = 1_000_000
+_DIGITS: Final = 16
+_encoder: Final = msgspec.json.Encoder(order="sorted")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +78,7 @@ def _role(name: str, node: Node, defined: Defined) -> Role:
         budget_approval=(
             _budget_approval(found["budget_approval"], defined.roles) if "budget_approval" in found else None
         ),
+        digest=hashlib.sha256(_encoder.encode(node.value)).hexdigest()[:_DIGITS],
     )
 
 

@@ -157,7 +157,8 @@ class Role:
 
     ``may_delegate_to`` is keyed by role. ``explicit_tasks`` demands that every request names a task that was opened.
     With ``break_glass`` a request that gives a reason goes ahead without the approval it would need. With
-    ``budget_approval`` people can lift the budget of a task that has used it up.
+    ``budget_approval`` people can lift the budget of a task that has used it up. ``digest`` tells whether the document
+    says something else of this role than another one does.
     """
 
     name: str
@@ -169,6 +170,7 @@ class Role:
     explicit_tasks: bool = False
     break_glass: bool = False
     budget_approval: BudgetApproval | None = None
+    digest: str = ""
 
 
 REVOKE: Final = "revoke"
