@@ -128,8 +128,13 @@ class Records(Protocol):
         """Return a committed rule by its number."""
         ...
 
-    async def hits(self, selector: Selector, now: float, *, before: int | None = None) -> Hits:
-        """Count the live credentials that a selector covers; ``before`` leaves out tokens of that epoch or later."""
+    async def hits(
+        self, selector: Selector, now: float, *, before: int | None = None, apart_from: Sequence[Selector] = ()
+    ) -> Hits:
+        """Count the live credentials that a selector covers; ``before`` leaves out tokens of that epoch or later.
+
+        Without ``before``, those are left out that the selectors in ``apart_from`` cover.
+        """
         ...
 
     async def record(self, seq: int) -> Record | None:
@@ -146,6 +151,10 @@ class Records(Protocol):
 
     async def recent(self, agent: str, limit: int = 10) -> Sequence[Record]:
         """Return what was recorded of an agent of late, the youngest first; looks at the last 100,000 entries only."""
+        ...
+
+    async def latest(self, kind: str) -> Record | None:
+        """Return the youngest entry of a kind; looks at the last 100,000 entries only."""
         ...
 
     async def head(self) -> TreeHead:

@@ -13,6 +13,7 @@ from broker.core.errors import BrokerError
 from broker.http.app import create_app, create_metrics_app
 from broker.http.server import Bounds, Certificate, Door, HttpServer
 from broker.logs import configure
+from broker.policy_control import Reload
 from broker.ports import Events
 from broker.upkeep import Upkeep
 from broker.wiring import Broker, open_broker
@@ -30,7 +31,7 @@ async def serve(config: Config) -> None:
     gc.freeze()
     async with open_broker(config, events) as broker:
         await broker.auditing.started(__version__)
-        await broker.policy_control.record()
+        await broker.policy_control.start()
         server = server_of(broker)
         upkeep = Upkeep(broker.jobs, events)
         stop = asyncio.Event()
@@ -88,11 +89,20 @@ def _on_signals(stop: asyncio.Event, broker: Broker, server: HttpServer, events:
 async def _reload(broker: Broker, server: HttpServer, events: Events) -> None:
     """Take the policy and the certificate from their files; what cannot be used changes nothing."""
     try:
-        policy = await broker.policy_control.reload(by="signal")
-        events.info("policy.reloaded", digest=policy.digest)
+        _tell(await broker.policy_control.reload(by="signal"), events)
     except BrokerError as error:
         events.error("policy.not_reloaded", code=error.code.value, reason=error.public)
     try:
         server.reload_certificates()
     except (OSError, ssl.SSLError) as error:
         events.error("certificate.not_reloaded", exc_info=error)
+
+
+def _tell(done: Reload, events: Events) -> None:
+    """Log what a reload did, and each rule that it should have made and could not."""
+    rules = [effect.rule.id for effect in done.effects if effect.rule is not None]
+    events.info("policy.reloaded", digest=done.policy.digest, narrowed=len(done.effects), rules=len(rules))
+    for effect in done.effects:
+        if effect.failure is not None:
+            selector, code = str(effect.cover.selector), effect.failure.code.value
+            events.error("policy.rule_not_made", selector=selector, code=code)

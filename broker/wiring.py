@@ -23,7 +23,7 @@ from broker.config import Config, MasterKey
 from broker.consent import Consent
 from broker.core.dpop import make_nonce
 from broker.core.errors import Code, Unavailable
-from broker.core.policy import LONGEST_TTL
+from broker.core.policy import LONGEST_TTL, Policy
 from broker.core.tally import Tally
 from broker.core.token_check import TokenCheck
 from broker.http.surface import Services, Site
@@ -84,6 +84,7 @@ class _Ground:
     ring: KeyRing
     nonce_key: bytes
     ledger: SqlLedger
+    revocation: Revocation
     policy_control: PolicyControl
     federation: Federation
     webhooks: Webhooks
@@ -117,7 +118,7 @@ async def open_broker(config: Config, events: Events) -> AsyncIterator[Broker]:
 
 
 async def _open_ground(config: Config, events: Events, stack: AsyncExitStack) -> _Ground:
-    clock, revocations, metrics = SystemClock(), Revocations(), Metrics()
+    clock, revocations, metrics, ids = SystemClock(), Revocations(), Metrics(), RandomIds()
     master_key = load_master_key(master_key_source(config.master_key))
     sealer = Sealer(master_key)
     ring = KeyRing((), sealer, longest_token=LONGEST_TTL)
@@ -127,38 +128,66 @@ async def _open_ground(config: Config, events: Events, stack: AsyncExitStack) ->
     stack.push_async_callback(ledger.close)
     ring.replace(await ledger.keys())
     outbound = await stack.enter_async_context(Outbound())
-    policy_control = PolicyControl(
-        policy, lambda: load_policy(config.policy, config.issuer), ledger=ledger, clock=clock
-    )
+    revocation = _revocation(revocations, ledger, clock, ids, metrics, events)
+    policy_control = _policy_control(config, policy, ledger, clock, revocation)
     federation = Federation(lambda: policy_control.current().issuers, outbound, issuer=config.issuer)
     stack.push_async_callback(federation.close)
     webhooks = Webhooks(webhook_receivers(config), outbound, api=config.api_audience, clock=clock, events=events)
     webhooks.start()
     stack.push_async_callback(webhooks.close)
+    consent = Consent(
+        ledger=ledger,
+        records=ledger,
+        policy=policy_control.current,
+        revocations=revocations,
+        clock=clock,
+        notifier=webhooks,
+        meter=metrics,
+        events=events,
+    )
     return _Ground(
         config=config,
         events=events,
         clock=clock,
-        ids=RandomIds(),
+        ids=ids,
         metrics=metrics,
         strangers=Tally(),
         revocations=revocations,
         ring=ring,
         nonce_key=derived_key(master_key, "dpop-nonces").reveal(),
         ledger=ledger,
+        revocation=revocation,
         policy_control=policy_control,
         federation=federation,
         webhooks=webhooks,
-        consent=Consent(
-            ledger=ledger,
-            records=ledger,
-            policy=policy_control.current,
-            revocations=revocations,
-            clock=clock,
-            notifier=webhooks,
-            meter=metrics,
-            events=events,
-        ),
+        consent=consent,
+    )
+
+
+def _revocation(
+    revocations: Revocations, ledger: SqlLedger, clock: SystemClock, ids: RandomIds, metrics: Metrics, events: Events
+) -> Revocation:
+    return Revocation(
+        revocations=revocations,
+        ledger=ledger,
+        records=ledger,
+        clock=clock,
+        ids=ids,
+        meter=metrics,
+        events=events,
+    )
+
+
+def _policy_control(
+    config: Config, policy: Policy, ledger: SqlLedger, clock: SystemClock, revocation: Revocation
+) -> PolicyControl:
+    return PolicyControl(
+        policy,
+        lambda: load_policy(config.policy, config.issuer),
+        ledger=ledger,
+        records=ledger,
+        clock=clock,
+        revoke=revocation.revoke,
     )
 
 
@@ -175,15 +204,6 @@ def _services(ground: _Ground, site: Site) -> Services:
         rules=lambda: revocations.rules,
         first_hand=True,
     )
-    revocation = Revocation(
-        revocations=revocations,
-        ledger=ledger,
-        records=ledger,
-        clock=clock,
-        ids=ids,
-        meter=metrics,
-        events=ground.events,
-    )
     return Services(
         issuance=_issuance(ground, site, authenticator, check),
         admission=Admission(
@@ -196,7 +216,7 @@ def _services(ground: _Ground, site: Site) -> Services:
             strangers=strangers,
         ),
         introspection=Introspection(check=check, policy=ground.policy_control.current, clock=clock),
-        revocation=revocation,
+        revocation=ground.revocation,
         registration=Registration(ledger=ledger, records=ledger, clock=clock, ids=ids, strangers=strangers),
         key_rotation=KeyRotation(custody=ground.ring, ledger=ledger, records=ledger, clock=clock),
         approvals=_approvals(ground),
@@ -205,7 +225,7 @@ def _services(ground: _Ground, site: Site) -> Services:
             ledger=ledger,
             records=ledger,
             revocations=revocations,
-            revoker=revocation,
+            revoker=ground.revocation,
             policy=ground.policy_control.current,
             clock=clock,
             ids=ids,

@@ -11,6 +11,7 @@ import typer
 from broker.cli.options import DEFAULT_CONFIG, ConfigFile, Json, Port, settings
 from broker.cli.outcome import ExitCode, unusable
 from broker.cli.output import Facts, Table, show
+from broker.cli.policy_reload import reload_parts
 from broker.cli.session import call
 from broker.core.identity import REGISTERED, federated_id
 from broker.core.policy import Policy, PolicyError
@@ -113,10 +114,22 @@ def explain(
 
 
 @app.command("reload")
-def reload(config: ConfigFile = None, port: Port = None, as_json: Json = False) -> None:
+def reload(
+    *,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Say what that would narrow, and what is alive of it; change nothing.")
+    ] = False,
+    config: ConfigFile = None,
+    port: Port = None,
+    as_json: Json = False,
+) -> None:
     """Have the broker load its policy file anew. A file with errors changes nothing."""
-    answer = call(settings(config, port), lambda session: session.post("/v1/policy/reload", "policy:write", {}))
-    show(answer, Facts("The policy is in force", [("digest", answer["policy"])]), as_json=as_json)
+    body = {"preview": True} if preview else {}
+    answer = call(settings(config, port), lambda session: session.post("/v1/policy/reload", "policy:write", body))
+    show(answer, *reload_parts(answer), as_json=as_json)
+    if not answer["complete"]:
+        not_made = any(effect["failure"] is not None for effect in answer["narrowing"])
+        raise typer.Exit(ExitCode.UNAVAILABLE if not_made else ExitCode.NOT_DURABLE)
 
 
 def _place(file: Path | None, config: Path | None) -> tuple[Path, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
@@ -20,6 +21,8 @@ from broker.core.task import parse_task_id
 from broker.http.answer import answer
 from broker.http.bodies import read_json
 from broker.http.call import Call
+from broker.http.revocations import hits_found
+from broker.policy_control import Effect, Reload
 from broker.ports import Record
 
 ANY_KEY: Final = "any key"
@@ -54,10 +57,23 @@ class ExplanationBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     ask: AskWish | None = None
 
 
+class ReloadBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What ``POST /v1/policy/reload`` takes, if it is not empty."""
+
+    preview: bool = False
+
+
 async def reload(call: Call) -> web.Response:
-    """``POST /v1/policy/reload``: load the policy file; a bad one changes nothing and every problem is named."""
-    policy = await call.services.policy_control.reload(by=call.operator.agent.id, caller=call.caller)
-    return answer({"policy": policy.digest})
+    """``POST /v1/policy/reload``: load the policy file, or say what that would do.
+
+    A bad file changes nothing, and every problem is named. 202 if not every rule for what was narrowed is durable.
+    """
+    body = await read_json(call, ReloadBody) if call.request.body_exists else ReloadBody()
+    control = call.services.policy_control
+    if body.preview:
+        return answer(_reloaded(await control.preview()))
+    done = await control.reload(by=call.operator.agent.id, caller=call.caller)
+    return answer(_reloaded(done), HTTPStatus.OK if _is_done(done) else HTTPStatus.ACCEPTED)
 
 
 async def explain(call: Call) -> web.Response:
@@ -84,6 +100,35 @@ async def _refusal(call: Call, ref: str) -> Record:
     if record is None or record.members.get("kind") != Kind.TOKEN_REFUSED:
         raise BrokerError(Code.NOT_FOUND, "the ledger has no refusal of this id")
     return record
+
+
+def _is_done(done: Reload) -> bool:
+    """Whether every rule that the policy asks for is made and durable."""
+    return not any(effect.failure is not None or effect.durable is False for effect in done.effects)
+
+
+def _reloaded(done: Reload) -> dict[str, Any]:
+    return {
+        "policy": done.policy.digest,
+        "preview": done.preview,
+        "on_narrowing": done.policy.on_narrowing,
+        "complete": _is_done(done),
+        "narrowing": [_effect(effect) for effect in done.effects],
+    }
+
+
+def _effect(effect: Effect) -> dict[str, Any]:
+    cover, rule, failure = effect.cover, effect.rule, effect.failure
+    return {
+        "selector": None if cover.selector is None else cover.selector.to_dict(),
+        "reasons": cover.reasons,
+        "exact": cover.exact,
+        "hits": hits_found(effect.hits),
+        "rule": None if rule is None else rule.number,
+        "id": None if rule is None else rule.id,
+        "durable": effect.durable,
+        "failure": None if failure is None else {"code": failure.code.value, "detail": failure.public},
+    }
 
 
 def _described(explanation: Explanation) -> dict[str, Any]:

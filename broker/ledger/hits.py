@@ -68,6 +68,11 @@ def count(
     return Hits(tokens, tasks, agents, latest)
 
 
+def supposed(selectors: Sequence[Selector], now: float) -> tuple[Rule, ...]:
+    """Return rules with these selectors as if they had been made just now, for :func:`count` to leave out."""
+    return tuple(Rule(f"supposed_{place}", each, None, now, "", "") for place, each in enumerate(selectors))
+
+
 def _count_one_by_one(connection: Connection, candidates: Sequence[ColumnElement[bool]], rules: RuleIndex) -> Hits:
     names = ("expires_at", "epoch", "ref", "task", "agent", "role", "issuer", "audience", "tier", "scope")
     columns = [_table[name] for name in (*names, "key", "bound_key", "lineage")]

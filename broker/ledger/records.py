@@ -97,6 +97,15 @@ def recent(connection: Connection, agent: str, limit: int) -> Sequence[Record]:
     return [_record(seq, body) for seq, body in connection.execute(query)]
 
 
+def latest(connection: Connection, kind: str) -> Record | None:
+    """Return the youngest entry of a kind, among the last :data:`RECENT`."""
+    table = schema.entries.c
+    oldest = Head.read(connection).frontier.size - RECENT
+    query = _ENTRY.where(table.kind == kind, table.seq >= oldest).order_by(table.seq.desc()).limit(1)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _record(*row)
+
+
 def tree_head(connection: Connection) -> TreeHead:
     """Return size, root and epoch."""
     head = Head.read(connection)

@@ -190,9 +190,11 @@ class SqlLedger:
         """Return a committed rule by its number."""
         return await self._reader.read(lambda connection: records.rule(connection, number))
 
-    async def hits(self, selector: Selector, now: float, *, before: int | None = None) -> Hits:
+    async def hits(
+        self, selector: Selector, now: float, *, before: int | None = None, apart_from: Sequence[Selector] = ()
+    ) -> Hits:
         """Count the live tokens that a selector covers; see the port."""
-        live = self._revocations.rules.live()
+        live = (*self._revocations.rules.live(), *hits.supposed(apart_from, now))
         return await self._reader.read(
             lambda connection: hits.count(connection, selector, now, before, live), slow=True
         )
@@ -212,6 +214,10 @@ class SqlLedger:
     async def recent(self, agent: str, limit: int = 10) -> Sequence[Record]:
         """Return what was recorded of an agent of late, the youngest first."""
         return await self._reader.read(lambda connection: records.recent(connection, agent, limit), slow=True)
+
+    async def latest(self, kind: str) -> Record | None:
+        """Return the youngest entry of a kind, among the last ``records.RECENT``."""
+        return await self._reader.read(lambda connection: records.latest(connection, kind), slow=True)
 
     async def head(self) -> TreeHead:
         """Return the tree head as of the last commit."""

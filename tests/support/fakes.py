@@ -384,10 +384,12 @@ class MemoryRecords:
         await self._read("rule")
         return self._ledger.rules.get(number)
 
-    async def hits(self, selector: Selector, now: float, *, before: int | None = None) -> Hits:
-        rules = RuleIndex(
-            rule for rule in self._ledger.revocations.rules.live() if before is None or rule.rank < before
-        )
+    async def hits(
+        self, selector: Selector, now: float, *, before: int | None = None, apart_from: Sequence[Selector] = ()
+    ) -> Hits:
+        supposed = [Rule(f"supposed_{place}", each, None, now, "", "") for place, each in enumerate(apart_from)]
+        live = (*self._ledger.revocations.rules.live(), *supposed)
+        rules = RuleIndex(rule for rule in live if before is None or rule.rank < before)
         await self._read("hits")
         found = [
             token
@@ -442,6 +444,11 @@ class MemoryRecords:
         await self._read("recent")
         found = [record for record in await self.records(limit=1000) if record.members.get("agent") == agent]
         return found[::-1][:limit]
+
+    async def latest(self, kind: str) -> Record | None:
+        await self._read("latest")
+        places = [seq for seq, made in enumerate(self._ledger.entries) if made.columns.kind == kind]
+        return self._record(places[-1]) if places else None
 
     # This ledger keeps no tasks, actions and approvals; what is about them runs over the real one.
 

@@ -11,9 +11,8 @@ from broker.core.entry import Kind
 from broker.core.errors import BrokerError, Code, Unavailable
 from broker.core.policy import Policy
 from broker.policy_control import PolicyControl
-from broker.ports import Revocations
-from tests.support.fakes import CALLER, FakeClock, Fault, MemoryLedger, cancelled_after
-from tests.support.world import DOCUMENT, policy
+from tests.support.fakes import CALLER, Fault, cancelled_after
+from tests.support.world import DOCUMENT, World, policy
 
 FIRST = policy()
 SECOND = policy(DOCUMENT | {"roles": {"responders": DOCUMENT["roles"]["responders"]}})
@@ -23,10 +22,18 @@ class Control:
     """The use case over a ledger in memory; ``load`` is what reading the file gives."""
 
     def __init__(self) -> None:
-        self.ledger = MemoryLedger(Revocations())
+        self.world = World()
+        self.ledger = self.world.memory
         self.load: Callable[[], Policy] = lambda: SECOND
         load = lambda: self.load()  # noqa: E731, PLW0108 - what is loaded changes
-        self.use_case = PolicyControl(FIRST, load, ledger=self.ledger, clock=FakeClock())
+        self.use_case = PolicyControl(
+            FIRST,
+            load,
+            ledger=self.ledger,
+            records=self.world.reading,
+            clock=self.world.clock,
+            revoke=self.world.revocation.revoke,
+        )
 
 
 @pytest.fixture
@@ -37,7 +44,7 @@ def control() -> Control:
 
 async def test_a_reload_is_recorded_and_then_in_force(control: Control) -> None:
     """The ledger knows its digest, and who loaded it."""
-    assert await control.use_case.reload(by="alice", caller=CALLER) is SECOND
+    assert (await control.use_case.reload(by="alice", caller=CALLER)).policy is SECOND
     assert control.use_case.current() is SECOND
     (members,) = control.ledger.members(Kind.POLICY_LOADED)
     assert (members["policy"], members["by"], members["request"]) == (SECOND.digest, "alice", "req_1")
@@ -45,7 +52,7 @@ async def test_a_reload_is_recorded_and_then_in_force(control: Control) -> None:
 
 async def test_the_first_policy_is_recorded_too(control: Control) -> None:
     """A ledger says from the start which policy its decisions were made by."""
-    await control.use_case.record()
+    await control.use_case.start()
     (members,) = control.ledger.members(Kind.POLICY_LOADED)
     assert (members["policy"], members["by"]) == (FIRST.digest, "broker")
 
