@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from broker.core.selector import Fact
 from broker.core.task import MAX_TASK_DEPTH
@@ -125,19 +125,15 @@ def parse_claims(payload: Mapping[str, Any]) -> AccessClaims:
     if not isinstance(private, Mapping):
         msg = f"{PRIVATE_CLAIM}: missing"
         raise ClaimsError(msg)
-    client_id = _text(payload, "client_id")
-    chain, via = _act_chain(payload.get("act")), _texts(private, "via", MAX_ACT_DEPTH)
+    chain, via = _act_chain(payload), _texts(private, "via", MAX_ACT_DEPTH)
     if chain and via:
         msg = "act: a token that impersonates names no actors"
         raise ClaimsError(msg)
-    if (chain or via)[:1] not in ((), (client_id,)):
-        msg = "act: must name the client as the one who acts now"
-        raise ClaimsError(msg)
-    return AccessClaims(
+    claims = AccessClaims(
         iss=_text(payload, "iss"),
         sub=_text(payload, "sub"),
         aud=_text(payload, "aud"),
-        client_id=client_id,
+        client_id=_text(payload, "client_id"),
         iat=_number(payload, "iat"),
         exp=_number(payload, "exp"),
         jti=_text(payload, "jti"),
@@ -150,20 +146,42 @@ def parse_claims(payload: Mapping[str, Any]) -> AccessClaims:
         path=_texts(private, "path", MAX_TASK_DEPTH),
         parents=_texts(private, "parents", MAX_PARENTS),
         agents=chain or via,
-        inherited=_inherited(private.get("inherited", {})),
-        jkt=_bound_key(payload.get("cnf")),
-        details=_details(payload.get("authorization_details", [])),
-        may_act=_permitted_actor(payload.get("may_act")),
+        inherited=_inherited(private),
+        jkt=_sole_member(payload, "cnf", "jkt"),
+        details=_details(payload),
+        may_act=_sole_member(payload, "may_act", "sub"),
         impersonates=bool(via),
     )
+    _check_line(claims)
+    return claims
+
+
+def _check_line(claims: AccessClaims) -> None:
+    """Raise :class:`ClaimsError` unless what the claims say of where the token comes from can be true together."""
+    acting = claims.agents[0] if claims.agents else claims.sub
+    if claims.client_id != acting:
+        msg = "act: must name the client as the one who acts now, or nobody if that is the subject"
+        raise ClaimsError(msg)
+    # Each actor exchanged a token: one without the other is a lineage that somebody cut, and rules would miss it.
+    if len(claims.agents) > len(claims.parents) or (claims.inherited and not claims.parents):
+        msg = "parents: must have a token for each actor"
+        raise ClaimsError(msg)
+    if claims.jti in claims.parents or claims.task in claims.path:
+        msg = "parents, path: must be others than the token and the task themselves"
+        raise ClaimsError(msg)
 
 
 def _text(data: Mapping[str, Any], name: str, limit: int = MAX_TEXT) -> str:
     value = data.get(name)
-    if not isinstance(value, str) or not 0 < len(value) <= limit:
-        msg = f"{name}: must be text of 1 to {limit} characters"
+    if not _is_text(value, limit):
+        msg = f"{name}: must be printable text of 1 to {limit} characters"
         raise ClaimsError(msg)
     return value
+
+
+def _is_text(value: object, limit: int = MAX_TEXT) -> TypeGuard[str]:
+    """Whether it is text that a selector can name, so that a rule can find it."""
+    return isinstance(value, str) and 0 < len(value) <= limit and value.isprintable()
 
 
 def _scopes(payload: Mapping[str, Any]) -> tuple[str, ...]:
@@ -183,12 +201,15 @@ def _number(data: Mapping[str, Any], name: str) -> int:
 
 
 def _texts(data: Mapping[str, Any], name: str, most: int = MAX_INHERITED) -> tuple[str, ...]:
-    value = data.get(name, [])
-    if not isinstance(value, list) or any(not isinstance(item, str) or not item for item in value):
-        msg = f"{name}: must be a list of texts"
+    """Read a list that is left out when it is empty."""
+    if name not in data:
+        return ()
+    value = data[name]
+    if not isinstance(value, list) or not 0 < len(value) <= most or not all(map(_is_text, value)):
+        msg = f"{name}: must be a list of 1 to {most} printable texts of at most {MAX_TEXT} characters"
         raise ClaimsError(msg)
-    if len(value) > most or len(set(value)) < len(value):
-        msg = f"{name}: must be a list of {most} different texts at most"
+    if len(set(value)) < len(value):
+        msg = f"{name}: must not have a text twice"
         raise ClaimsError(msg)
     return tuple(value)
 
@@ -200,14 +221,15 @@ def _nested_act(agents: tuple[str, ...]) -> dict[str, Any]:
     return act
 
 
-def _act_chain(act: object) -> tuple[str, ...]:
+def _act_chain(payload: Mapping[str, Any]) -> tuple[str, ...]:
     agents: list[str] = []
-    while act is not None:
-        if not isinstance(act, Mapping) or len(agents) >= MAX_ACT_DEPTH:
+    inner = payload
+    while "act" in inner:
+        inner = inner["act"]
+        if not isinstance(inner, Mapping) or len(agents) >= MAX_ACT_DEPTH:
             msg = f"act: must be nested objects, {MAX_ACT_DEPTH} deep at most"
             raise ClaimsError(msg)
-        agents.append(_text(act, "sub"))
-        act = act.get("act")
+        agents.append(_text(inner, "sub"))
     return tuple(agents)
 
 
@@ -218,8 +240,9 @@ def _by_field(facts: tuple[Fact, ...]) -> dict[str, list[str]]:
     return by_field
 
 
-def _inherited(data: object) -> tuple[Fact, ...]:
+def _inherited(private: Mapping[str, Any]) -> tuple[Fact, ...]:
     """Read the facts of ancestors: sorted, without duplicates, each of a kind that is inherited."""
+    data = private.get("inherited", {})
     if not isinstance(data, Mapping) or not data.keys() <= INHERITED:
         msg = f"inherited: must be an object with some of {', '.join(sorted(INHERITED))}"
         raise ClaimsError(msg)
@@ -230,26 +253,27 @@ def _inherited(data: object) -> tuple[Fact, ...]:
     return tuple(facts)
 
 
-def _details(data: object) -> tuple[Mapping[str, Any], ...]:
-    if not isinstance(data, list) or not all(isinstance(element, Mapping) and element for element in data):
-        msg = "authorization_details: must be a list of objects"
+def _details(payload: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    if "authorization_details" not in payload:
+        return ()
+    data = payload["authorization_details"]
+    # An empty list would bind a resource server to nothing, and be no bound at all to the broker.
+    if not isinstance(data, list) or not data or not all(map(_is_detail, data)):
+        msg = "authorization_details: must be a list of objects with a type"
         raise ClaimsError(msg)
     return tuple(data)
 
 
-def _permitted_actor(may_act: object) -> str | None:
-    if may_act is None:
-        return None
-    if not isinstance(may_act, Mapping) or len(may_act) != 1:
-        msg = "may_act: must have exactly one member"
-        raise ClaimsError(msg)
-    return _text(may_act, "sub")
+def _is_detail(element: object) -> bool:
+    return isinstance(element, Mapping) and _is_text(element.get("type"))
 
 
-def _bound_key(cnf: object) -> str | None:
-    if cnf is None:
+def _sole_member(payload: Mapping[str, Any], name: str, member: str) -> str | None:
+    """Return the text in a claim that is an object with one member; None if there is no such claim."""
+    if name not in payload:
         return None
-    if not isinstance(cnf, Mapping) or len(cnf) != 1:
-        msg = "cnf: must have exactly one member"
+    value = payload[name]
+    if not isinstance(value, Mapping) or len(value) != 1:
+        msg = f"{name}: must have exactly one member"
         raise ClaimsError(msg)
-    return _text(cnf, "jkt")
+    return _text(value, member)

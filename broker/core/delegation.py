@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from broker.core.access_token import VerifiedToken
-from broker.core.claims import MAX_PARENTS, AccessClaims
+from broker.core.claims import MAX_INHERITED, MAX_PARENTS, AccessClaims
 from broker.core.decide import NO_AUDIENCE, Offer, conditions, offered
 from broker.core.details import covers
 from broker.core.errors import Code
@@ -18,9 +18,11 @@ from broker.core.identity import Agent
 from broker.core.policy import Policy, Role
 from broker.core.policy.model import Delegate
 from broker.core.rules import BlockIndex
+from broker.core.selector import Fact
 
 _NOT_ALLOWED: Final = Denied(Code.DELEGATION_NOT_ALLOWED, "this token may not be handed on to this agent")
 _TOO_DEEP: Final = Denied(Code.DELEGATION_TOO_DEEP, "the token was handed on as often as is allowed")
+_TOO_MUCH: Final = Denied(Code.DELEGATION_TOO_DEEP, "more came together in this line of tokens than one can hand down")
 _OTHER_AUDIENCE: Final = Denied(Code.AUDIENCE_NOT_ALLOWED, "the token to be exchanged is for another resource")
 _MORE_SCOPES: Final = Denied(Code.SCOPE_NOT_ALLOWED, "the token to be exchanged does not have all of these scopes")
 _NO_SCOPES: Final = Denied(Code.SCOPE_NOT_ALLOWED, "this agent may have nothing of what the token to be exchanged has")
@@ -63,10 +65,13 @@ def judge_exchange(
     if isinstance(offer, Denied):
         return Exchange(decision=offer, lineage=descent)
     granted = replace(offer.granted, ttl=min(offer.granted.ttl, int(parent.claims.exp - now)))
+    own = granted.facts(actor, ask)
     # What the token will inherit counts like what it will have itself.
-    block = blocks.refusing(granted.facts(actor, ask) | parent.facts, now)
+    block = blocks.refusing(own | parent.facts, now)
     if block is not None:
         return Exchange(decision=Denied(Code.BLOCKED, f"blocked by an operator: {block.id}"), lineage=descent)
+    if len(_inheritance(parent, own | _kept(parent.claims, descent))) > MAX_INHERITED:
+        return Exchange(decision=_TOO_MUCH, lineage=descent)
     return Exchange(decision=conditions(Offer(granted, offer.lines), ask), lineage=descent)
 
 
@@ -107,9 +112,18 @@ def finish(claims: AccessClaims, parent: VerifiedToken) -> AccessClaims:
 
     Which key will sign the child is not known yet: the parent's is inherited in any case.
     """
-    facts = parent.facts - replace(claims, inherited=()).facts("")
-    inherited = tuple(sorted(fact for fact in facts if fact[0] != "token"))
-    return replace(claims, inherited=inherited)
+    return replace(claims, inherited=_inheritance(parent, replace(claims, inherited=()).facts("")))
+
+
+def _inheritance(parent: VerifiedToken, own: frozenset[Fact]) -> tuple[Fact, ...]:
+    """Return the facts of the parent that are not the child's own; token ids are handed down as ``parents``."""
+    return tuple(sorted(fact for fact in parent.facts - own if fact[0] != "token"))
+
+
+def _kept(parent: AccessClaims, descent: Lineage) -> frozenset[Fact]:
+    """Return the facts that a child has of itself in any case: the agents of the line, and the tasks that it is in."""
+    agents = [("agent", agent) for agent in (descent.sub, *descent.agents)]
+    return frozenset([*agents, *(("task", task) for task in (parent.task, *parent.path))])
 
 
 def _limits(policy: Policy, parent: AccessClaims, descent: Lineage, ask: Ask, now: float) -> Denied | None:
@@ -131,13 +145,19 @@ def _inherited(parent: AccessClaims, name: str) -> list[str]:
 
 
 def _offer(policy: Policy, parent: AccessClaims, delegate: Delegate | None, ask: Ask) -> Offer | Denied:
-    """Return what the role of the child allows: a part of what the parent has, or its own if the policy says so."""
+    """Return what the role of the child allows: a part of what the parent has, or its own if the policy says so.
+
+    Details bind in both cases: what the policy lets a delegate have of its own are scopes, nothing else.
+    """
     role = policy.roles.get(parent.role if delegate is None else delegate.role)
     if role is None:
         return _NOT_ALLOWED
+    if parent.details and ask.details and not covers(parent.details, ask.details):
+        return _MORE_DETAILS
+    within = replace(ask, details=ask.details or parent.details or None)  # asking for none of them sheds none
     if delegate is None or not delegate.own_grants:
-        return _part(policy, role, parent, ask)
-    return NO_AUDIENCE if ask.audience is None else offered(policy, role, ask)
+        return _part(policy, role, parent, within)
+    return NO_AUDIENCE if ask.audience is None else offered(policy, role, within)
 
 
 def _part(policy: Policy, role: Role, parent: AccessClaims, ask: Ask) -> Offer | Denied:
@@ -154,7 +174,4 @@ def _part(policy: Policy, role: Role, parent: AccessClaims, ask: Ask) -> Offer |
         return _NO_SCOPES
     if not set(scopes) <= set(parent.scopes):
         return _MORE_SCOPES
-    if parent.details and ask.details is not None and not covers(parent.details, ask.details):
-        return _MORE_DETAILS
-    details = parent.details or None if ask.details is None else ask.details
-    return offered(policy, role, replace(ask, audience=parent.aud, scopes=scopes, details=details))
+    return offered(policy, role, replace(ask, audience=parent.aud, scopes=scopes))

@@ -34,7 +34,7 @@ CLAIMS = AccessClaims(
     tier="write",
     issuer="prod",
     path=("task_1",),
-    parents=("tok_0",),
+    parents=("tok_root", "tok_0"),
     agents=("prod/support/triage", "prod/support/planner"),
     jkt="0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I",
 )

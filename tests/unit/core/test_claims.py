@@ -7,8 +7,18 @@ from typing import Any
 
 import pytest
 
-from broker.core.claims import MAX_ACT_DEPTH, MAX_TEXT, AccessClaims, ClaimsError, parse_claims
+from broker.core.claims import (
+    INHERITED,
+    MAX_ACT_DEPTH,
+    MAX_INHERITED,
+    MAX_PARENTS,
+    MAX_TEXT,
+    AccessClaims,
+    ClaimsError,
+    parse_claims,
+)
 from broker.core.selector import Selector
+from broker.core.task import MAX_TASK_DEPTH
 
 CLAIMS = AccessClaims(
     iss="https://broker.example",
@@ -77,8 +87,21 @@ def test_the_payload_is_an_rfc_9068_token() -> None:
 def test_what_is_absent_is_left_out() -> None:
     """A token without lineage, delegation or a bound key has no empty claims for them."""
     payload = CLAIMS.to_payload()
-    assert not {"act", "cnf"} & payload.keys()
-    assert not {"path", "parents"} & payload["broker"].keys()
+    assert not {"act", "cnf", "may_act", "authorization_details"} & payload.keys()
+    assert not {"path", "parents", "inherited", "via"} & payload["broker"].keys()
+
+
+def test_impersonation_hides_the_actors_from_services_but_not_from_rules() -> None:
+    """There is no ``act``; the private claim has the actors, and a rule for one of them finds the token."""
+    payload = IMPERSONATING.to_payload()
+    assert "act" not in payload
+    assert payload["broker"]["via"] == ["prod/support/triage", "prod/planner"]
+    assert parse_claims(payload).facts("kid") == FULL.facts("kid")
+
+
+def test_who_may_act_is_no_fact() -> None:
+    """A rule for an agent ends what it has or had in hand, not what it might have got."""
+    assert not Selector(agent="prod/helper").selects(FULL.facts("kid"))
 
 
 @pytest.mark.parametrize(
@@ -137,12 +160,23 @@ def with_private(**members: object) -> dict[str, Any]:
     return FULL.to_payload() | {"broker": FULL.to_payload()["broker"] | members}
 
 
-def deep_act(depth: int) -> dict[str, Any]:
-    """Return an ``act`` claim that is nested so deep."""
+def deep_line(depth: int) -> dict[str, Any]:
+    """Return a payload whose ``act`` claim is nested so deep, with as many parents as there may be."""
     act: dict[str, Any] = {"sub": "a"}
     for level in range(depth - 1):
         act = {"sub": FULL.client_id if level == depth - 2 else "a", "act": act}
-    return act
+    return with_private(parents=ids("tok", MAX_PARENTS)) | {"act": act}
+
+
+def ids(prefix: str, count: int) -> list[str]:
+    """Return so many different ids."""
+    return [f"{prefix}_{number:03}" for number in range(count)]
+
+
+def impersonating(**members: object) -> dict[str, Any]:
+    """Return the payload of a token that impersonates, with members of the private claim replaced."""
+    payload = IMPERSONATING.to_payload()
+    return payload | {"broker": payload["broker"] | members}
 
 
 @pytest.mark.parametrize("name", ["iss", "sub", "aud", "client_id", "iat", "exp", "jti", "scope", "broker"])
@@ -192,21 +226,51 @@ def test_every_private_member_is_needed(name: str) -> None:
         (FULL.to_payload() | {"act": "prod/planner"}, "act"),
         (FULL.to_payload() | {"act": {"sub": 1}}, "sub"),
         (FULL.to_payload() | {"act": {}}, "sub"),
-        (FULL.to_payload() | {"act": deep_act(MAX_ACT_DEPTH + 1)}, "act"),
+        (FULL.to_payload() | {"act": []}, "act"),
+        (FULL.to_payload() | {"act": None}, "act"),
+        (FULL.to_payload() | {"act": {"sub": "prod/support/triage", "act": None}}, "act"),
+        (FULL.to_payload() | {"act": {"sub": "prod/support/triage", "act": {}}}, "sub"),
+        (deep_line(MAX_ACT_DEPTH + 1), "act"),
         (FULL.to_payload() | {"act": {"sub": "prod/planner"}}, "act"),
         (with_private(via=["prod/support/triage"]), "act"),
+        (without("act"), "act"),
+        (impersonating(via=["prod/planner"]), "act"),
+        (impersonating(via=[]), "via"),
+        (impersonating(via=["prod/support/triage", "prod/support/triage"]), "via"),
+        (impersonating(via=["prod/support/triage", *ids("a", MAX_ACT_DEPTH)]), "via"),
         (with_private(parents=["tok_a", "tok_a"]), "parents"),
-        (with_private(parents=[f"tok_{number}" for number in range(17)]), "parents"),
-        (with_private(path=[f"task_{number}" for number in range(65)]), "path"),
+        (with_private(parents=["tok_a"]), "parents"),
+        (with_private(parents=[]), "parents"),
+        (with_private(parents=["tok_a", "tok_1"]), "parents"),
+        (with_private(parents=ids("tok", MAX_PARENTS + 1)), "parents"),
+        (with_private(parents=["tok_a", "x" * (MAX_TEXT + 1)]), "parents"),
+        (with_private(parents=["tok_a", "tok\nb"]), "parents"),
+        (with_private(path=ids("task", MAX_TASK_DEPTH + 1)), "path"),
+        (with_private(path=["task_3"]), "path"),
+        (with_private(path=None), "path"),
         (with_private(inherited={"scope": ["b", "a"]}), "inherited"),
+        (with_private(inherited={"scope": ["a", "a"]}), "scope"),
+        (with_private(inherited={"scope": []}), "scope"),
+        (with_private(inherited={"scope": "a"}), "scope"),
         (with_private(inherited={"scope": ["a"], "role": ["b"]}), "inherited"),
         (with_private(inherited={"token": ["tok_a"]}), "inherited"),
+        (with_private(inherited={"everything": ["*"]}), "inherited"),
         (with_private(inherited=["a"]), "inherited"),
-        (with_private(inherited={"role": [f"r{number:03}" for number in range(300)]}), "role"),
+        (with_private(inherited={"role": ids("r", MAX_INHERITED + 1)}), "role"),
+        (with_private(inherited={"role": ids("r", MAX_INHERITED), "scope": ["a"]}), "inherited"),
+        (with_private(inherited={"role": ["x" * (MAX_TEXT + 1)]}), "role"),
+        (with_private(task="task\u202e3"), "task"),
+        (FULL.to_payload() | {"sub": "prod/\nroot"}, "sub"),
         (FULL.to_payload() | {"may_act": "prod/helper"}, "may_act"),
+        (FULL.to_payload() | {"may_act": None}, "may_act"),
         (FULL.to_payload() | {"may_act": {"sub": "a", "iss": "b"}}, "may_act"),
+        (FULL.to_payload() | {"may_act": {"iss": "b"}}, "sub"),
+        (FULL.to_payload() | {"cnf": None}, "cnf"),
         (FULL.to_payload() | {"authorization_details": {}}, "authorization_details"),
+        (FULL.to_payload() | {"authorization_details": None}, "authorization_details"),
+        (FULL.to_payload() | {"authorization_details": []}, "authorization_details"),
         (FULL.to_payload() | {"authorization_details": [{}]}, "authorization_details"),
+        (FULL.to_payload() | {"authorization_details": [{"type": 1}]}, "authorization_details"),
     ],
 )
 def test_ill_shaped_claims_are_refused(payload: dict[str, Any], says: str) -> None:
@@ -216,5 +280,26 @@ def test_ill_shaped_claims_are_refused(payload: dict[str, Any], says: str) -> No
 
 
 def test_the_deepest_delegation_is_read() -> None:
-    """The bound on the chain is the bound, not one less."""
-    assert len(parse_claims(FULL.to_payload() | {"act": deep_act(MAX_ACT_DEPTH)}).agents) == MAX_ACT_DEPTH
+    """The bounds are the bounds, not one less."""
+    assert len(parse_claims(deep_line(MAX_ACT_DEPTH)).agents) == MAX_ACT_DEPTH
+    widest = with_private(path=ids("task", MAX_TASK_DEPTH), inherited={"role": ids("r", MAX_INHERITED)})
+    claims = parse_claims(widest)
+    assert (len(claims.path), len(claims.inherited)) == (MAX_TASK_DEPTH, MAX_INHERITED)
+
+
+def test_a_line_that_was_cut_is_refused() -> None:
+    """Facts of ancestors, or actors, without the tokens that they come from: a rule for those would miss it."""
+    private = {name: value for name, value in FULL.to_payload()["broker"].items() if name != "parents"}
+    with pytest.raises(ClaimsError, match="parents"):
+        parse_claims(FULL.to_payload() | {"broker": private})
+    own = CLAIMS.to_payload()
+    with pytest.raises(ClaimsError, match="parents"):
+        parse_claims(own | {"broker": own["broker"] | {"inherited": {"role": ["planners"]}}})
+
+
+def test_every_kind_of_inherited_fact_comes_back() -> None:
+    """What a token can inherit is a fact of it, under the same name."""
+    facts = tuple(sorted((name, f"{name}-of-an-ancestor") for name in INHERITED))
+    read = parse_claims(replace(FULL, inherited=facts).to_payload())
+    assert read.inherited == facts
+    assert set(facts) <= read.facts("kid")

@@ -40,7 +40,7 @@ CLAIMS = AccessClaims(
     tier="write",
     issuer="prod-cluster",
     path=("task_root",),
-    parents=("tok_parent",),
+    parents=("tok_root", "tok_parent"),
     agents=("prod-cluster/support/triage", "prod-cluster/support/planner"),
     jkt="0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I",
 )
@@ -108,7 +108,7 @@ def test_a_token_is_one_of_rfc_9068(broker: Broker) -> None:
             "epoch": 41,
             "task": CLAIMS.task,
             "path": ["task_root"],
-            "parents": ["tok_parent"],
+            "parents": ["tok_root", "tok_parent"],
             "role": "support-triage",
             "tier": "write",
             "issuer": "prod-cluster",

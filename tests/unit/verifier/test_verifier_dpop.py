@@ -157,7 +157,7 @@ async def test_one_agent_cannot_lock_the_others_out(
     with pytest.raises(BrokerError) as caught:
         await use(broker.mint(jkt=key.thumbprint))
     assert caught.value.code is Code.RATE_LIMITED
-    await use(broker.mint(jkt=key.thumbprint, client_id="another"))
+    await use(broker.mint(jkt=key.thumbprint, client_id="another", sub="another"))
     await verifier.close()
 
 
