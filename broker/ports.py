@@ -321,7 +321,8 @@ class Signer(Protocol):
     async def mint_checked(self, claims: AccessClaims, now: float) -> Minted:
         """Sign the claims as an RFC 9068 access token, verify that through the public path, and compare every claim.
 
-        Raises ``Unavailable`` (``INTERNAL``) if it is not exactly what was meant; nothing is released then.
+        Raises ``Unavailable`` (``INTERNAL``) if it is not exactly what was meant; nothing is released then. Raises
+        ``Refused`` (``TOO_LARGE``) if it is more than a token can say.
         """
         ...
 

@@ -10,8 +10,8 @@ import msgspec
 
 from broker.core.access_token import verify_access_token
 from broker.core.claims import AccessClaims
-from broker.core.errors import Code, Unavailable
-from broker.core.jwt import InvalidToken
+from broker.core.errors import Code, Refused, Unavailable
+from broker.core.jwt import MAX_TOKEN, InvalidToken
 from broker.ports import Clock, Minted
 from broker.signing.keyring import KeyRing
 
@@ -52,9 +52,19 @@ class AccessTokenSigner:
         return self._ring.signing_kid(self._clock.now())
 
     def mint(self, claims: AccessClaims) -> Minted:
-        """Sign the claims. Raises ``Unavailable`` (``INTERNAL``) if there is no key to sign with."""
+        """Sign the claims.
+
+        Raises ``Unavailable`` (``INTERNAL``) if there is no key to sign with, and ``Refused`` (``TOO_LARGE``) if nobody
+        would read a token that says so much.
+        """
         key = self._ring.signer(self._clock.now())
-        return Minted(key.jwt(TYP, _encode(claims.to_payload())), key.kid)
+        token = key.jwt(TYP, _encode(claims.to_payload()))
+        if len(token) > MAX_TOKEN:
+            text = (
+                f"the token would be longer than {MAX_TOKEN} characters: ask for fewer scopes or shorter details"
+            )
+            raise Refused(Code.TOO_LARGE, text)
+        return Minted(token, key.kid)
 
     def _make_round(self) -> None:
         waiting, self._round = self._round, []

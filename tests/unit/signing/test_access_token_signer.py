@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import bisect
 import json
 import string
 from dataclasses import dataclass, replace
@@ -15,7 +16,8 @@ import pytest
 
 from broker.core.change import StoredKey
 from broker.core.claims import AccessClaims
-from broker.core.errors import Code, Unavailable
+from broker.core.errors import Code, Refused, Unavailable
+from broker.core.jwt import MAX_TOKEN
 from broker.core.secret import Secret
 from broker.ports import Minted, Signer
 from broker.signing.access_token import AccessTokenSigner
@@ -242,6 +244,36 @@ async def test_tokens_that_are_asked_for_together_are_made_together(broker: Brok
     for claims, minted in zip(asked[:2] + asked[3:], made, strict=True):
         assert isinstance(minted, Minted)
         broker.signer.check(minted, claims, NOW)
+
+
+async def test_a_token_that_nobody_would_read_is_refused_alone(broker: Broker) -> None:
+    """Longer than any verifier reads: that is the request's fault, not the broker's, and no other token's."""
+    large = replace(CLAIMS, details=({"type": "ticket", "ids": [f"T-{number}" for number in range(2000)]},))
+    answers = await asyncio.gather(
+        *(broker.signer.mint_checked(claims, NOW) for claims in (CLAIMS, large)), return_exceptions=True
+    )
+    assert isinstance(answers[0], Minted)
+    assert isinstance(answers[1], Refused)
+    assert answers[1].code is Code.TOO_LARGE
+
+
+def test_the_longest_token_is_read(broker: Broker) -> None:
+    """What is minted can be verified: the bound is the same on both sides."""
+
+    def of(characters: int) -> AccessClaims:
+        return replace(CLAIMS, details=({"type": "ticket", "text": "x" * characters},))
+
+    def is_refused(characters: int) -> bool:
+        try:
+            broker.signer.mint(of(characters))
+        except Refused:
+            return True
+        return False
+
+    longest = bisect.bisect_left(range(MAX_TOKEN), x=True, key=is_refused) - 1
+    minted = broker.signer.mint(of(longest))
+    broker.signer.check(minted, of(longest), NOW)
+    assert len(minted.token) >= MAX_TOKEN - 2  # base64url grows by one or two characters for each
 
 
 async def test_a_token_that_fails_its_check_fails_alone(broker: Broker) -> None:

@@ -534,3 +534,16 @@ async def test_the_ledger_failing_does_not_leave_a_bad_chain_of_causes(world: Wo
         await world.issue()
     assert failed.value.public == ledger_down().public
     assert failed.value.__cause__ is not failed.value
+
+
+async def test_a_request_for_more_than_a_token_can_say_is_refused(world: World) -> None:
+    """That is a refusal like any other, recorded, and no failure of the broker's."""
+    document = {**DOCUMENT, "roles": {**DOCUMENT["roles"]}}
+    allow = [{"audience": TICKETS, "scopes": ["tickets:read"], "details": ["agent_task"]}]
+    document["roles"]["triage"] = {**DOCUMENT["roles"]["triage"], "allow": allow}
+    world.policy = policy(document)
+    details = ({"type": "agent_task", "actions": [f"tickets:{number:0>120}" for number in range(100)]},)
+    with pytest.raises(Refused) as refused:
+        await world.issue("triage", details=details)
+    assert refused.value.code is Code.TOO_LARGE
+    assert world.memory.kinds() == ["token.refused"]
