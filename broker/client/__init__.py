@@ -2,8 +2,9 @@
 
 from broker.client.client import Client
 from broker.client.dpop import DpopKey
-from broker.client.errors import TokenPending, TokenRefused, TokenUnavailable
+from broker.client.errors import TaskRefused, TaskUnavailable, TokenPending, TokenRefused, TokenUnavailable
 from broker.client.identity import Identity, KeyIdentity, PlatformIdentity
+from broker.client.task import OpenTask
 from broker.client.token import Token
 
 __all__ = [
@@ -11,7 +12,10 @@ __all__ = [
     "DpopKey",
     "Identity",
     "KeyIdentity",
+    "OpenTask",
     "PlatformIdentity",
+    "TaskRefused",
+    "TaskUnavailable",
     "Token",
     "TokenPending",
     "TokenRefused",

@@ -69,6 +69,16 @@ class TokenCache:
             if entry.token.access_token == access_token:
                 del self._entries[want]
 
+    def drop_task(self, task: str) -> None:
+        """Forget all tokens of a task: they ended with it."""
+        for want in [want for want in self._entries if want.task == task]:
+            del self._entries[want]
+
+    def has(self, want: Want) -> bool:
+        """Whether there is a token that could be handed out now."""
+        entry = self._entries.get(want)
+        return entry is not None and self._timing.elapsed() < entry.usable_until
+
     async def close(self) -> None:
         """Stop all requests under way; whoever waits for one gets ``TokenUnavailable``."""
         self._closed = True
@@ -107,7 +117,7 @@ class TokenCache:
         part = RENEW_FROM + (RENEW_UNTIL - RENEW_FROM) * self._timing.spread()
         self._entries[want] = _Entry(
             token=token,
-            renew_at=token.asked_at + life * (1 if token.approved else part),
+            renew_at=token.asked_at + life * (part if token.renews else 1),
             usable_until=token.asked_at + life - min(LAST_SECONDS, life / 10),
         )
         self._entries.move_to_end(want)

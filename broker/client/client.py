@@ -1,16 +1,19 @@
-"""The client of an agent: tokens when they are needed, and the headers that carry them."""
+"""The client of an agent: tokens when they are needed, the headers that carry them, and tasks to work in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
+from broker.client.api import Api
 from broker.client.cache import TokenCache
 from broker.client.dpop import DpopKey, Nonces
-from broker.client.endpoint import OnPending, TokenEndpoint
+from broker.client.endpoint import TokenEndpoint
 from broker.client.identity import Identity
-from broker.client.token import Token, want
+from broker.client.task import OpenTask
+from broker.client.token import Details, Token, Want, want
+from broker.client.waiting import OnPending, Waiting
 from broker.core.pacing import Timing
 from broker.outbound import Destination, Outbound, destination_of
 from broker.timing import SYSTEM
@@ -41,8 +44,8 @@ class Client:
         ``identity`` is a :class:`~broker.client.KeyIdentity` or a :class:`~broker.client.PlatformIdentity`. With
         ``dpop`` every token is bound to a key (RFC 9449): to the one given, or, if True, to one that is made now and
         never leaves this process. One call waits ``patience`` seconds for the broker, and for the attempt that is then
-        under way; where a person has to decide first, ``approval_seconds`` more, and ``on_pending`` is told the id of
-        the request and in how many seconds it ends.
+        under way; where a person has to decide first, ``approval_seconds`` more (0: not at all). ``on_pending`` is told
+        of each request that waits for people: its id, and in how many seconds it ends; it must not block.
         ``destination`` says how the broker may be reached (its own root certificates); by default over https, or plain
         http on this machine.
         """
@@ -51,61 +54,106 @@ class Client:
         self._nonces = Nonces()
         self._timing = timing
         self._http = Outbound()
-        endpoint = TokenEndpoint(
+        self._waiting = Waiting(timing, approval_seconds, on_pending)
+        there = destination if destination is not None else destination_of(issuer)
+        self._endpoint = TokenEndpoint(
             issuer,
             identity,
             key=self._key,
             nonces=self._nonces,
             http=self._http,
-            destination=destination if destination is not None else destination_of(issuer),
+            waiting=self._waiting,
+            destination=there,
             timing=timing,
             patience=patience,
-            approval_seconds=approval_seconds,
-            on_pending=on_pending,
         )
-        self._cache = TokenCache(endpoint.obtain, timing, size=max_tokens)
+        self._cache = TokenCache(self._endpoint.obtain, timing, size=max_tokens)
+        self._api = Api(issuer, self, http=self._http, destination=there, timing=timing, patience=patience)
+
+    # --- tokens -----------------------------------------------------------------------------------------------------
 
     async def token(
-        self, audience: str, scopes: Iterable[str] = (), task: str | None = None, **more: str | None
-    ) -> Token:
-        """Return a token for a resource, from the cache while it is good.
-
-        ``scopes`` empty means the agent's default; ``more`` are ``details``, ``may_act`` and ``break_glass`` (see
-        :class:`~broker.client.token.Want`). Tokens are renewed ahead of their end, in the background, unless a person
-        had to agree. Raises ``TokenRefused`` when the broker says no, ``TokenUnavailable`` when it cannot be had in
-        time, ``TokenPending`` when a person did not decide in time.
-        """
-        return await self._cache.get(want(audience, scopes, task, **more))
-
-    async def exchange(
         self,
-        subject_token: str,
         audience: str,
         scopes: Iterable[str] = (),
         task: str | None = None,
-        **more: str | None,
+        *,
+        details: Details | None = None,
+        may_act: str | None = None,
+        break_glass: str | None = None,
+        auth_req_id: str | None = None,
+    ) -> Token:
+        """Return a token for a resource, from the cache while it is good.
+
+        ``scopes`` empty means the agent's default; ``task`` is the id of one that was opened. ``details`` are
+        ``authorization_details`` (RFC 9396); ``may_act`` is the id of the only agent that may exchange the token;
+        ``break_glass`` is the reason to go ahead without the approval that it would need, where the policy lets.
+        ``auth_req_id`` goes on with a request for approval that another process made, for exactly the same.
+
+        Tokens are renewed ahead of their end, in the background, unless a person had to agree. Where one has to, this
+        waits for it; everybody who asks for the same waits for the same decision. Raises ``TokenRefused`` when the
+        broker or a person says no, ``TokenPending`` when nobody decided in time (asking again goes on with the same
+        request), ``TokenUnavailable`` when the broker cannot be asked in time.
+        """
+        wanted = want(audience, scopes, task, details=details, may_act=may_act, break_glass=break_glass)
+        return await self._get(wanted, auth_req_id)
+
+    async def exchange(  # noqa: PLR0913 - as above
+        self,
+        subject_token: Token | str,
+        audience: str,
+        scopes: Iterable[str] = (),
+        task: str | None = None,
+        *,
+        details: Details | None = None,
+        may_act: str | None = None,
+        break_glass: str | None = None,
+        auth_req_id: str | None = None,
     ) -> Token:
         """Return a token of one's own that comes of another agent's token (RFC 8693), for a part of what that may do.
 
-        ``scopes`` empty means all that both agents may have; ``task`` can be a sub-task. It ends with the other token
-        at the latest, and dies with it. Raises what :meth:`token` raises.
+        ``scopes`` empty means all that both agents may have; ``task`` can be a task below that of the other token. It
+        ends with the other token at the latest, dies with it, and is not renewed in the background. Everything else is
+        as with :meth:`token`.
         """
-        return await self._cache.get(want(audience, scopes, task, subject_token=subject_token, **more))
+        wanted = want(
+            audience,
+            scopes,
+            task,
+            subject_token=subject_token,
+            details=details,
+            may_act=may_act,
+            break_glass=break_glass,
+        )
+        return await self._get(wanted, auth_req_id)
 
     async def authorize(
-        self, method: str, url: str, audience: str, scopes: Iterable[str] = (), task: str | None = None
+        self,
+        method: str,
+        url: str,
+        audience: str,
+        scopes: Iterable[str] = (),
+        task: str | None = None,
+        *,
+        subject_token: Token | str | None = None,
     ) -> dict[str, str]:
         """Return the headers that authorize one request to ``url``: the token, and a proof of its key if it has one.
 
-        A proof is for one request: ask again for the next. Raises what :meth:`token` raises.
+        With a ``subject_token`` the token is one that comes of that (:meth:`exchange`). A proof is for one request: ask
+        again for the next. Raises what :meth:`token` raises.
         """
-        token = await self.token(audience, scopes, task)
+        token = await self._cache.get(want(audience, scopes, task, subject_token=subject_token))
         access_token = token.access_token
         headers = {"Authorization": f"{token.token_type} {access_token}"}
         if self._key is not None:
             now, nonce = self._timing.wall(), self._nonces.of(url)
             headers["DPoP"] = self._key.proof(method, url, now=now, access_token=access_token, nonce=nonce)
         return headers
+
+    async def _get(self, wanted: Want, auth_req_id: str | None) -> Token:
+        if auth_req_id is not None and not self._cache.has(wanted):
+            self._waiting.remember(wanted, auth_req_id, expires_in=0)
+        return await self._cache.get(wanted)
 
     def invalidate(self, token: Token | str) -> None:
         """Forget a token that a resource refused (401): the next call asks the broker for a new one."""
@@ -115,9 +163,48 @@ class Client:
         """Take the ``DPoP-Nonce`` header of an answer from ``url``; whether it is new, so that trying again helps."""
         return self._nonces.remember(url, nonce)
 
+    # --- tasks ------------------------------------------------------------------------------------------------------
+
+    def open_task(  # noqa: PLR0913 - what a task can be, passed by name
+        self,
+        purpose: str,
+        *,
+        ttl: int | str | None = None,
+        scopes: Mapping[str, Sequence[str]] | None = None,
+        secrets: Sequence[str] | None = None,
+        budget: Mapping[str, Any] | None = None,
+        labels: Mapping[str, str] | None = None,
+        idle_timeout: int | str | None = None,
+        parent: str | None = None,
+        subject_token: Token | str | None = None,
+    ) -> OpenTask:
+        """Return a task to be used with ``async with``: opened at the start, kept alive, closed at the end.
+
+        ``purpose`` says what the work is for. ``ttl`` and ``idle_timeout`` are seconds, or texts such as ``15m``;
+        ``scopes`` is the ceiling by audience; ``budget`` may name ``tokens``, ``leases`` and ``actions`` (how many of
+        each); ``parent`` is the id of the task that it is a part of. What is left out, the role says. The agent's role
+        needs ``tasks:open`` and ``tasks:close`` for the broker's own API; a sub-agent that opens a part of somebody
+        else's task uses a ``subject_token`` for that API which it was handed.
+        """
+        wish = {
+            "purpose": purpose,
+            "ttl": ttl,
+            "scopes": None if scopes is None else {audience: list(names) for audience, names in scopes.items()},
+            "secrets": None if secrets is None else list(secrets),
+            "budget": None if budget is None else dict(budget),
+            "labels": None if labels is None else dict(labels),
+            "idle_timeout": idle_timeout,
+            "parent": parent,
+        }
+        asked = {name: value for name, value in wish.items() if value is not None}
+        return OpenTask(self._api, asked, self._cache.drop_task, subject_token=subject_token, timing=self._timing)
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
     async def close(self) -> None:
-        """Stop renewing and close all connections."""
+        """Stop renewing and waiting, and close all connections."""
         await self._cache.close()
+        await self._endpoint.close()
         await self._http.close()
 
     async def __aenter__(self) -> Self:

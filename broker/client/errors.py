@@ -68,6 +68,39 @@ class TokenPending(TokenUnavailable):
         self.expires_in = expires_in
 
 
+class TaskRefused(Refused):
+    """The broker refuses to open, keep or close a task. ``status`` is the HTTP status, ``code`` the broker's reason."""
+
+    def __init__(self, status: int, code: Code, description: str, *, refusal: str | None = None) -> None:
+        """All texts come from the broker, made printable and cut to a sane length."""
+        super().__init__(code, description, refusal=refusal)
+        self.status = status
+        self.description = description
+
+    def __str__(self) -> str:
+        """Say everything that a log line needs."""
+        return f"{self.code.value}: {self.description}"
+
+
+class TaskUnavailable(Unavailable):
+    """The broker could not be asked about a task in time. Whether it did what was asked is not known then."""
+
+    def __init__(self, public: str) -> None:
+        """``public`` says what failed, without secrets."""
+        super().__init__(Code.ISSUER_UNAVAILABLE, public)
+
+    def __str__(self) -> str:
+        """Say everything that a log line needs."""
+        return self.public
+
+
+def problem(status: int, body: Mapping[str, Any]) -> TaskRefused:
+    """Read problem details (RFC 9457) of the broker's API. ``body`` has a text member ``code``."""
+    code = _printable(body["code"]) or "unknown"
+    description = _printable(body.get("detail")) or _printable(body.get("title")) or code
+    return TaskRefused(status, _code(code, code), description, refusal=_printable(body.get("refusal")) or None)
+
+
 def refused(body: Mapping[str, Any]) -> TokenRefused:
     """Read an OAuth error answer. ``body`` has a text member ``error``."""
     error = _printable(body["error"]) or "unknown"

@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from broker.core.errors import Code, Malformed
 from broker.core.secret import Secret
+
+Details = Sequence[Mapping[str, Any]]
+"""``authorization_details`` (RFC 9396): objects, each with a ``type``; values are those of JSON, without fractions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A token that is to be exchanged: told apart by its digest, and never shown."""
+
+    digest: str
+    secret: Secret = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Want:
     """One kind of token: for which resource, with which scopes (sorted; empty: the agent's default), for which task.
 
-    ``subject_token`` is the token that this one is to come of (RFC 8693), if any. ``details`` are the
-    ``authorization_details`` (RFC 9396) as JSON text; ``may_act`` is the only agent that it may be handed on to.
-    ``break_glass`` is the reason to go ahead without the approval that it would need.
+    ``subject`` is the token that this one is to come of (RFC 8693), if any. ``details`` are the
+    ``authorization_details`` as JSON text with sorted members; ``may_act`` is the only agent that it may be handed on
+    to. ``break_glass`` is the reason to go ahead without the approval that it would need.
     """
 
     audience: str
     scopes: tuple[str, ...] = ()
     task: str | None = None
-    subject_token: str | None = field(default=None, repr=False)
+    subject: Subject | None = None
     details: str | None = None
     may_act: str | None = None
     break_glass: str | None = None
 
     def parameters(self) -> dict[str, str]:
-        """Return it as parameters of a token request."""
+        """Return it as parameters of a token request, but for the token that is to be exchanged."""
         named = {
             "resource": self.audience,
             "scope": " ".join(self.scopes) or None,
@@ -43,9 +57,9 @@ class Want:
 class Token:
     """An access token. The token itself cannot be printed, pickled or JSON-encoded; ``access_token`` reveals it.
 
-    ``token_type`` is ``Bearer`` or ``DPoP``; ``scopes`` are those granted; ``expires_in`` is the lifetime that the
-    broker named, in seconds, counted from ``asked_at``, a reading of the client's own clock taken before it asked.
-    ``approved`` says that a person had to agree to it: another one is not asked for before it is needed.
+    ``token_type`` is ``Bearer`` or ``DPoP``; ``scopes`` and ``details`` are those granted; ``expires_in`` is the
+    lifetime that the broker named, in seconds, counted from ``asked_at``, a reading of the client's own clock taken
+    before it asked. ``approved`` says that a person had to agree to it.
     """
 
     secret: Secret
@@ -55,21 +69,61 @@ class Token:
     expires_in: int
     asked_at: float
     approved: bool = False
+    details: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def access_token(self) -> str:
         """The token itself: whoever holds it has its authority (unless it is bound to a key). Send it, nothing else."""
         return self.secret.reveal().decode()
 
+    @property
+    def renews(self) -> bool:
+        """Whether another one is got ahead of its end, before anybody needs it.
 
-def want(audience: str, scopes: Iterable[str], task: str | None, **more: str | None) -> Want:
+        Not if a person had to agree, or was passed over (nobody is to be disturbed without need), and not if it came of
+        another token: the next one would end with that one as well.
+        """
+        return not self.approved and self.want.break_glass is None and self.want.subject is None
+
+
+def want(
+    audience: str,
+    scopes: Iterable[str],
+    task: str | None,
+    *,
+    subject_token: Token | str | None = None,
+    details: Details | None = None,
+    may_act: str | None = None,
+    break_glass: str | None = None,
+) -> Want:
     """Return what a caller asks for; ``scopes`` may also be one text with scopes separated by spaces.
 
-    ``more`` are other members of :class:`Want`.
-
-    Raises ``Malformed`` when the audience is empty.
+    Raises ``Malformed`` when the audience or the token to be exchanged is empty, or the details are not JSON.
     """
     if not audience:
         raise Malformed("audience: name the resource that the token is for", Code.AUDIENCE_REQUIRED)
     names = scopes.split(" ") if isinstance(scopes, str) else scopes
-    return Want(audience=audience, scopes=tuple(sorted({name for name in names if name})), task=task, **more)
+    return Want(
+        audience=audience,
+        scopes=tuple(sorted({name for name in names if name})),
+        task=task,
+        subject=None if subject_token is None else _subject(subject_token),
+        details=None if details is None else _json(details),
+        may_act=may_act,
+        break_glass=break_glass,
+    )
+
+
+def _subject(token: Token | str) -> Subject:
+    secret = token.secret if isinstance(token, Token) else Secret(token)
+    if not secret.reveal():
+        raise Malformed("subject_token: empty", Code.SUBJECT_TOKEN_INVALID)
+    return Subject(hashlib.sha256(secret.reveal()).hexdigest(), secret)
+
+
+def _json(details: Details) -> str:
+    """Return details as text: the same for equal ones, so that equal requests are one."""
+    try:
+        return json.dumps(list(details), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise Malformed("details: must be objects of JSON values", Code.DETAILS_INVALID) from error

@@ -1,0 +1,139 @@
+"""Asking the broker's own API as an agent: requests that may be carried out twice, repeated until they are answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final, Literal, Protocol
+
+import msgspec
+
+from broker.client.errors import TaskUnavailable, problem
+from broker.client.token import Token
+from broker.core.errors import BrokerError
+from broker.core.pacing import Backoff, Timing, retry_after
+from broker.outbound import Destination, Outbound, Reply
+
+MAX_ANSWER: Final = 256 * 1024
+
+_BACKOFF: Final = Backoff(first=0.25, longest=8.0)
+_JSON: Final = {"Content-Type": "application/json"}
+
+Method = Literal["POST", "DELETE"]
+
+
+class Authorizer(Protocol):
+    """What gives the headers for a request; :class:`broker.client.Client` is one."""
+
+    async def authorize(
+        self,
+        method: str,
+        url: str,
+        audience: str,
+        scopes: tuple[str, ...],
+        task: str | None = None,
+        *,
+        subject_token: Token | str | None = None,
+    ) -> dict[str, str]:
+        """Return the headers that authorize one request."""
+        ...
+
+    def invalidate(self, token: Token | str) -> None:
+        """Forget a token that was refused."""
+        ...
+
+
+class Api:
+    """The broker's API, used as one agent."""
+
+    def __init__(
+        self,
+        issuer: str,
+        authorizer: Authorizer,
+        *,
+        http: Outbound,
+        destination: Destination,
+        timing: Timing,
+        patience: float,
+    ) -> None:
+        """``patience`` is how many seconds one call may take with all its attempts, and the one under way then."""
+        self._issuer = issuer
+        self._authorizer = authorizer
+        self._http = http
+        self._destination = destination
+        self._timing = timing
+        self._patience = patience
+
+    async def send(
+        self,
+        method: Method,
+        path: str,
+        scope: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        subject_token: Token | str | None = None,
+    ) -> dict[str, Any]:
+        """Send a request until it is answered, with a token for just ``scope``, and return the answer.
+
+        It may arrive more than once: it must mean the same then. Raises ``TaskRefused``; ``TaskUnavailable`` if there
+        is no useful answer in time; and what getting the token raises.
+        """
+        deadline, failures, renewed = self._timing.elapsed() + self._patience, 0, False
+        while True:
+            headers = await self._authorized(method, path, scope, subject_token)
+            if idempotency_key is not None:
+                headers["Idempotency-Key"] = idempotency_key
+            reply, why = await self._try(method, self._issuer + path, body, headers)
+            if reply is not None and reply.status == HTTPStatus.UNAUTHORIZED and not renewed:
+                renewed = True  # it may have been revoked meanwhile: once more with a new one
+                self._authorizer.invalidate(headers["Authorization"].partition(" ")[2])
+                continue
+            if reply is not None and not _may_pass(reply):
+                return _answer(reply)
+            delay = _BACKOFF.delay(failures, self._timing.spread())
+            if reply is not None:
+                delay = max(delay, retry_after(reply.headers.get("Retry-After"), self._timing.wall()) or 0)
+            failures += 1
+            if self._timing.elapsed() + delay > deadline:
+                raise TaskUnavailable(why)
+            await self._timing.sleep(delay)
+
+    async def _authorized(
+        self, method: Method, path: str, scope: str, subject_token: Token | str | None
+    ) -> dict[str, str]:
+        return await self._authorizer.authorize(
+            method, self._issuer + path, f"{self._issuer}/v1", (scope,), subject_token=subject_token
+        )
+
+    async def _try(
+        self, method: Method, url: str, body: Mapping[str, Any] | None, headers: Mapping[str, str]
+    ) -> tuple[Reply | None, str]:
+        """Return the answer, or None and why there is none."""
+        try:
+            if method == "DELETE":
+                reply = await self._http.delete(url, self._destination, headers=headers, max_bytes=MAX_ANSWER)
+            else:
+                data = msgspec.json.encode(body or {})
+                reply = await self._http.post(
+                    url, data, self._destination, headers={**_JSON, **headers}, max_bytes=MAX_ANSWER
+                )
+        except BrokerError as error:
+            return None, f"the broker cannot be reached: {error.public}"
+        return reply, f"the broker answers {reply.status}"
+
+
+def _may_pass(reply: Reply) -> bool:
+    return reply.status == HTTPStatus.TOO_MANY_REQUESTS or reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _answer(reply: Reply) -> dict[str, Any]:
+    try:
+        body = msgspec.json.decode(reply.body, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise TaskUnavailable(f"the broker answers {reply.status} with something that is not a JSON object") from error
+    if reply.status < HTTPStatus.BAD_REQUEST:
+        return body
+    if not isinstance(body.get("code"), str):
+        raise TaskUnavailable(f"the broker answers {reply.status} without a reason")
+    raise problem(reply.status, body)
