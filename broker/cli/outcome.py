@@ -29,6 +29,8 @@ class ExitCode(IntEnum):
     """The caller could not sign in, or its role does not allow this."""
     NOT_DURABLE = 6
     """The revocation is in force, but could not be written to the ledger yet."""
+    PENDING = 7
+    """A person has to decide first, and did not while the command waited. Going on with the same request may help."""
     INTERNAL = 70
     """A defect of this program."""
     INTERRUPTED = 130
@@ -40,13 +42,16 @@ class ExitCode(IntEnum):
 class Failure(Exception):
     """A command cannot go on. ``code`` is a stable word, ``text`` one line saying what is wrong and what to do."""
 
-    def __init__(self, exit_code: ExitCode, code: str, text: str, *, refusal: str | None = None) -> None:
-        """``refusal`` is the ledger's reference of the refusal, if there is one."""
+    def __init__(
+        self, exit_code: ExitCode, code: str, text: str, *, refusal: str | None = None, auth_req_id: str | None = None
+    ) -> None:
+        """``refusal`` is the ledger's reference of the refusal, ``auth_req_id`` that of what is waited for, if any."""
         super().__init__(code)
         self.exit_code = exit_code
         self.code = code
         self.text = text
         self.refusal = refusal
+        self.auth_req_id = auth_req_id
 
 
 def unusable(text: str, code: str = "usage") -> Failure:

@@ -47,13 +47,16 @@ def show_secret(secret: str) -> None:
 def show_failure(failure: Failure, *, as_json: bool) -> None:
     """Print what went wrong to standard error: one line, or one for each problem of a file."""
     if as_json:
-        refusal = {} if failure.refusal is None else {"refusal": failure.refusal}
-        print(to_json({"code": failure.code, "message": failure.text, **refusal}), file=sys.stderr)
+        references = {"refusal": failure.refusal, "auth_req_id": failure.auth_req_id}
+        given = {name: reference for name, reference in references.items() if reference is not None}
+        print(to_json({"code": failure.code, "message": failure.text, **given}), file=sys.stderr)
         return
     for line in f"broker: {failure.code}: {failure.text}".split("\n"):
         note(line)
     if failure.refusal is not None:
         note(f"The record of this refusal: broker policy explain --refusal {failure.refusal}")
+    if failure.auth_req_id is not None:
+        note(f"To go on with the same request: the same command with --auth-req-id {failure.auth_req_id}")
 
 
 def note(text: str) -> None:

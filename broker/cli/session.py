@@ -15,7 +15,8 @@ from urllib.parse import urlencode
 
 from broker.cli.keyfile import load_private_key
 from broker.cli.outcome import ExitCode, Failure, unusable
-from broker.client import Client, KeyIdentity, TokenRefused, TokenUnavailable
+from broker.cli.output import note
+from broker.client import Client, KeyIdentity, TokenPending, TokenRefused, TokenUnavailable
 from broker.config import Config
 from broker.core.errors import BrokerError, Code
 from broker.outbound import Outbound, Reply, destination_of
@@ -116,6 +117,8 @@ class Session:
             return await self._client.authorize(method, url, f"{self.issuer}/v1", tuple(scope.split(" ")))
         except TokenRefused as refused:
             raise _not_signed_in(refused) from refused
+        except TokenPending as pending:
+            raise Failure(ExitCode.PENDING, Code.AUTHORIZATION_PENDING.value, pending.public) from pending
         except TokenUnavailable as error:
             raise await unreachable(self.issuer, self._http, error) from error
 
@@ -136,14 +139,18 @@ class Session:
 async def operator(config: Config) -> AsyncIterator[Session]:
     """Be ready to sign in as the operator of the settings. Raises ``Failure`` if its key cannot be used.
 
-    Tokens are bound to a key that lives as long as the session, whether or not the policy demands it.
+    Tokens are bound to a key that lives as long as the session, whether or not the policy demands it. Where a person
+    has to agree first, the session waits: what they agree to is bound to its key, so that no later one could use it.
     """
     identity = KeyIdentity(config.operator.agent, load_private_key(Path(config.operator.key)))
-    async with (
-        Client(config.issuer, identity=identity, dpop=True, patience=PATIENCE, approval_seconds=0) as client,
-        Outbound() as http,
-    ):
+    signing_in = Client(config.issuer, identity=identity, dpop=True, patience=PATIENCE, on_pending=tell_pending)
+    async with signing_in as client, Outbound() as http:
         yield Session(config.issuer, client, http)
+
+
+def tell_pending(auth_req_id: str, expires_in: int) -> None:
+    """Say on standard error what a command waits for."""
+    note(f"A person has to decide within {expires_in} s:  broker approvals show {auth_req_id}")
 
 
 def call(config: Config, work: Callable[[Session], Awaitable[T]]) -> T:

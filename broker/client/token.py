@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from broker.core.errors import Code, Malformed
 from broker.core.secret import Secret
 
 Details = Sequence[Mapping[str, Any]]
 """``authorization_details`` (RFC 9396): objects, each with a ``type``; values are those of JSON, without fractions."""
+
+_TOKEN: Final = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +101,13 @@ def want(
 ) -> Want:
     """Return what a caller asks for; ``scopes`` may also be one text with scopes separated by spaces.
 
-    Raises ``Malformed`` when the audience or the token to be exchanged is empty, or the details are not JSON.
+    Raises ``Malformed`` when the audience is empty, the token to be exchanged cannot be one, the details are not JSON,
+    or a text cannot be sent at all.
     """
     if not audience:
         raise Malformed("audience: name the resource that the token is for", Code.AUDIENCE_REQUIRED)
-    names = scopes.split(" ") if isinstance(scopes, str) else scopes
+    names = tuple(scopes.split(" ") if isinstance(scopes, str) else scopes)
+    _check_sendable(audience, *names, task or "", may_act or "", break_glass or "")
     return Want(
         audience=audience,
         scopes=tuple(sorted({name for name in names if name})),
@@ -114,10 +119,18 @@ def want(
     )
 
 
+def _check_sendable(*texts: str) -> None:
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise Malformed("a parameter has characters that are none (lone surrogates)") from error
+
+
 def _subject(token: Token | str) -> Subject:
+    if isinstance(token, str) and _TOKEN.fullmatch(token) is None:
+        raise Malformed("subject_token: not a token", Code.SUBJECT_TOKEN_INVALID)
     secret = token.secret if isinstance(token, Token) else Secret(token)
-    if not secret.reveal():
-        raise Malformed("subject_token: empty", Code.SUBJECT_TOKEN_INVALID)
     return Subject(hashlib.sha256(secret.reveal()).hexdigest(), secret)
 
 

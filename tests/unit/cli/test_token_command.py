@@ -49,9 +49,10 @@ def test_approval(shell: Shell, broker: BrokerThread, alpha: Path) -> None:
     """What a person must approve first is asked for, and who will not wait is told what for; a reason does not help."""
     arguments = ("--agent", "alpha", "--key", alpha, "--audience", PAYMENTS, "--scope", "refunds:create")
     done = shell("token", *arguments, "--wait", "0")
-    assert done.code == 3
+    assert done.code == 7
     (waiting,) = broker.entries("approval.requested")
     assert f"broker approvals show {waiting['ref']}" in done.err
+    assert f"--auth-req-id {waiting['ref']}" in done.err
     refused = shell("token", *arguments, "--break-glass", "no time")
     assert (refused.code, refused.err.split(": ")[1]) == (1, "break_glass_not_allowed")
 
@@ -64,7 +65,29 @@ def test_a_task_and_its_tokens(shell: Shell, broker: BrokerThread, alpha: Path) 
     whole.write_text(shell("token", *arguments).out)
     part = _claims(shell("token", *arguments, "--exchange", whole).out.strip())
     assert part["broker"]["parents"] == [_claims(whole.read_text().strip())["jti"]]  # type: ignore[index]
+    answer = shell("token", *arguments, "--exchange", whole, "--json").json
+    assert answer["issued_token_type"] == "urn:ietf:params:oauth:token-type:access_token"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"  \n", b"one two", b"\xff\xfe", "tök".encode(), b"a\x1bb", b"x" * (16 * 1024 + 1)]
+)
+def test_files_that_hold_no_token(shell: Shell, broker: BrokerThread, alpha: Path, content: bytes) -> None:
+    """What cannot be a token is not sent anywhere, and not repeated."""
+    file = alpha.parent / "whole.jwt"
+    file.write_bytes(content)
+    arguments = ("--agent", "alpha", "--key", alpha, "--audience", TICKETS, "--scope", "tickets:read")
+    done = shell("token", *arguments, "--exchange", file)
+    assert done.code == 2
+    assert done.err.startswith("broker: usage: --exchange: ")
     assert shell("token", *arguments, "--exchange", alpha.parent / "nothing").code == 2
+
+
+@pytest.mark.parametrize("details", ["", "{", "{}", "[1]", '["a"]', "[NaN]", '[{"type": "x", "n": NaN}]'])
+def test_details_that_are_none(shell: Shell, broker: BrokerThread, alpha: Path, details: str) -> None:
+    """Authorization details are a JSON array of objects."""
+    arguments = ("--agent", "alpha", "--key", alpha, "--audience", TICKETS, "--scope", "tickets:read")
+    assert shell("token", *arguments, "--details", details).code == 2
 
 
 def test_the_wrong_key(shell: Shell, broker: BrokerThread, tmp_path: Path) -> None:
@@ -109,7 +132,10 @@ def test_the_operators_own_token(shell: Shell, broker: BrokerThread) -> None:
     assert _claims(done.out.strip())["scope"] == "ledger:read operator:read"
 
 
-@pytest.mark.parametrize("extra", [("--audience", ""), ("--audience", TICKETS, "--task", "a\x1bb")])
+@pytest.mark.parametrize(
+    "extra",
+    [("--audience", ""), ("--audience", TICKETS, "--task", "a\x1bb"), ("--audience", TICKETS, "--may-act", "\udcff")],
+)
 def test_impossible_requests(shell: Shell, broker: BrokerThread, alpha: Path, extra: tuple[str, ...]) -> None:
     """What cannot be asked for is refused in one line, without a control character."""
     done = shell("token", "--agent", "alpha", "--key", alpha, *extra, "--scope", "tickets:read")
