@@ -15,6 +15,7 @@ from broker.core.identity import Agent
 from broker.core.rules import BlockIndex, Rule, RuleIndex
 from broker.core.selector import Selector
 from broker.core.task import TaskState
+from broker.core.usage import Usage
 
 # --- time and names -------------------------------------------------------------------------------------------------
 
@@ -155,6 +156,10 @@ class Records(Protocol):
 
     async def latest(self, kind: str) -> Record | None:
         """Return the youngest entry of a kind; looks at the last 100,000 entries only."""
+        ...
+
+    async def usage(self, since: float) -> Usage:
+        """Count what was used of the policy since a time (Unix seconds). Goes through all entries, some ten times."""
         ...
 
     async def head(self) -> TreeHead:

@@ -10,14 +10,30 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Engine, NullPool, Pool, QueuePool, create_engine, event, func, literal
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    NullPool,
+    Pool,
+    QueuePool,
+    TableValuedAlias,
+    Text,
+    cast,
+    create_engine,
+    event,
+    func,
+    literal,
+)
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from broker.ledger.schema import ENTRY_COLUMNS, metadata
+
+T = TypeVar("T")
 
 BUSY_SECONDS: Final = 2.0
 """How long a transaction waits for a lock that another process holds, before it fails as locked."""
@@ -157,6 +173,26 @@ def has_scope(column: ColumnElement[str | None], scope: str) -> ColumnElement[bo
 def has_text(column: ColumnElement[str | None], text: str) -> ColumnElement[bool]:
     """Return the condition that a column contains a text; not of one that is NULL."""
     return func.coalesce(func.instr(column, text), 0) > 0
+
+
+def member(body: ColumnElement[bytes], path: str) -> ColumnElement[Any]:
+    """Return a member of an entry's body, such as ``budget.tokens``; NULL if it is not there."""
+    return func.json_extract(cast(body, Text), f"$.{path}")
+
+
+def last_item(body: ColumnElement[bytes], path: str) -> ColumnElement[Any]:
+    """Return the last item of a list in an entry's body."""
+    return func.json_extract(cast(body, Text), f"$.{path}[#-1]")
+
+
+def each_member(body: ColumnElement[bytes], path: str) -> TableValuedAlias:
+    """Return the members of an object, or the items of a list, in an entry's body as rows of ``key`` and ``value``."""
+    return func.json_each(cast(body, Text), f"$.{path}").table_valued("key", "value", joins_implicitly=True)
+
+
+def lesser(one: ColumnElement[T], other: ColumnElement[T]) -> ColumnElement[T]:
+    """Return the lesser of two values."""
+    return func.min(one, other)
 
 
 def _engine(connect: Callable[[], sqlite3.Connection], settings: Iterable[str], begin: str, pool: type[Pool]) -> Engine:

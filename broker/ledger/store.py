@@ -14,6 +14,7 @@ from broker.core.errors import Unavailable
 from broker.core.rules import Rule
 from broker.core.selector import Selector
 from broker.core.task import TaskState
+from broker.core.usage import Usage
 from broker.ledger import hits, memory, records, sqlite, task_records
 from broker.ledger.checkpoints import Checkpoints, Sign
 from broker.ledger.compaction import forget_ended_rows
@@ -22,6 +23,7 @@ from broker.ledger.lockfile import LedgerLock
 from broker.ledger.opening import Opened, create_ledger, open_ledger
 from broker.ledger.reading import Reader
 from broker.ledger.task_book import tree_holds_until
+from broker.ledger.usage import UsageCount
 from broker.ledger.watch import FileWatch
 from broker.ledger.writer import Writer
 from broker.ports import Clock, Hits, Idempotent, Record, Revocations, TreeHead
@@ -218,6 +220,13 @@ class SqlLedger:
     async def latest(self, kind: str) -> Record | None:
         """Return the youngest entry of a kind, among the last ``records.RECENT``."""
         return await self._reader.read(lambda connection: records.latest(connection, kind), slow=True)
+
+    async def usage(self, since: float) -> Usage:
+        """Count what was used of the policy since a time."""
+        counting = UsageCount(since)
+        for one in counting.passes():
+            await self._reader.read(one, slow=True)
+        return counting.result()
 
     async def head(self) -> TreeHead:
         """Return the tree head as of the last commit."""

@@ -48,6 +48,7 @@ from broker.core.merkle import Frontier, consistency_proof, inclusion_proof, lea
 from broker.core.rules import Block, Rule, RuleIndex
 from broker.core.selector import Fact, Selector
 from broker.core.task import TaskState
+from broker.core.usage import Usage
 from broker.ports import (
     Authenticated,
     Caller,
@@ -388,8 +389,8 @@ class MemoryRecords:
         self, selector: Selector, now: float, *, before: int | None = None, apart_from: Sequence[Selector] = ()
     ) -> Hits:
         supposed = [Rule(f"supposed_{place}", each, None, now, "", "") for place, each in enumerate(apart_from)]
-        live = (*self._ledger.revocations.rules.live(), *supposed)
-        rules = RuleIndex(rule for rule in live if before is None or rule.rank < before)
+        known = (*self._ledger.revocations.rules.live(), *supposed)
+        rules = RuleIndex(rule for rule in known if before is None or rule.rank < before)
         await self._read("hits")
         found = [
             token
@@ -449,6 +450,21 @@ class MemoryRecords:
         await self._read("latest")
         places = [seq for seq, made in enumerate(self._ledger.entries) if made.columns.kind == kind]
         return self._record(places[-1]) if places else None
+
+    async def usage(self, since: float) -> Usage:
+        await self._read("usage")
+        return Usage(
+            since=since,
+            complete=False,
+            scopes=(),
+            agents=(),
+            roles={},
+            asked={},
+            actions={},
+            ceilings=frozenset(),
+            delegations={},
+            loads=(),
+        )
 
     # This ledger keeps no tasks, actions and approvals; what is about them runs over the real one.
 
