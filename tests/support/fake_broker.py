@@ -145,6 +145,8 @@ class FakeBroker:
             "expires_in": self.lifetime,
             "scope": " ".join(scopes),
         }
+        if "subject_token" in form:
+            answer["issued_token_type"] = "urn:ietf:params:oauth:token-type:access_token"
         return web.json_response(answer, headers={"Cache-Control": "no-store"})
 
     async def _snapshot(self, request: web.Request) -> web.Response:

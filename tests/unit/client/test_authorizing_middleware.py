@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import aiohttp
 import pytest
@@ -153,4 +153,149 @@ async def test_a_resources_nonce_is_put_into_the_proof(broker: FakeBroker, resou
         assert response.status == 200
     (first, _), (second, _) = resource.seen
     assert first == second
+    assert len(broker.forms) == 1
+
+
+def refusing(*answers: tuple[int, str | None, str | None]) -> Callable[[web.Request], web.Response]:
+    """Answer with these one after the other (status, ``WWW-Authenticate``, ``DPoP-Nonce``), and then with 200."""
+    left = iter(answers)
+
+    def answer(_request: web.Request) -> web.Response:
+        status, challenge, nonce = next(left, (200, None, None))
+        given = {"WWW-Authenticate": challenge, "DPoP-Nonce": nonce}
+        return web.Response(status=status, headers={name: value for name, value in given.items() if value is not None})
+
+    return answer
+
+
+def stepping_up(client: Client, resource: Resource, may_step_up: Sequence[str] = ()) -> aiohttp.ClientSession:
+    """A session that starts with ``tickets:read``."""
+    sending = authorizing(client, resource.url, "tickets:read", may_step_up=may_step_up)
+    return aiohttp.ClientSession(middlewares=(sending,))
+
+
+NEEDS_CLOSE = 'Bearer error="insufficient_scope", scope="tickets:close"'
+NEEDS_PERSON = 'Bearer error="insufficient_user_authentication", scope="tickets:close", acr_values="person"'
+
+
+@pytest.mark.parametrize(("status", "challenge"), [(403, NEEDS_CLOSE), (401, NEEDS_PERSON)])
+async def test_a_service_that_needs_more_gets_it_once(
+    client: Client, resource: Resource, broker: FakeBroker, status: int, challenge: str
+) -> None:
+    """With the body; the token has what the service named and what was there; the next request starts with less."""
+    resource.answer = refusing((status, challenge, None))
+    async with stepping_up(client, resource, may_step_up=["tickets:close"]) as session:
+        async with session.post(f"{resource.url}/a", data=b"x") as response:
+            assert response.status == 200
+        async with session.post(f"{resource.url}/b", data=b"y") as response:
+            assert response.status == 200
+    assert [form["scope"] for form in broker.forms] == ["tickets:read", "tickets:close tickets:read"]
+    assert {form["resource"] for form in broker.forms} == {resource.url}
+    lesser, greater, again = (authorization for authorization, _ in resource.seen)
+    assert lesser == again != greater
+    assert [body for _, body in resource.seen] == [b"x", b"x", b"y"]
+
+
+@pytest.mark.parametrize("may_step_up", [(), ("tickets:close",)])
+@pytest.mark.parametrize(
+    "scope",
+    ["tickets:delete", "tickets:close tickets:delete", "TICKETS:CLOSE2", "tickets:cl\u00f6se", "tickets:closed"],
+)
+async def test_scopes_that_the_caller_did_not_name_are_never_asked_for(
+    client: Client, resource: Resource, broker: FakeBroker, may_step_up: Sequence[str], scope: str
+) -> None:
+    """Not with a part of them either: the refusal is the caller's to deal with."""
+    for status, error in ((403, "insufficient_scope"), (401, "insufficient_user_authentication")):
+        resource.answer = refusing((status, f'Bearer error="{error}", scope="{scope}"', None))
+        async with stepping_up(client, resource, may_step_up) as session, session.get(f"{resource.url}/a") as response:
+            assert response.status == status
+    assert len(resource.seen) == 2
+    assert {form["scope"] for form in broker.forms} == {"tickets:read"}
+
+
+@pytest.mark.parametrize(
+    "challenge",
+    [
+        None,
+        "Bearer",
+        'Bearer scope="tickets:close"',
+        'Basic error="insufficient_scope", scope="tickets:close"',
+        'Bearer error="insufficient_scope"',
+        'Bearer error="insufficient_scope", scope="tickets:read"',
+        'Bearer error="invalid_token", scope="tickets:close"',
+        'Bearer error_description="error=\\"insufficient_scope\\", scope=\\"tickets:close\\""',
+        'Bearer error="insufficient_scope", scope="tickets:close", scope="tickets:read"',
+        'error="insufficient_scope", scope="tickets:close"',
+    ],
+)
+async def test_other_refusals_do_not_step_up(
+    client: Client, resource: Resource, broker: FakeBroker, challenge: str | None
+) -> None:
+    """A 403 is not repeated unless the service says what it lacks, in so many words, and it is not there yet."""
+    resource.answer = refusing((403, challenge, None))
+    async with (
+        stepping_up(client, resource, may_step_up=["tickets:close"]) as session,
+        session.get(f"{resource.url}/a") as response,
+    ):
+        assert response.status == 403
+    assert (len(resource.seen), len(broker.forms)) == (1, 1)
+
+
+async def test_a_service_that_always_wants_more_is_no_loop(
+    client: Client, resource: Resource, broker: FakeBroker
+) -> None:
+    """One step for one request, whatever it says then."""
+    more = 'Bearer error="insufficient_scope", scope="{}"'
+    resource.answer = refusing(*[(403, more.format(scope), None) for scope in ("a", "a b", "a b c")])
+    async with (
+        stepping_up(client, resource, may_step_up=["a", "b", "c"]) as session,
+        session.get(f"{resource.url}/a") as response,
+    ):
+        assert response.status == 403
+    assert (len(resource.seen), len(broker.forms)) == (2, 2)
+
+
+async def test_a_greater_token_that_is_refused_is_not_asked_for_again(
+    client: Client, resource: Resource, broker: FakeBroker
+) -> None:
+    """A person may have agreed to it a moment ago: nobody is asked twice for one request."""
+    resource.answer = refusing((403, NEEDS_CLOSE, None), (401, "Bearer", None))
+    async with (
+        stepping_up(client, resource, may_step_up=["tickets:close"]) as session,
+        session.get(f"{resource.url}/a") as response,
+    ):
+        assert response.status == 401
+    assert len(broker.forms) == 2
+
+
+async def test_a_nonce_a_dead_token_and_more_scopes_in_one_request(broker: FakeBroker, resource: Resource) -> None:
+    """Each is dealt with, each once."""
+    resource.answer = refusing(
+        (401, 'DPoP algs="ES256", error="use_dpop_nonce"', "n-1"),
+        (401, 'Bearer error="invalid_token"', None),
+        (403, f'{NEEDS_CLOSE}, DPoP error="insufficient_scope", scope="tickets:close"', None),
+    )
+    identity = KeyIdentity("triage", KEY)
+    async with (
+        Client(broker.url, identity=identity, dpop=True, timing=VirtualTime().timing()) as client,
+        stepping_up(client, resource, may_step_up=["tickets:close"]) as session,
+        session.get(f"{resource.url}/a") as response,
+    ):
+        assert response.status == 200
+    assert [form["scope"] for form in broker.forms] == ["tickets:read"] * 2 + ["tickets:close tickets:read"]
+    assert len(resource.seen) == 4
+
+
+async def test_a_stream_is_not_stepped_up(client: Client, resource: Resource, broker: FakeBroker) -> None:
+    """What can be sent once only is not sent again, and nobody is asked for a token that nothing could use."""
+
+    async def stream() -> AsyncIterator[bytes]:
+        yield b"once"
+
+    resource.answer = refusing((403, NEEDS_CLOSE, None))
+    async with (
+        stepping_up(client, resource, may_step_up=["tickets:close"]) as session,
+        session.post(f"{resource.url}/a", data=stream()) as response,
+    ):
+        assert response.status == 403
     assert len(broker.forms) == 1
