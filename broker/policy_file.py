@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from broker.core.policy import Policy, PolicyError, Problem, compile_policy
-from broker.strict_yaml import Plain, read_document
+from broker.strict_yaml import Parsed, Plain, parse_document, read_document
 
 API_PATH: Final = "/v1"
 """Where the broker's own API is under its issuer; together they are what ``broker`` stands for as an audience."""
@@ -19,7 +19,15 @@ def load_policy(path: Path, broker_issuer: str) -> Policy:
     policy's digest covers the keys. Raises :class:`PolicyError`, whose text has a line ``FILE:LINE: key.path: reason``
     for every problem.
     """
-    parsed = read_document(path)
+    return _compiled(path, read_document(path), broker_issuer)
+
+
+def compile_text(path: Path, text: str, broker_issuer: str) -> Policy:
+    """Compile the text of a policy as if it stood in the file ``path``. Raises what :func:`load_policy` raises."""
+    return _compiled(path, parse_document(path, text), broker_issuer)
+
+
+def _compiled(path: Path, parsed: Parsed, broker_issuer: str) -> Policy:
     document = parsed.value
     if not isinstance(document, dict):
         raise PolicyError((Problem((), "must be a mapping", 1),), str(path))

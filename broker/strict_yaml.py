@@ -54,6 +54,11 @@ def read_document(path: Path) -> Parsed:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise _failure(path, "is not UTF-8", line) from error
+    return parse_document(path, text)
+
+
+def parse_document(path: Path, text: str) -> Parsed:
+    """Read the text of a document as :func:`read_document` does; ``path`` says what it is, and is named in problems."""
     return _parse_json(path, text) if path.suffix == ".json" else _parse_yaml(path, text)
 
 

@@ -39,6 +39,7 @@ from broker.policy_file import load_policy
 from broker.ports import Events, Revocations
 from broker.registration import Registration
 from broker.revocation import Revocation
+from broker.right_sizing import RightSizing
 from broker.signing.access_token import AccessTokenSigner
 from broker.signing.keyring import KeyRing
 from broker.signing.ledger_identity import checkpoint_signer
@@ -232,6 +233,7 @@ def _services(ground: _Ground, site: Site) -> Services:
             events=ground.events,
         ),
         policy_control=ground.policy_control,
+        right_sizing=RightSizing(records=ledger, policy=ground.policy_control.current, clock=clock),
         records=ledger,
         revocations=revocations,
         token_check=check,

@@ -1,4 +1,4 @@
-"""``/v1/policy``: loading the policy file anew, and explaining what the policy says to a request."""
+"""``/v1/policy``: loading the policy file anew, explaining what the policy says to a request, and advice on it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ from broker.core.task import parse_task_id
 from broker.http.answer import answer
 from broker.http.bodies import read_json
 from broker.http.call import Call
+from broker.http.paging import only, query_value, whole_number
 from broker.http.revocations import hits_found
 from broker.policy_control import Effect, Reload
 from broker.ports import Record
+from broker.right_sizing import DEFAULT_DAYS
 
 ANY_KEY: Final = "any key"
 """Stands for the key of an explained request that is made with a proof of possession."""
@@ -74,6 +76,16 @@ async def reload(call: Call) -> web.Response:
         return answer(_reloaded(await control.preview()))
     done = await control.reload(by=call.operator.agent.id, caller=call.caller)
     return answer(_reloaded(done), HTTPStatus.OK if _is_done(done) else HTTPStatus.ACCEPTED)
+
+
+async def advice(call: Call) -> web.Response:
+    """``GET /v1/policy/advice?days=&role=&force=``: what was used of the policy, and how it could be narrower."""
+    only(call.request, "days", "role", "force")
+    days, role, force = (query_value(call.request, name) for name in ("days", "role", "force"))
+    if force not in {None, "true", "false"}:
+        raise Malformed("force: must be true or false")
+    chosen = DEFAULT_DAYS if days is None else whole_number("days", days)
+    return answer(await call.services.right_sizing.advice(days=chosen, role=role, force=force == "true"))
 
 
 async def explain(call: Call) -> web.Response:

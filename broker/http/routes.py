@@ -54,6 +54,7 @@ API_ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", "/v1/keys/rotate", "keys:write", keys.rotate),
     Route("POST", "/v1/policy/reload", "policy:write", policy.reload),
     Route("POST", "/v1/policy/explain", "operator:read", policy.explain),
+    Route("GET", "/v1/policy/advice", "operator:read", policy.advice),
     Route("POST", "/v1/tasks", "tasks:open", tasks.create),
     Route("GET", "/v1/tasks", "tasks:read", tasks.index),
     Route("GET", "/v1/tasks/{id}", "tasks:read", tasks.show),

@@ -20,6 +20,7 @@ from broker.policy_control import PolicyControl
 from broker.ports import Clock, Events, Ids, Records, Revocations
 from broker.registration import Registration
 from broker.revocation import Revocation
+from broker.right_sizing import RightSizing
 from broker.tasks import Tasks
 
 Network = IPv4Network | IPv6Network
@@ -48,6 +49,7 @@ class Services:
     approvals: Approvals
     actions: Actions
     policy_control: PolicyControl
+    right_sizing: RightSizing
     records: Records
     revocations: Revocations
     token_check: TokenCheck
