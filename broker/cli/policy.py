@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from broker.cli import policy_advice
 from broker.cli.options import DEFAULT_CONFIG, ConfigFile, Json, Port, settings
 from broker.cli.outcome import ExitCode, unusable
 from broker.cli.output import Facts, Table, show
@@ -17,6 +18,7 @@ from broker.core.identity import REGISTERED, federated_id
 from broker.core.policy import Policy, PolicyError
 
 app = typer.Typer(help="The policy: who may get what.", no_args_is_help=True)
+app.command("advise")(policy_advice.command)
 
 DEVELOPMENT_ISSUER: Final = "http://127.0.0.1:8640"
 """The broker that a policy is checked for when there are no settings: the one that ``broker init`` makes."""
