@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final, TypeGuard
 
 from broker.core.selector import Fact
@@ -125,7 +126,7 @@ def parse_claims(payload: Mapping[str, Any]) -> AccessClaims:
     if not isinstance(private, Mapping):
         msg = f"{PRIVATE_CLAIM}: missing"
         raise ClaimsError(msg)
-    chain, via = _act_chain(payload), _texts(private, "via", MAX_ACT_DEPTH)
+    chain, via = _act_chain(payload), _list(private, "via", MAX_ACT_DEPTH)
     if chain and via:
         msg = "act: a token that impersonates names no actors"
         raise ClaimsError(msg)
@@ -161,6 +162,9 @@ def _check_line(claims: AccessClaims) -> None:
     acting = claims.agents[0] if claims.agents else claims.sub
     if claims.client_id != acting:
         msg = "act: must name the client as the one who acts now, or nobody if that is the subject"
+        raise ClaimsError(msg)
+    if any(one == other for one, other in pairwise((*claims.agents, claims.sub))):
+        msg = "act: must not name whoever acts already again"
         raise ClaimsError(msg)
     # Each actor exchanged a token: one without the other is a lineage that somebody cut, and rules would miss it.
     if len(claims.agents) > len(claims.parents) or (claims.inherited and not claims.parents):
@@ -200,7 +204,7 @@ def _number(data: Mapping[str, Any], name: str) -> int:
     return value
 
 
-def _texts(data: Mapping[str, Any], name: str, most: int = MAX_INHERITED) -> tuple[str, ...]:
+def _list(data: Mapping[str, Any], name: str, most: int) -> tuple[str, ...]:
     """Read a list that is left out when it is empty."""
     if name not in data:
         return ()
@@ -208,10 +212,16 @@ def _texts(data: Mapping[str, Any], name: str, most: int = MAX_INHERITED) -> tup
     if not isinstance(value, list) or not 0 < len(value) <= most or not all(map(_is_text, value)):
         msg = f"{name}: must be a list of 1 to {most} printable texts of at most {MAX_TEXT} characters"
         raise ClaimsError(msg)
-    if len(set(value)) < len(value):
+    return tuple(value)
+
+
+def _texts(data: Mapping[str, Any], name: str, most: int = MAX_INHERITED) -> tuple[str, ...]:
+    """Read a list of different texts."""
+    texts = _list(data, name, most)
+    if len(set(texts)) < len(texts):
         msg = f"{name}: must not have a text twice"
         raise ClaimsError(msg)
-    return tuple(value)
+    return texts
 
 
 def _nested_act(agents: tuple[str, ...]) -> dict[str, Any]:

@@ -49,7 +49,16 @@ FULL = replace(
 IMPERSONATING = replace(FULL, impersonates=True)
 
 
-@pytest.mark.parametrize("claims", [CLAIMS, FULL, IMPERSONATING])
+RETURNED = replace(
+    FULL, parents=("tok_a", "tok_b", "tok_c"), agents=("prod/support/triage", "prod/planner", "prod/support/triage")
+)
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [CLAIMS, FULL, IMPERSONATING, RETURNED, replace(RETURNED, impersonates=True)],
+    ids=["own", "full", "impersonating", "returned", "returned impersonating"],
+)
 def test_claims_come_back_from_their_payload(claims: AccessClaims) -> None:
     """What is minted is what is read."""
     assert parse_claims(claims.to_payload()) == claims
@@ -162,9 +171,9 @@ def with_private(**members: object) -> dict[str, Any]:
 
 def deep_line(depth: int) -> dict[str, Any]:
     """Return a payload whose ``act`` claim is nested so deep, with as many parents as there may be."""
-    act: dict[str, Any] = {"sub": "a"}
-    for level in range(depth - 1):
-        act = {"sub": FULL.client_id if level == depth - 2 else "a", "act": act}
+    act: dict[str, Any] = {"sub": "a0"}
+    for level in range(1, depth):
+        act = {"sub": FULL.client_id if level == depth - 1 else f"a{level}", "act": act}
     return with_private(parents=ids("tok", MAX_PARENTS)) | {"act": act}
 
 
@@ -236,7 +245,8 @@ def test_every_private_member_is_needed(name: str) -> None:
         (without("act"), "act"),
         (impersonating(via=["prod/planner"]), "act"),
         (impersonating(via=[]), "via"),
-        (impersonating(via=["prod/support/triage", "prod/support/triage"]), "via"),
+        (impersonating(via=["prod/support/triage", "prod/support/triage"]), "act"),
+        (FULL.to_payload() | {"act": {"sub": "prod/support/triage", "act": {"sub": "prod/root"}}}, "act"),
         (impersonating(via=["prod/support/triage", *ids("a", MAX_ACT_DEPTH)]), "via"),
         (with_private(parents=["tok_a", "tok_a"]), "parents"),
         (with_private(parents=["tok_a"]), "parents"),
