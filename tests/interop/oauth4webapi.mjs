@@ -36,6 +36,18 @@ const after = await introspect(plain.access_token)
 const pair = await oauth.generateKeyPair('ES256')
 const bound = await obtain('tickets:comment', { DPoP: oauth.DPoP(client, pair) })
 
+// A token exchange (RFC 8693), which it has no function of its own for.
+const helper = { client_id: process.env.HELPER }
+const helperKey = await importPKCS8(readFileSync(process.env.HELPER_KEY, 'utf8'), 'ES256')
+const kind = 'urn:ietf:params:oauth:token-type:access_token'
+const whole = await obtain('tickets:list tickets:read')
+const exchanged = await oauth.processGenericTokenEndpointResponse(
+  as, helper, await oauth.genericTokenEndpointRequest(
+    as, helper, oauth.PrivateKeyJwt(helperKey), 'urn:ietf:params:oauth:grant-type:token-exchange',
+    { subject_token: whole.access_token, subject_token_type: kind, resource, scope: 'tickets:read' }, insecure))
+const delegated = await oauth.validateJwtAccessToken(
+  as, new Request(resource, { headers: { authorization: `Bearer ${exchanged.access_token}` } }), resource, insecure)
+
 let refused
 try {
   await obtain('tickets:delete')
@@ -46,4 +58,5 @@ try {
 console.log(JSON.stringify({
   token_type: plain.token_type, expires_in: plain.expires_in, scope: plain.scope, subject: validated.sub,
   before: before.active, after: after.active, bound_type: bound.token_type, refused,
+  exchanged: { kind: exchanged.issued_token_type, scope: exchanged.scope, act: delegated.act, subject: delegated.sub },
 }))

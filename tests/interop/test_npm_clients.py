@@ -26,16 +26,17 @@ def npm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _node(npm: Path, script: str, broker: RunningBroker, key: Path) -> dict[str, Any]:
+def _node(npm: Path, script: str, broker: RunningBroker, key: Path, helper_key: Path) -> dict[str, Any]:
     environment = {"ISSUER": broker.issuer, "CLIENT": "alpha", "KEY": str(key), "RESOURCE": TICKETS}
+    environment |= {"HELPER": "beta", "HELPER_KEY": str(helper_key)}
     output = run(["node", script], npm, PATH=f"{PROGRAMS}:{os.environ['PATH']}", **environment)
     answer: dict[str, Any] = json.loads(output)
     return answer
 
 
-def test_oauth4webapi(npm: Path, broker: RunningBroker, key: Path) -> None:
-    """A certified-strict client gets, validates, introspects and revokes tokens, and understands a refusal."""
-    answer = _node(npm, "oauth4webapi.mjs", broker, key)
+def test_oauth4webapi(npm: Path, broker: RunningBroker, key: Path, helper_key: Path) -> None:
+    """A certified-strict client gets, validates, exchanges, introspects and revokes, and understands a refusal."""
+    answer = _node(npm, "oauth4webapi.mjs", broker, key, helper_key)
     assert answer == {
         "token_type": "bearer",
         "expires_in": 900,
@@ -44,14 +45,21 @@ def test_oauth4webapi(npm: Path, broker: RunningBroker, key: Path) -> None:
         "before": True,
         "after": False,
         "bound_type": "dpop",
+        "exchanged": {
+            "kind": "urn:ietf:params:oauth:token-type:access_token",
+            "scope": "tickets:read",
+            "act": {"sub": "beta"},
+            "subject": "alpha",
+        },
         "refused": {"name": "ResponseBodyError", "error": "invalid_scope", "status": 400},
     }
 
 
-def test_openid_client(npm: Path, broker: RunningBroker, key: Path) -> None:
+def test_openid_client(npm: Path, broker: RunningBroker, key: Path, helper_key: Path) -> None:
     """openid-client needs nothing but the issuer and the key."""
-    answer = _node(npm, "openid-client.mjs", broker, key)
+    answer = _node(npm, "openid-client.mjs", broker, key, helper_key)
     assert answer["token_type"] == "bearer"
     assert answer["scope"] == "tickets:read"
     assert answer["client_id"] == "alpha"
+    assert answer["exchanged"] == "tickets:read"
     assert (answer["before"], answer["after"]) == (True, False)

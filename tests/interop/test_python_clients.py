@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx2
+import jwt
 import pytest
 import requests
 from authlib.integrations.requests_client import OAuth2Session
@@ -16,9 +18,23 @@ from jwskate import Jwk
 from mcp.client.auth.extensions.client_credentials import PrivateKeyJWTOAuthProvider, SignedJWTParameters
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from requests_oauth2client import BearerToken, DPoPToken, OAuth2Client, PrivateKeyJwt
-from requests_oauth2client.exceptions import InvalidScope
+from requests_oauth2client.exceptions import AuthorizationPending, InvalidGrant, InvalidScope, SlowDown
 
-from tests.support.running_broker import TICKETS, RunningBroker
+from tests.support.running_broker import PAYMENTS, TICKETS, RunningBroker
+
+EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
+
+
+def _claims(token: str) -> dict[str, Any]:
+    claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    return claims
+
+
+def _token(broker: RunningBroker, agent: str, key: Path, *scopes: str) -> str:
+    named = [text for scope in scopes for text in ("--scope", scope)]
+    answer = broker.ask("token", "--agent", agent, "--key", str(key), "--audience", TICKETS, *named)
+    return str(answer["access_token"])
 
 
 def _metadata(broker: RunningBroker) -> dict[str, str]:
@@ -58,19 +74,43 @@ def test_authlib(broker: RunningBroker, key: Path) -> None:
     assert not introspect()
 
 
-def test_requests_oauth2client(broker: RunningBroker, key: Path) -> None:
-    """requests-oauth2client discovers the broker, gets a bearer and a DPoP token, and understands refusals."""
+def test_authlib_exchanges_a_token(broker: RunningBroker, key: Path, helper_key: Path) -> None:
+    """Authlib gets a delegate's token by the exchange grant; nothing of it is special to the broker."""
+    whole = _token(broker, "alpha", key, "tickets:read", "tickets:list")
+    session = OAuth2Session(
+        client_id="beta",
+        client_secret=ECKey.import_key(helper_key.read_text()),
+        token_endpoint_auth_method=PrivateKeyJWT(broker.issuer, claims={"exp": int(time.time()) + 120}, alg="ES256"),
+        scope="tickets:read",
+    )
+    token = session.fetch_token(
+        _metadata(broker)["token_endpoint"],
+        grant_type=EXCHANGE,
+        subject_token=whole,
+        subject_token_type=ACCESS_TOKEN,
+        resource=TICKETS,
+    )
+    assert (token["issued_token_type"], token["token_type"], token["scope"]) == (ACCESS_TOKEN, "Bearer", "tickets:read")
+    assert _claims(token["access_token"])["act"] == {"sub": "beta"}
+
+
+def _client(broker: RunningBroker, agent: str, key: Path) -> OAuth2Client:
     private = Jwk.from_pem(key.read_text()).with_kid_thumbprint()
     metadata = _metadata(broker)
-    client = OAuth2Client(
+    return OAuth2Client(
         metadata["token_endpoint"],
         issuer=metadata["issuer"],
         revocation_endpoint=metadata["revocation_endpoint"],
         introspection_endpoint=metadata["introspection_endpoint"],
         jwks_uri=metadata["jwks_uri"],
-        auth=PrivateKeyJwt(client_id="alpha", private_jwk=private, alg="ES256", aud=broker.issuer),
+        auth=PrivateKeyJwt(client_id=agent, private_jwk=private, alg="ES256", aud=broker.issuer),
         testing=True,
     )
+
+
+def test_requests_oauth2client(broker: RunningBroker, key: Path) -> None:
+    """requests-oauth2client discovers the broker, gets a bearer and a DPoP token, and understands refusals."""
+    client = _client(broker, "alpha", key)
     token = client.client_credentials(scope="tickets:read", resource=TICKETS)
     assert isinstance(token, BearerToken)
     assert client.introspect_token(token)["active"]
@@ -80,6 +120,37 @@ def test_requests_oauth2client(broker: RunningBroker, key: Path) -> None:
     assert isinstance(bound, DPoPToken)
     with pytest.raises(InvalidScope):
         client.client_credentials(scope="tickets:delete", resource=TICKETS)
+
+
+def test_requests_oauth2client_exchanges_tokens(broker: RunningBroker, key: Path, helper_key: Path) -> None:
+    """It hands a token on, bound to the delegate's own key if that wants it; the parent's end is the end of both."""
+    owner, helper = _client(broker, "alpha", key), _client(broker, "beta", helper_key)
+    whole = owner.client_credentials(scope="tickets:read tickets:list", resource=TICKETS)
+    part = helper.token_exchange(subject_token=whole, resource=TICKETS, scope="tickets:read")
+    bound = helper.token_exchange(subject_token=whole, resource=TICKETS, scope="tickets:read", dpop=True)
+    assert (type(part), type(bound)) == (BearerToken, DPoPToken)
+    seen = helper.introspect_token(part)
+    assert (seen["active"], seen["sub"], seen["act"]) == (True, "alpha", {"sub": "beta"})
+    assert helper.introspect_token(bound)["active"]
+    with pytest.raises(InvalidScope):
+        helper.token_exchange(subject_token=whole, resource=TICKETS, scope="tickets:list")
+    owner.revoke_access_token(whole)
+    assert not any(helper.introspect_token(token)["active"] for token in (part, bound))
+
+
+def test_requests_oauth2client_waits_for_people(broker: RunningBroker, key: Path) -> None:
+    """A pending answer is what CIBA calls one: its client polls with the id, and gets the token once people agreed."""
+    client = _client(broker, "alpha", key)
+    with pytest.raises(AuthorizationPending) as pending:
+        client.client_credentials(scope="refunds:create", resource=PAYMENTS)
+    request = pending.value.response.json()["auth_req_id"]
+    with pytest.raises((AuthorizationPending, SlowDown)):
+        client.ciba(request)
+    broker.command("approvals", "approve", request, "--reason", "agreed")
+    token = client.ciba(request)
+    assert (_claims(str(token))["aud"], token.scope) == (PAYMENTS, "refunds:create")
+    with pytest.raises(InvalidGrant):
+        client.ciba(request)
 
 
 class _Memory:
@@ -128,11 +199,10 @@ async def test_mcp(broker: RunningBroker) -> None:
 
 def test_tokens_verify_with_another_implementation(broker: RunningBroker, key: Path) -> None:
     """joserfc, which the broker does not use, verifies a token with the published keys alone."""
-    answer = broker.ask(
-        "token", "--agent", "alpha", "--key", str(key), "--audience", TICKETS, "--scope", "tickets:read"
-    )
     keys = requests.get(_metadata(broker)["jwks_uri"], timeout=10).json()
-    token = jose_jwt.decode(answer["access_token"], KeySet.import_key_set(keys), algorithms=["ES256"])
+    token = jose_jwt.decode(
+        _token(broker, "alpha", key, "tickets:read"), KeySet.import_key_set(keys), algorithms=["ES256"]
+    )
     assert token.header["typ"] == "at+jwt"
     assert token.claims["iss"] == broker.issuer
     assert token.claims["aud"] == TICKETS
