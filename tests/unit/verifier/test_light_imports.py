@@ -18,11 +18,13 @@ HEAVY = {
     "broker.ports",
     "broker.ledger",
     "broker.http",
+    "mcp",
 }
 
 
 @pytest.mark.parametrize(
-    "module", ["broker.verifier", "broker.verifier.aiohttp", "broker.client", "broker.client.aiohttp"]
+    "module",
+    ["broker.verifier", "broker.verifier.aiohttp", "broker.verifier.mcp", "broker.client", "broker.client.aiohttp"],
 )
 def test_a_library_import_stays_light(module: str) -> None:
     """Importing it loads none of the server's dependencies or parts, nor the other library."""
