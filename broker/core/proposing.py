@@ -19,7 +19,7 @@ from broker.core.policy.model import Approval, Policy, Role, ScopeAllow
 from broker.core.policy.operator_scopes import OPERATOR_SCOPES
 from broker.core.task import ACTION, DEFAULT_TASK_TTL, TOKENS
 from broker.core.usage import Asked, RoleUse, ScopeUse, Usage
-from broker.core.widening import acting, answering
+from broker.core.widening import acting, answering, earlier_at
 
 HEADROOM: Final = 2
 """How many times what was seen a limit is proposed to be."""
@@ -168,7 +168,16 @@ class _Proposing:
         if any((opener, uri, scope) in self.usage.ceilings for opener in self._openers(role)):
             self._note(role, f"no token had {scope} at {uri}, but tasks were opened for it")
             return False
-        other = answering(role, self._later(role), role.members, uri, scope)
+        allow = role.audiences[uri]
+        is_default = scope in allow.default_scopes  # then it matters who answers to requests that name no scopes
+        if is_default and earlier_at(self.policy, role, uri) is not None:
+            self._note(role, f"{scope} at {uri} was not used, but is a default scope, and other roles come before")
+            return False
+        others = (
+            answering(role, self._later(role), role.members, uri, each)
+            for each in (allow.scopes if is_default else [scope])
+        )
+        other = next(filter(None, others), None)
         if other is not None:
             self._note(role, f"{scope} at {uri} was not used, but {other}, which comes later, would give more")
             return False

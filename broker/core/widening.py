@@ -29,6 +29,7 @@ def broadened(old: Policy, new: Policy) -> tuple[str, ...]:
             if other is not None:
                 more.append(f"{other} would answer in the place of {role.name}: {scope} at {audience}")
         more += _delegates(old, new, role)
+        more += _defaults(old, new, role)
     return tuple(dict.fromkeys(more))
 
 
@@ -58,6 +59,16 @@ def acting(policy: Policy, delegate: str, lines: Sequence[Member]) -> str | None
     return None
 
 
+def earlier_at(policy: Policy, role: Role, audience: str) -> str | None:
+    """Return a role that comes before another one, for some of the same agents, at the same audience."""
+    for other in policy.roles.values():
+        if other.name == role.name:
+            return None
+        if audience in other.audiences and may_overlap(role.members, other.members):
+            return other.name
+    return None
+
+
 def may_overlap(some: Iterable[Member], others: Iterable[Member]) -> bool:
     """Whether an agent could be meant by both lists; True if that cannot be seen."""
     listed = tuple(others)
@@ -77,6 +88,7 @@ def _losses(old: Role, new: Role | None) -> Iterator[tuple[Sequence[Member], str
                 after is None
                 or kept is None
                 or not allow.details <= after.details
+                or (allow.default_scopes and not after.default_scopes)
                 or (kept.tier.proof_required and not line.tier.proof_required)
                 or stricter(kept.asks, line.asks)
             ):
@@ -96,6 +108,17 @@ def _delegates(old: Policy, new: Policy, role: Role) -> Iterator[str]:
         for other in left:
             if names.index(other) > names.index(delegate) and may_overlap(lost, new.roles[other].members):
                 yield f"members of {delegate} could act for {role.name} as {other}"
+
+
+def _defaults(old: Policy, new: Policy, role: Role) -> Iterator[str]:
+    """Yield where a request that names no scopes could get from a role what an earlier one answers if it names them."""
+    after = new.roles.get(role.name)
+    for uri, allow in after.audiences.items() if after is not None else ():
+        before = role.audiences.get(uri)
+        if allow.default_scopes and before is not None and allow.default_scopes != before.default_scopes:
+            earlier = earlier_at(old, role, uri)
+            if earlier is not None:
+                yield f"{role.name} would answer in the place of {earlier}: default scopes at {uri}"
 
 
 def _is_more_generous(other: Role, role: Role, audience: str, scope: str) -> bool:

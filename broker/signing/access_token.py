@@ -60,9 +60,7 @@ class AccessTokenSigner:
         key = self._ring.signer(self._clock.now())
         token = key.jwt(TYP, _encode(claims.to_payload()))
         if len(token) > MAX_TOKEN:
-            text = (
-                f"the token would be longer than {MAX_TOKEN} characters: ask for fewer scopes or shorter details"
-            )
+            text = f"the token would be longer than {MAX_TOKEN} characters: ask for fewer scopes or shorter details"
             raise Refused(Code.TOO_LARGE, text)
         return Minted(token, key.kid)
 

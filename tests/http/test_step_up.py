@@ -11,8 +11,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from broker.client import Client, KeyIdentity
+from broker.client import Client, KeyIdentity, TokenRefused
 from broker.client.aiohttp import authorizing
+from broker.core.errors import Code
 from broker.verifier import Verifier
 from broker.verifier.aiohttp import VERIFIED, guard
 from tests.support.broker_app import BrokerApp, Template, make_template, running_app
@@ -103,6 +104,25 @@ async def test_a_client_steps_up_through_a_persons_approval(app: BrokerApp, port
             assert (await decide(app, "carol", request)).json["state"] == "approved"
             async with await asyncio.wait_for(waiting, 20) as reply:
                 assert (reply.status, await reply.text()) == (200, "read refund")
+
+
+async def test_a_persons_no_ends_the_step(app: BrokerApp, port: int) -> None:
+    """The caller learns who said no; the next call with the lesser token works as before."""
+    asked: asyncio.Queue[str] = asyncio.Queue()
+    key = KeyIdentity("planner", app.keys["planner"])
+    async with (
+        service(app, port) as resource,
+        Client(app.issuer, identity=key, dpop=True, on_pending=lambda one, _: asked.put_nowait(one)) as client,
+    ):
+        sending = authorizing(client, resource, ["read"], may_step_up=["refund"])
+        async with aiohttp.ClientSession(middlewares=(sending,)) as session:
+            waiting = asyncio.ensure_future(session.post(f"{resource}/refund", data=b"x"))
+            await decide(app, "carol", await asyncio.wait_for(asked.get(), 10), "deny")
+            with pytest.raises(TokenRefused) as refused:
+                await asyncio.wait_for(waiting, 20)
+            assert refused.value.code is Code.APPROVAL_DENIED
+            async with session.post(f"{resource}/read", data=b"x") as reply:
+                assert reply.status == 200
 
 
 async def test_a_client_never_steps_up_to_what_was_not_named(app: BrokerApp, port: int) -> None:
