@@ -12,6 +12,7 @@ from broker.core.change import Change, Guard, Receipt, RegisteredAgent, StoredKe
 from broker.core.claims import AccessClaims
 from broker.core.errors import BrokerError, Code
 from broker.core.identity import Agent
+from broker.core.lease import Ended, LeaseOrder, Taken
 from broker.core.rules import BlockIndex, Rule, RuleIndex
 from broker.core.selector import Selector
 from broker.core.task import TaskState
@@ -329,6 +330,48 @@ class Signer(Protocol):
         Raises ``Unavailable`` (``INTERNAL``) if it is not exactly what was meant; nothing is released then. Raises
         ``Refused`` (``TOO_LARGE``) if it is more than a token can say.
         """
+        ...
+
+
+# --- secrets of others ----------------------------------------------------------------------------------------------
+
+
+class Backend(Protocol):
+    """Where leased secrets come from: it makes or gives them, renews and ends them.
+
+    A *handle* is text by text, holds no secret, and is all that a later process needs to go on. Every method may be
+    cancelled, is bounded in time, and raises ``BackendFailed`` and nothing else; with ``uncertain`` if what was asked
+    may have happened all the same. Calls run at the same time, for one lease as well.
+    """
+
+    async def prepare(self, order: LeaseOrder) -> Mapping[str, str]:
+        """Return the handle with which a secret that :meth:`take` made can be ended although its answer was lost.
+
+        It is recorded, durably, before ``take`` is called with it. What this itself makes holds no secret of its own,
+        and ends by itself.
+        """
+        ...
+
+    async def take(self, order: LeaseOrder, handle: Mapping[str, str]) -> Taken:
+        """Make or read the secret. If this raises without ``uncertain``, no secret was made."""
+        ...
+
+    async def renew(self, handle: Mapping[str, str], seconds: int) -> int:
+        """Let a secret live for ``seconds`` from now; return for how many it does, which may be fewer.
+
+        Raises ``BackendFailed`` with ``LEASE_ENDED`` if there is nothing to renew any more.
+        """
+        ...
+
+    async def revoke(self, handle: Mapping[str, str]) -> Ended:
+        """End a secret, by the handle of a ``prepare`` or of a :class:`Taken`. Returns once the backend says so.
+
+        Ending what has ended, or was never made, succeeds. Doing it twice, at the same time as well, is harmless.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give back connections and threads. What is still running is left to its time-out."""
         ...
 
 

@@ -78,6 +78,15 @@ class Code(StrEnum):
     BREAK_GLASS_NOT_ALLOWED = "break_glass_not_allowed"
     NOT_AN_APPROVER = "not_an_approver"
 
+    # Leases
+    SECRET_NOT_ALLOWED = "secret_not_allowed"
+    LEASE_LIMIT = "lease_limit"
+    LEASE_ENDED = "lease_ended"
+    LEASE_NOT_RENEWABLE = "lease_not_renewable"
+    ENCRYPTION_REQUIRED = "encryption_required"
+    BACKEND_UNAVAILABLE = "backend_unavailable"
+    BACKEND_REFUSED = "backend_refused"
+
     # Limits
     RATE_LIMITED = "rate_limited"
     OVERLOADED = "overloaded"
@@ -138,6 +147,21 @@ class Pending(BrokerError):
 
 class Unavailable(BrokerError):
     """The broker cannot do this now, and nothing was released. Retrying later may help."""
+
+
+class BackendFailed(BrokerError):
+    """A backend of leases did not do what it was asked.
+
+    ``BACKEND_UNAVAILABLE``: it cannot now (unreachable, slow, sealed, overloaded); trying again may help.
+    ``BACKEND_REFUSED``: it will not (no permission, no such path, an answer that cannot be used); somebody must change
+    something. ``LEASE_ENDED``: it does not know the lease any more. ``uncertain`` says that it may have done it all the
+    same, the answer having been lost.
+    """
+
+    def __init__(self, code: Code, public: str, *, uncertain: bool = False, retry_after: int | None = None) -> None:
+        """``public`` says what went wrong, without anything that the backend or the caller keeps secret."""
+        super().__init__(code, public, retry_after=retry_after)
+        self.uncertain = uncertain
 
 
 class GuardFailed(BrokerError):

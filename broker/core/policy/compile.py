@@ -16,22 +16,16 @@ from broker.core.policy.compile_details import compile_details
 from broker.core.policy.compile_issuers import compile_issuers
 from broker.core.policy.compile_members import compile_members
 from broker.core.policy.compile_roles import Defined, compile_roles
+from broker.core.policy.compile_secrets import compile_secrets
 from broker.core.policy.compile_tiers import compile_tiers
 from broker.core.policy.document import Node, PolicyError, Problem, plain_problems, shown
 from broker.core.policy.membership import Membership
-from broker.core.policy.model import KEEP, REVOKE, Audience, Policy, SecretRef, Tier
+from broker.core.policy.model import KEEP, REVOKE, Audience, Policy, Tier
 from broker.core.policy.operator_scopes import BROKER, OPERATOR_SCOPES, OPERATOR_TIER
 from broker.core.scope import MAX_SCOPE, is_scope
 
 VERSION: Final = 1
 """The version of the format that ``version`` must name."""
-
-_BACKENDS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
-    "vault": (("path",), ("namespace",)),
-    "aws-secrets-manager": (("secret_id",), ("key", "region", "on_revoke")),
-    "aws-sts": (("role_arn",), ("region",)),
-}
-"""The backends of secrets: their required and their optional members."""
 
 _encoder: Final = msgspec.json.Encoder(order="sorted")
 
@@ -60,7 +54,7 @@ def _compile(root: Node, broker_audience: str, broker_issuer: str) -> Policy:
     tiers = compile_tiers(top.get("tiers"), role_names)
     issuers = compile_issuers(top["issuers"], broker_issuer) if "issuers" in top else {}
     audiences = _audiences(top.get("audiences"), tiers, issuers, broker_audience)
-    secrets = _secrets(top["secrets"], tiers) if "secrets" in top else {}
+    secrets = compile_secrets(top["secrets"], tiers) if "secrets" in top else {}
     defined = Defined(
         issuers=issuers, audiences=audiences, secrets=secrets, roles=role_names, broker_audience=broker_audience
     )
@@ -132,31 +126,6 @@ def _scopes(node: Node, tiers: Mapping[str, Tier]) -> dict[str, Tier]:
         if tier is not None:
             scopes[name] = tiers[tier]
     return scopes
-
-
-def _secrets(node: Node, tiers: Mapping[str, Tier]) -> dict[str, SecretRef]:
-    secrets = ((name, _secret(name, entry, tiers)) for name, entry in node.names("a secret"))
-    return {name: secret for name, secret in secrets if secret is not None}
-
-
-def _secret(name: str, node: Node, tiers: Mapping[str, Tier]) -> SecretRef | None:
-    chosen = node.value.get("backend") if isinstance(node.value, Mapping) else None
-    if not isinstance(chosen, str) or chosen not in _BACKENDS:
-        every = {member for members in _BACKENDS.values() for part in members for member in part}
-        found = node.members(*sorted(every), required=("backend", "tier"))
-        if "backend" in found:
-            found["backend"].choice(_BACKENDS)
-        return None
-    required, optional = _BACKENDS[chosen]
-    found = node.members(*optional, required=("backend", "tier", *required))
-    tier = found["tier"].reference(tiers, "a tier") if "tier" in found else None
-    if "on_revoke" in found:
-        found["on_revoke"].choice(("rotate", "leave"))
-    settings = {key: found[key].text() for key in (*required, *optional) if key in found}
-    if tier is None:
-        return None
-    written = {key: value for key, value in settings.items() if value is not None}
-    return SecretRef(name=name, backend=chosen, tier=tiers[tier], settings=written)
 
 
 def _digest(document: object) -> str:

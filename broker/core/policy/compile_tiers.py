@@ -19,7 +19,7 @@ LONGEST_TTL: Final = 24 * 3600
 """Seconds that no grant may exceed, whatever the policy says."""
 
 _MOST_APPROVERS: Final = 10
-_OPTIONAL: Final = ("max_ttl", "allow_long", "proof_of_possession", "approval")
+_OPTIONAL: Final = ("max_ttl", "allow_long", "proof_of_possession", "approval", "encrypted_delivery")
 
 
 def compile_tiers(node: Node | None, roles: Collection[str]) -> dict[str, Tier]:
@@ -42,6 +42,9 @@ def _tier(name: str, rank: int, node: Node, roles: Collection[str]) -> Tier:
             and found["proof_of_possession"].choice(("required", "optional")) == "required"
         ),
         approval=compile_approval(found["approval"], roles) if "approval" in found else None,
+        encrypted=(
+            "encrypted_delivery" in found and found["encrypted_delivery"].choice(("required", "optional")) == "required"
+        ),
     )
 
 

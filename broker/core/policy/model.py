@@ -58,13 +58,17 @@ class DetailType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tier:
-    """How sensitive something is. A higher ``rank`` is more sensitive; ``max_ttl`` is in seconds."""
+    """How sensitive something is. A higher ``rank`` is more sensitive; ``max_ttl`` is in seconds.
+
+    With ``encrypted`` a leased secret is handed out only encrypted to a key of the agent's own.
+    """
 
     name: str
     rank: int
     max_ttl: int
     proof_required: bool = False
     approval: Approval | None = None
+    encrypted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +87,15 @@ class Audience:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecretRef:
-    """A secret that can be leased from a backend. ``settings`` are the backend's own members, as written."""
+    """A secret that can be leased from a backend. ``settings`` are the backend's own members, as written.
+
+    ``backend`` is the kind of backend, or the kind, a slash and the name of one of several: ``vault``, ``vault/eu``.
+    """
 
     name: str
     backend: str
     tier: Tier
-    settings: Mapping[str, str]
+    settings: Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Backends: where leased secrets come from, and how they are ended there."""
