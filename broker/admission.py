@@ -98,7 +98,7 @@ class Admission:
         # What an issuer called the agent, and said of it, is not in the token: no line of the policy may match by it.
         subject = claims.client_id if claims.issuer == REGISTERED else ""
         agent = Agent(id=claims.client_id, issuer=claims.issuer, subject=subject)
-        return Admitted(agent=agent, scopes=frozenset(claims.scopes), claims=claims)
+        return Admitted(agent=agent, scopes=frozenset(claims.scopes), claims=claims, kid=verified.kid)
 
     def _prove(self, presented: Presented, agent: str, jkt: str, now: float) -> None:
         if presented.proof is None:

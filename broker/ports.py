@@ -12,7 +12,7 @@ from broker.core.change import Change, Guard, Receipt, RegisteredAgent, StoredKe
 from broker.core.claims import AccessClaims
 from broker.core.errors import BrokerError, Code
 from broker.core.identity import Agent
-from broker.core.lease import Ended, LeaseOrder, Taken
+from broker.core.lease import Ended, LeaseOrder, LeaseState, LeaseStatus, Taken
 from broker.core.rules import BlockIndex, Rule, RuleIndex
 from broker.core.selector import Selector
 from broker.core.task import TaskState
@@ -73,6 +73,18 @@ class Idempotent:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseHits:
+    """The leases that a selector covers: those that their backends can end, those that only expire, and when the last.
+
+    ``latest_expiry`` (Unix seconds) is of those that only expire; None if there are none, or if one never does.
+    """
+
+    revocable: int = 0
+    expires_only: int = 0
+    latest_expiry: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Hits:
     """What a selector covers that is alive: counted from the ledger, dead and expired credentials left out."""
 
@@ -80,6 +92,20 @@ class Hits:
     tasks: int
     agents: int
     latest_expiry: int | None
+    leases: LeaseHits = LeaseHits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseFilter:
+    """Which leases to list; None is any. ``below`` is a task with all below it."""
+
+    agent: str | None = None
+    below: str | None = None
+    status: LeaseStatus | None = None
+    secret: str | None = None
+    backend: str | None = None
+    before: str | None = None
+    limit: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +261,38 @@ class Records(Protocol):
         ...
 
 
+class LeaseRecords(Protocol):
+    """Reading leases; like :class:`Records` otherwise."""
+
+    async def lease(self, lease_id: str) -> LeaseState | None:
+        """Return a lease."""
+        ...
+
+    async def leases(self, wanted: LeaseFilter) -> Sequence[LeaseState]:
+        """Return leases, the youngest first, with ids below ``before``."""
+        ...
+
+    async def running_leases(self, *, after: str = "", limit: int = 1000) -> Sequence[LeaseState]:
+        """Return leases that are opening or live, by id, with ids above ``after``."""
+        ...
+
+    async def over_leases(self, now: float, limit: int = 1000) -> Sequence[LeaseState]:
+        """Return live leases whose time is over, the longest ended first."""
+        ...
+
+    async def lease_work(self, now: float, limit: int = 1000) -> Sequence[LeaseState]:
+        """Return leases that are to be revoked at ``now``, the longest waiting first; held ones are left out."""
+        ...
+
+    async def lease_outcomes(self, rule: int) -> Mapping[LeaseStatus, int]:
+        """Return how many of the leases that a rule ended are in each state."""
+        ...
+
+    async def lease_counts(self) -> Mapping[tuple[str, LeaseStatus], int]:
+        """Return how many leases there are by backend and state, those that were settled long ago left out."""
+        ...
+
+
 @dataclass(slots=True)
 class Revocations:
     """The rules and blocks in force, shared by all use cases of one process; the ledger keeps it current."""
@@ -281,12 +339,13 @@ class Admitted:
     """Who is calling.
 
     A caller that came by assertion has only what is its own: ``scopes`` are empty, and there are no ``claims``, which
-    are those of the access token that another one came with.
+    are those of the access token that another one came with; ``kid`` is the key that signed that.
     """
 
     agent: Agent
     scopes: frozenset[str] = frozenset()
     claims: AccessClaims | None = None
+    kid: str = ""
 
     def require(self, scope: str) -> None:
         """Raise ``BrokerError`` (``INSUFFICIENT_SCOPE``) unless the caller's token has this scope."""

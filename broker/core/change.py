@@ -13,6 +13,7 @@ from typing import Any
 from broker.core.action import Action
 from broker.core.approval import ApprovalRequest, Vote
 from broker.core.entry import Entry
+from broker.core.lease import Lease, LeaseStatus
 from broker.core.rules import Block, Rule
 from broker.core.task import Task
 
@@ -191,6 +192,23 @@ class Unreviewed:
     approval_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class LeasesWithin:
+    """The agent has fewer than ``limit`` leases by the role that are not settled. Fails with ``LEASE_LIMIT``."""
+
+    agent: str
+    role: str
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseIn:
+    """The lease is stored, in one of these states. Fails with ``NOT_FOUND`` or ``LEASE_ENDED``."""
+
+    lease_id: str
+    states: frozenset[LeaseStatus]
+
+
 Guard = (
     EpochIs
     | Unused
@@ -208,6 +226,8 @@ Guard = (
     | ApprovalPending
     | ApprovalGranted
     | Unreviewed
+    | LeasesWithin
+    | LeaseIn
 )
 
 RATE_STEP = 10
@@ -222,9 +242,9 @@ class AddRule:
 
     A rule whose id was committed before is refused (``GuardFailed`` with ``CONFLICT``): no rule is written twice.
 
-    The ledger sets ``ends_at``: when the longest-lived token committed so far that the rule could hit has expired, plus
-    a margin for skew. A rule that names a token ends with that token, one that names a stored task with the last grant
-    of its tree; for others it is the longest-lived of all.
+    The ledger sets ``ends_at``: when the longest-lived credential committed so far that the rule could hit has expired,
+    plus a margin for skew. A rule that names a token ends with that token and the leases that were taken with it, one
+    that names a stored task with the last grant of its tree; for others it is the longest-lived of all.
     """
 
     rule: Rule
@@ -395,6 +415,87 @@ class Review:
     vote: Vote
 
 
+@dataclass(frozen=True, slots=True)
+class AddLease:
+    """Store the intent of a lease, with the handle by which it can be ended. Fails with ``CONFLICT`` for a known id."""
+
+    lease: Lease
+    handle: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealLease:
+    """Note what the backend made of an intent: the lease is live. Comes with a ``LeaseIn`` guard, like all below."""
+
+    lease_id: str
+    handle: Mapping[str, str]
+    fingerprint: str
+    expires_at: int | None
+    renewable: bool
+    revocable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RenewLease:
+    """The lease goes on until ``expires_at`` (Unix seconds)."""
+
+    lease_id: str
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndLease:
+    """The lease has ended at ``at``, and is to be revoked: at once, or once an operator confirms it (``held``).
+
+    ``handle`` replaces the one that is known; ``rule`` is the number of the rule that ended it, if one did.
+    """
+
+    lease_id: str
+    at: float
+    because: str
+    rule: int | None = None
+    handle: Mapping[str, str] | None = None
+    held: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissLease:
+    """Revoking has failed once more. ``next_attempt_at`` (Unix seconds) is None if it was given up."""
+
+    lease_id: str
+    error: str
+    next_attempt_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettleLease:
+    """Nothing is left to do for the lease: ``status`` says how it ended.
+
+    ``expires_at`` is until when the secret is good, if the backend cannot end it (None: nobody knows).
+    """
+
+    lease_id: str
+    status: LeaseStatus
+    at: float
+    note: str | None = None
+    expires_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLease:
+    """Revoking the lease is to be tried again from the beginning."""
+
+    lease_id: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseHeldLeases:
+    """No lease is held any more: those that were are revoked from ``at`` on."""
+
+    at: float
+
+
 Write = (
     AddRule
     | AddBlock
@@ -412,6 +513,14 @@ Write = (
     | AddApproval
     | CastVote
     | Review
+    | AddLease
+    | SealLease
+    | RenewLease
+    | EndLease
+    | MissLease
+    | SettleLease
+    | RetryLease
+    | ReleaseHeldLeases
 )
 
 

@@ -53,6 +53,15 @@ class Kind(StrEnum):
     APPROVAL_REQUESTED = "approval.requested"
     APPROVAL_VOTED = "approval.voted"
     APPROVAL_REVIEWED = "approval.reviewed"
+    LEASE_INTENDED = "lease.intended"
+    LEASE_SEALED = "lease.sealed"
+    LEASE_REFUSED = "lease.refused"
+    LEASE_RENEWED = "lease.renewed"
+    LEASE_ENDED = "lease.ended"
+    LEASE_MISSED = "lease.missed"
+    LEASE_SETTLED = "lease.settled"
+    LEASE_RETRIED = "lease.retried"
+    LEASES_CONFIRMED = "leases.confirmed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,6 @@ class Lease:
     ends_by: int
     allowed_by: str
     token: str
-    key: str | None = None
     path: tuple[str, ...] = ()
 
 

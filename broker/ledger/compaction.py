@@ -17,7 +17,7 @@ CHUNK: Final = 2000
 """The most rows deleted in one transaction."""
 
 MEMORY_SECONDS: Final = 24 * 3600.0
-"""Seconds that tasks, actions and approvals are kept after their end, so that people can look at them."""
+"""Seconds that tasks, actions, leases and approvals are kept after their end, so that people can look at them."""
 
 _RATE_MEMORY: Final = 120.0
 """Seconds that the counts of a rate stay: the minute they serve, and as much again for a clock that is set back."""
@@ -33,6 +33,7 @@ async def forget_ended_rows(group: GroupCommit, now: float) -> int:
         (tables.idempotency, tables.idempotency.c.expires_at <= now),
         (tables.enrollments, tables.enrollments.c.expires_at <= now),
         (tables.actions, tables.actions.c.settle_by <= now - MEMORY_SECONDS),
+        (tables.leases, tables.leases.c.settled_at <= now - MEMORY_SECONDS),
         (tables.approvals, ended_before(now - MEMORY_SECONDS)),
         (tables.votes, ~exists().where(tables.approvals.c.id == tables.votes.c.approval)),
     ):

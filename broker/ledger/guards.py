@@ -7,7 +7,7 @@ the changes of a batch see each other exactly as if each had been a transaction 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -30,10 +30,12 @@ from broker.core.change import (
     RateWithin,
     RemoveAgent,
     Unused,
+    Write,
 )
 from broker.core.errors import BrokerError, Code, EpochMoved, GuardFailed
 from broker.ledger import schema, sqlite
 from broker.ledger.approval_book import APPROVAL_GUARDS, APPROVAL_WRITES, ApprovalBook
+from broker.ledger.lease_book import LEASE_GUARDS, LEASE_WRITES, LeaseBook
 from broker.ledger.task_book import TASK_GUARDS, TASK_WRITES, TaskBook
 
 _MINUTE: Final = 60
@@ -59,6 +61,7 @@ class View:
     idempotency: dict[str, tuple[str, float]] = field(default_factory=dict)
     tasks: TaskBook | None = None
     approvals: ApprovalBook | None = None
+    leases: LeaseBook | None = None
 
     def note(self, change: Change) -> None:
         """Take up what a change does that was found good."""
@@ -77,15 +80,28 @@ class View:
                     pass
         if change.writes:
             self._note_writes(change)
-        for book in (self.tasks, self.approvals):
-            if book is not None:
-                book.apply(change)
+        for book in self.books():
+            book.apply(change)
 
     def flush(self, connection: Connection) -> None:
         """Write what the books have changed."""
-        for book in (self.tasks, self.approvals):
+        for book in self.books():
+            book.flush(connection)
+
+    def open_books(self, connection: Connection, guards: Sequence[Guard], writes: Sequence[Write]) -> None:
+        """Load the books that these guards and writes are about."""
+        if _any(guards, TASK_GUARDS) or _any(writes, TASK_WRITES):
+            self.tasks = TaskBook.load(connection, guards, writes)
+        if _any(guards, APPROVAL_GUARDS) or _any(writes, APPROVAL_WRITES):
+            self.approvals = ApprovalBook.load(connection, guards, writes)
+        if _any(guards, LEASE_GUARDS) or _any(writes, LEASE_WRITES):
+            self.leases = LeaseBook.load(connection, guards, writes)
+
+    def books(self) -> Iterator[TaskBook | ApprovalBook | LeaseBook]:
+        """Yield the books that the batch needs."""
+        for book in (self.tasks, self.approvals, self.leases):
             if book is not None:
-                book.flush(connection)
+                yield book
 
     def _note_writes(self, change: Change) -> None:
         for write in change.writes:
@@ -120,10 +136,7 @@ def load_view(connection: Connection, changes: Sequence[Change], epoch: int) -> 
     guards = [guard for change in changes for guard in change.guards]
     writes = [write for change in changes for write in change.writes]
     view = View(epoch)
-    if _any(guards, TASK_GUARDS) or _any(writes, TASK_WRITES):
-        view.tasks = TaskBook.load(connection, guards, writes)
-    if _any(guards, APPROVAL_GUARDS) or _any(writes, APPROVAL_WRITES):
-        view.approvals = ApprovalBook.load(connection, guards, writes)
+    view.open_books(connection, guards, writes)
     if unused := _of(Unused, guards):
         view.used = sqlite.used_keys(connection, [guard.key for guard in unused])
     if rates := _of(RateWithin, guards):
@@ -156,7 +169,7 @@ def judge(view: View, change: Change) -> Verdict:
         verdict = _judge(view, guard, change.entry.columns.at / _MILLISECONDS)
         if verdict is not None:
             return verdict
-    verdicts = (book.judge(change) for book in (view.tasks, view.approvals) if book is not None)
+    verdicts = (book.judge(change) for book in view.books())
     return next((verdict for verdict in verdicts if verdict is not None), None)
 
 

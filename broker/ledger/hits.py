@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from math import isinf
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, distinct, false, fu
 from broker.core.entry import Kind
 from broker.core.rules import Rule, RuleIndex
 from broker.core.selector import Fact, Selector, fact_line
-from broker.ledger import schema
+from broker.ledger import lease_records, schema
 from broker.ledger.sqlite import has_scope, has_text
 from broker.ports import Hits
 
@@ -47,16 +48,18 @@ def count(
     *,
     rules_in_sql: int = RULES_IN_SQL,
 ) -> Hits:
-    """Count live tokens under a selector. ``before`` leaves out tokens of that epoch or later, and rules from it on.
+    """Count live tokens and leases under a selector.
 
-    The latter because the question then is what *that* rule hit: what lived just before it.
+    ``before`` leaves out what is of that epoch or later, and rules from it on: the question then is what *that* rule
+    hit, what lived just before it.
     """
+    leases = lease_records.hits(connection, selector, before)
     rules = [rule for rule in live if before is None or rule.rank < before]
     candidates = [_table.kind == Kind.TOKEN_ISSUED.value, _table.expires_at > now, _covered(selector)]
     if before is not None:
         candidates.append(_table.epoch < before)
     if len(rules) > rules_in_sql:
-        return _count_one_by_one(connection, candidates, RuleIndex(rules))
+        return replace(_count_one_by_one(connection, candidates, RuleIndex(rules)), leases=leases)
     candidates += [not_(_killed(rule)) for rule in rules]
     query = select(
         func.count(),
@@ -65,7 +68,7 @@ def count(
         func.max(_table.expires_at),
     ).where(*candidates)
     tokens, tasks, agents, latest = connection.execute(query).one()
-    return Hits(tokens, tasks, agents, latest)
+    return Hits(tokens, tasks, agents, latest, leases)
 
 
 def supposed(selectors: Sequence[Selector], now: float) -> tuple[Rule, ...]:

@@ -248,3 +248,46 @@ votes: Final = Table(
     Column("vote", Text, nullable=False),
     Column("at", Float, nullable=False),
 )
+
+leases: Final = Table(
+    "leases",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("secret", Text, nullable=False),
+    Column("backend", Text, nullable=False),
+    Column("tier", Text, nullable=False),
+    Column("agent", Text, nullable=False),
+    Column("issuer", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("on_behalf_of", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("facts", Text, nullable=False),
+    Column("epoch", _Whole, nullable=False),
+    Column("taken_at", Float, nullable=False),
+    Column("ends_by", _Whole, nullable=False),
+    Column("allowed_by", Text, nullable=False),
+    Column("token", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("handle", Text, nullable=False),
+    Column("expires_at", _Whole),
+    Column("revocable", Boolean, nullable=False),
+    Column("renewable", Boolean, nullable=False),
+    Column("fingerprint", Text),
+    Column("because", Text),
+    Column("rule", _Whole),
+    Column("attempts", _Whole, nullable=False),
+    Column("next_attempt_at", Float),
+    Column("last_error", Text),
+    Column("ended_at", Float),
+    Column("settled_at", Float),
+    Column("note", Text),
+    Column("held", Boolean, nullable=False),
+)
+"""``facts`` as :func:`broker.core.selector.facts_text` writes them; ``handle`` is JSON and holds no secret."""
+_unsettled: Final = leases.c.settled_at.is_(None)
+Index("leases_agent", leases.c.agent, leases.c.role, sqlite_where=_unsettled, postgresql_where=_unsettled)
+Index("leases_end", leases.c.ends_by, sqlite_where=_unsettled, postgresql_where=_unsettled)
+Index("leases_work", leases.c.next_attempt_at, sqlite_where=_unsettled, postgresql_where=_unsettled)
+Index("leases_task", leases.c.task)
+Index("leases_rule", leases.c.rule)

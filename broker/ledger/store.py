@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -11,11 +11,12 @@ from broker.core.action import ActionState
 from broker.core.approval import ApprovalState
 from broker.core.change import Change, Receipt, RegisteredAgent, StoredKey
 from broker.core.errors import Unavailable
+from broker.core.lease import LeaseState, LeaseStatus
 from broker.core.rules import Rule
 from broker.core.selector import Selector
 from broker.core.task import TaskState
 from broker.core.usage import Usage
-from broker.ledger import hits, memory, records, sqlite, task_records
+from broker.ledger import hits, lease_records, memory, records, sqlite, task_records
 from broker.ledger.checkpoints import Checkpoints, Sign
 from broker.ledger.compaction import forget_ended_rows
 from broker.ledger.group_commit import GroupCommit
@@ -26,7 +27,7 @@ from broker.ledger.task_book import tree_holds_until
 from broker.ledger.usage import UsageCount
 from broker.ledger.watch import FileWatch
 from broker.ledger.writer import Writer
-from broker.ports import Clock, Hits, Idempotent, Record, Revocations, TreeHead
+from broker.ports import Clock, Hits, Idempotent, LeaseFilter, Record, Revocations, TreeHead
 
 RULE_MARGIN: Final = 300.0
 """Seconds that a rule outlives the longest-lived token it could hit: room for the skew of verifiers' clocks."""
@@ -295,6 +296,34 @@ class SqlLedger:
     ) -> Sequence[ApprovalState]:
         """Return requests for approval, the youngest first; at most ``task_records.MAX_PAGE``."""
         return await self._reader.read(lambda connection: task_records.approvals(connection, stored, before, limit))
+
+    async def lease(self, lease_id: str) -> LeaseState | None:
+        """Return a lease."""
+        return await self._reader.read(lambda connection: lease_records.lease(connection, lease_id))
+
+    async def leases(self, wanted: LeaseFilter) -> Sequence[LeaseState]:
+        """Return leases, the youngest first; at most ``lease_records.MAX_PAGE``."""
+        return await self._reader.read(lambda connection: lease_records.leases(connection, wanted))
+
+    async def running_leases(self, *, after: str = "", limit: int = 1000) -> Sequence[LeaseState]:
+        """Return leases that are opening or live, by id."""
+        return await self._reader.read(lambda connection: lease_records.running(connection, after, limit))
+
+    async def over_leases(self, now: float, limit: int = 1000) -> Sequence[LeaseState]:
+        """Return live leases whose time is over."""
+        return await self._reader.read(lambda connection: lease_records.over(connection, now, limit))
+
+    async def lease_work(self, now: float, limit: int = 1000) -> Sequence[LeaseState]:
+        """Return leases that are to be revoked now."""
+        return await self._reader.read(lambda connection: lease_records.work(connection, now, limit))
+
+    async def lease_outcomes(self, rule: int) -> Mapping[LeaseStatus, int]:
+        """Return how many of the leases that a rule ended are in each state."""
+        return await self._reader.read(lambda connection: lease_records.outcomes(connection, rule))
+
+    async def lease_counts(self) -> Mapping[tuple[str, LeaseStatus], int]:
+        """Return how many leases there are by backend and state."""
+        return await self._reader.read(lease_records.counts)
 
     async def idempotent(self, key: str) -> Idempotent | None:
         """Return what an idempotency key was used for, if it is remembered."""

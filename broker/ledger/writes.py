@@ -28,6 +28,7 @@ from broker.core.entry import Kind
 from broker.core.rules import Block, Rule
 from broker.ledger import schema, sqlite
 from broker.ledger.guards import counted
+from broker.ledger.lease_book import latest_end
 from broker.ledger.rows import agent_row, block_row, key_row, rule_row
 from broker.ledger.task_book import TaskBook
 
@@ -58,7 +59,7 @@ class Writes:
                 case EnrollmentOpen(code_digest):
                     self.enrollments[code_digest] = None
                 case _:
-                    pass  # used up by nothing, or kept in the books of tasks and approvals
+                    pass  # used up by nothing, or kept in the books of tasks, approvals and leases
         self.rates.update(counted(change))
         if change.writes:
             self._collect_writes(change)
@@ -82,7 +83,7 @@ class Writes:
                 case PutKey(key):
                     self.keys[key.kid] = key
                 case _:
-                    pass  # kept in the books of tasks and approvals
+                    pass  # kept in the books of tasks, approvals and leases
 
     def _uninvite(self, name: str) -> None:
         """Close every enrolment code for a name, those of this batch included."""
@@ -92,15 +93,20 @@ class Writes:
                 self.enrollments[code_digest] = None
 
     def end_rules(self, connection: Connection, margin: float) -> None:
-        """Set when the rules end: ``margin`` seconds after the last token that they could hit has expired.
+        """Set when the rules end: ``margin`` seconds after the last credential that they could hit has expired.
 
-        A rule for one token ends with that token, whose descendants live no longer (law 4): else agents that give their
-        own tokens back would fill the list of live rules for as long as anybody's longest token lives.
+        A rule for one token ends with that token, whose descendants live no longer (law 4), and with the leases that
+        were taken with it: else agents that give their own tokens back would fill the list of live rules for as long as
+        anybody's longest token lives.
         """
-        latest = latest_committed_expiry(connection)
-        single = _expiries(connection, {rule.selector.token for rule in self.rules if rule.selector.token is not None})
+        latest = max(latest_committed_expiry(connection), latest_end(connection))
+        tokens = {rule.selector.token for rule in self.rules if rule.selector.token is not None}
+        single = _expiries(connection, tokens)
+        for token in single:
+            single[token] = max(single[token], latest_end(connection, token))
         self.rules = [
-            replace(rule, ends_at=max(single.get(rule.selector.token, latest), rule.at) + margin) for rule in self.rules
+            replace(rule, ends_at=max(single.get(rule.selector.token or "", latest), rule.at) + margin)
+            for rule in self.rules
         ]
 
     def end_task_rules(self, tasks: TaskBook | None, margin: float) -> None:
@@ -173,7 +179,7 @@ def latest_committed_expiry(connection: Connection) -> float:
     return float(latest or 0)
 
 
-def _expiries(connection: Connection, tokens: Collection[str]) -> dict[str | None, float]:
+def _expiries(connection: Connection, tokens: Collection[str]) -> dict[str, float]:
     """Return when each of these tokens expires, as far as they were committed."""
     if not tokens:
         return {}
