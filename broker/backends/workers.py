@@ -27,10 +27,13 @@ class Workers:
     async def run(self, call: Callable[[], T], *, seconds: float | None = None) -> T:
         """Run a call and return its result.
 
-        Raises ``BackendFailed`` (``BACKEND_UNAVAILABLE``, uncertain if it was begun) when it takes too long. If the
-        caller is cancelled, a call that has begun goes on to its end in its thread.
+        Raises ``BackendFailed`` (``BACKEND_UNAVAILABLE``, uncertain if it was begun) when it takes too long, or when
+        the pool is closed. If the caller is cancelled, a call that has begun goes on to its end in its thread.
         """
-        future = self._pool.submit(call)
+        try:
+            future = self._pool.submit(call)
+        except RuntimeError as error:
+            raise BackendFailed(Code.BACKEND_UNAVAILABLE, f"the backend {self._name} is closed") from error
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), seconds or self._seconds + SLACK_SECONDS)
         except TimeoutError as error:
