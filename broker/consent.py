@@ -13,6 +13,7 @@ from broker.core.approval import (
     EXPIRED,
     PENDING,
     POLL_INTERVAL,
+    USED,
     ApprovalRequest,
     ApprovalState,
     standing,
@@ -158,6 +159,29 @@ class Consent:
         )
         await self._ledger.commit(Change(record, guards, (RaiseBudget(request.task, resource, count),)))
         self._meter.consent("used")
+
+    async def lift_once(
+        self,
+        auth_req_id: str,
+        digest: str,
+        agent_id: str,
+        caller: Caller,
+        now: float,
+        *,
+        wait: float = 0,
+        implicit: Task | None = None,
+    ) -> None:
+        """Raise the budget that an approved request is about; see :meth:`redeem` and :meth:`lift`, whose errors it has.
+
+        If the same request did so before, or does so at the same time, this does nothing: the budget is raised once.
+        """
+        try:
+            agreed = await self.redeem(auth_req_id, digest, agent_id, now, wait=wait)
+            await self.lift(agreed, caller, now, implicit=implicit)
+        except (Refused, GuardFailed):
+            state = await self._records.approval(auth_req_id)
+            if state is None or state.stored != USED or state.request.digest != digest:
+                raise
 
     def announce_break_glass(self, request: ApprovalRequest) -> None:
         """Tell everybody that something was taken without asking; it is durable by now."""

@@ -10,7 +10,7 @@ from broker.actions.wish import Case, Wish, fingerprint, keyed, scoped_key
 from broker.consent import Consent
 from broker.core.access_token import VerifiedToken
 from broker.core.action import MAX_TARGET, OUTCOMES, Action, ActionState
-from broker.core.approval import BUDGET, USED, ApprovalRequest, request_digest
+from broker.core.approval import BUDGET, ApprovalRequest, request_digest
 from broker.core.change import (
     ActionUnsettled,
     AddAction,
@@ -236,14 +236,9 @@ class Actions:
             return
         if request is None:
             raise Refused(Code.APPROVAL_INVALID, "auth_req_id: nobody can lift the budgets of this role")
-        try:
-            agreed = await self._consent.redeem(wish.auth_req_id, request.digest, request.agent, case.now)
-            await self._consent.lift(agreed, case.caller, case.now, implicit=case.implicit)
-        except (Refused, GuardFailed):
-            state = await self._records.approval(wish.auth_req_id)
-            if state is None or state.stored != USED or state.request.digest != request.digest:
-                raise
-            # This very request has carried it out before, or at the same time; it lifts nothing more.
+        await self._consent.lift_once(
+            wish.auth_req_id, request.digest, request.agent, case.caller, case.now, implicit=case.implicit
+        )
 
     def _budget_request(self, case: Case) -> ApprovalRequest | None:
         """Return what people would be asked to lift the budget of this action, if the role lets them."""

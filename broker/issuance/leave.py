@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from broker.consent import Consent
-from broker.core.approval import BREAK_GLASS, BUDGET, TOKEN, USED, ApprovalRequest, ApprovalState, request_digest
+from broker.core.approval import BREAK_GLASS, BUDGET, TOKEN, ApprovalRequest, ApprovalState, request_digest
 from broker.core.change import AddApproval, ApprovalGranted, Guard, RateWithin, Write
 from broker.core.claims import AccessClaims
 from broker.core.errors import Code, GuardFailed, Pending, Refused
@@ -110,17 +110,23 @@ class Leaves:
 
         Once carried out, the approval is used up, and naming it again lifts nothing more.
         """
-        applicant = plea.applicant
-        if applicant.request.auth_req_id is None:
+        applicant, task = plea.applicant, plea.task
+        request = applicant.request
+        if request.auth_req_id is None:
             return None
-        state = await self._records.approval(applicant.request.auth_req_id)
+        state = await self._records.approval(request.auth_req_id)
         if state is None or state.request.kind != BUDGET:
             return None
-        digest = request_digest(_more_tokens(plea))
-        if state.stored != USED or state.request.digest != digest:
-            state = await self._redeem(applicant, digest)
-            await self._consent.lift(state, applicant.caller, applicant.now)
-        return state.request.id
+        await self._consent.lift_once(
+            request.auth_req_id,
+            request_digest(_more_tokens(plea)),
+            applicant.agent.id,
+            applicant.caller,
+            applicant.now,
+            wait=request.wait,
+            implicit=task if task is not None and task.implicit else None,
+        )
+        return request.auth_req_id
 
     async def _redeem(self, applicant: Applicant, digest: str) -> ApprovalState:
         request = applicant.request

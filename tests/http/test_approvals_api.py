@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from tests.support.broker_app import HERE as _HERE
 from tests.support.broker_app import TICKETS, BrokerApp, Reply, Template, make_template, running_app
-from tests.support.team import CIBA, REFUNDS, TEAM, TEAM_POLICY, claims_of, decide, is_active, open_task
+from tests.support.team import CIBA, REFUNDS, TEAM, TEAM_POLICY, claims_of, decide, exchange, is_active, open_task
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +111,6 @@ async def test_a_long_poll_ends_with_the_decision(app: BrokerApp) -> None:
     """``Prefer: wait`` holds the answer until a person has decided."""
     request = await asked(app)
     form = app.form("planner", resource=REFUNDS, scope="refunds:create", auth_req_id=request)
-    import asyncio  # noqa: PLC0415 - only this test needs it
-
     waiting = asyncio.ensure_future(app.ask(form, {"Prefer": "wait=20"}))
     await asyncio.sleep(0)
     await decide(app, "carol", request)
@@ -245,6 +244,39 @@ async def test_a_used_up_budget_of_tokens_is_lifted_by_a_person(app: BrokerApp) 
     assert await is_active(app, lifted.json["access_token"])
     assert (await app.ask(app.form("planner", **form))).status == 200  # it adds two
     assert (await app.ask(app.form("planner", **form))).json["error"] == "authorization_pending"
+
+
+async def test_requests_that_go_on_with_one_lifted_budget_at_once(app: BrokerApp) -> None:
+    """Whichever of them lifts it, all of them go on with what it added, and it was lifted once."""
+    task = await open_task(app, budget={"tokens": 1})
+    form = {"resource": TICKETS, "scope": "tickets:read", "task": task["id"]}
+    assert (await app.ask(app.form("planner", **form))).status == 200
+    request = (await app.ask(app.form("planner", **form))).json["auth_req_id"]
+    await decide(app, "carol", request)
+    replies = await asyncio.gather(*(app.ask(app.form("planner", **form, auth_req_id=request)) for _ in range(3)))
+    assert sorted(reply.status for reply in replies) == [200, 200, 400]  # it adds two
+    (paused,) = [reply.json for reply in replies if reply.status == 400]
+    assert (paused["error"], paused["auth_req_id"] == request) == ("authorization_pending", False)
+    assert len(await app.entries("budget.raised")) == 1
+
+
+async def test_the_budget_of_a_task_that_nobody_opened_is_lifted(app: BrokerApp) -> None:
+    """The token's own task is stored with it, though nothing could be used of its budget before."""
+    policy = app.broker.config.policy
+    policy.write_text(policy.read_text().replace("task_ttl: 1h", "task_ttl: 1h, tokens_per_task: 1"))
+    await app.broker.policy_control.reload(by="operator", caller=_HERE)
+    parent = await app.token("planner", TICKETS, "tickets:comment tickets:read")
+    paused = await exchange(app, "planner", parent, scope="tickets:read")
+    assert paused.json["error"] == "authorization_pending", paused.body
+    request = paused.json["auth_req_id"]
+    await decide(app, "carol", request)
+    replies = await asyncio.gather(
+        *(exchange(app, "planner", parent, scope="tickets:read", auth_req_id=request) for _ in range(2))
+    )
+    assert [reply.status for reply in replies] == [200, 200], [reply.body for reply in replies]
+    (raised,) = await app.entries("budget.raised")
+    assert (raised["task"], raised["count"]) == (claims_of(parent)["broker"]["task"], 2)
+    assert (await exchange(app, "planner", parent)).json["error"] == "authorization_pending"
 
 
 async def test_a_page_of_expired_requests_hides_nothing(app: BrokerApp) -> None:
