@@ -15,6 +15,7 @@ CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
 _OTHER: Final = "other"
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_LONG_SECONDS: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 3600.0)
 _BATCH: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -28,6 +29,16 @@ class Metrics:
         self._refused = self._counter("broker_refusals", "Refusals of agents and strangers, by code.", "code")
         self._revoked = self._counter("broker_revocations", "Revocations, by whether they were durable.", "durable")
         self._consent = self._counter("broker_approvals", "What happened to requests for approval, by event.", "event")
+        self._leases = self._counter(
+            "broker_leases", "What happened to leases, by event and backend.", "event", "backend"
+        )
+        self._endings = Histogram(
+            "broker_lease_revocation_seconds",
+            "Time from the end of a lease until its backend confirmed that.",
+            ("backend",),
+            buckets=_LONG_SECONDS,
+            registry=self._registry,
+        )
         self._durations = Histogram(
             "broker_request_duration_seconds",
             "Time from the end of a request's header to its answer.",
@@ -42,7 +53,7 @@ class Metrics:
             registry=self._registry,
         )
         self._roles: set[str] = set()
-        self._counters: dict[tuple[str, ...], Counter] = {}
+        self._counters: dict[tuple[object, ...], Counter] = {}
         self._histograms: dict[tuple[str, int], Histogram] = {}
 
     def issued(self, role: str, method: str) -> None:
@@ -64,6 +75,14 @@ class Metrics:
     def consent(self, event: str) -> None:
         """Count what happens to requests for approval."""
         self._count(self._consent, event)
+
+    def lease(self, event: str, backend: str) -> None:
+        """Count what happens to leases."""
+        self._count(self._leases, event, backend)
+
+    def lease_ended(self, backend: str, seconds: float) -> None:
+        """Record how long after its end a backend confirmed that a lease is dead."""
+        self._endings.labels(backend).observe(seconds)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Record how long an answer took. ``route`` is a route's path template; only the status class is kept."""
@@ -89,7 +108,8 @@ class Metrics:
         return Counter(name, meaning, labels, registry=self._registry)
 
     def _count(self, counter: Counter, *labels: str) -> None:
-        child = self._counters.get(labels)
+        key = (counter, *labels)
+        child = self._counters.get(key)
         if child is None:
-            child = self._counters[labels] = counter.labels(*labels)
+            child = self._counters[key] = counter.labels(*labels)
         child.inc()

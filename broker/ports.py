@@ -14,6 +14,7 @@ from broker.core.errors import BrokerError, Code
 from broker.core.identity import Agent
 from broker.core.lease import Ended, LeaseOrder, LeaseState, LeaseStatus, Taken
 from broker.core.rules import BlockIndex, Rule, RuleIndex
+from broker.core.secret import Secret
 from broker.core.selector import Selector
 from broker.core.task import TaskState
 from broker.core.usage import Usage
@@ -280,12 +281,20 @@ class LeaseRecords(Protocol):
         """Return live leases whose time is over, the longest ended first."""
         ...
 
-    async def lease_work(self, now: float, limit: int = 1000) -> Sequence[LeaseState]:
-        """Return leases that are to be revoked at ``now``, the longest waiting first; held ones are left out."""
+    async def lease_backends(self, now: float) -> Sequence[str]:
+        """Return the backends with leases that are to be revoked at ``now``; held ones are left out."""
+        ...
+
+    async def lease_work(self, backend: str, now: float, limit: int = 1000) -> Sequence[LeaseState]:
+        """Return the leases of a backend that are to be revoked at ``now``, the longest waiting first."""
         ...
 
     async def lease_outcomes(self, rule: int) -> Mapping[LeaseStatus, int]:
         """Return how many of the leases that a rule ended are in each state."""
+        ...
+
+    async def oldest_lease_end(self) -> float | None:
+        """Return since when (Unix seconds) the lease has waited that waits the longest to be confirmed dead."""
         ...
 
     async def lease_counts(self) -> Mapping[tuple[str, LeaseStatus], int]:
@@ -434,6 +443,30 @@ class Backend(Protocol):
         ...
 
 
+class Backends(Protocol):
+    """The configured backends, each behind a gate that bounds what goes on at once."""
+
+    def of(self, name: str) -> Backend:
+        """Return a backend by its name. Raises ``BackendFailed`` (``BACKEND_REFUSED``) if none is configured so."""
+        ...
+
+    def states(self) -> Mapping[str, str]:
+        """Return ``closed``, ``open`` or ``half_open`` for each: an open one is not asked for a while."""
+        ...
+
+
+class Envelope(Protocol):
+    """Encrypts secrets to agents' own keys."""
+
+    def check(self, jwk: object) -> str:
+        """Return the thumbprint (RFC 7638) of a key that can be encrypted to. Raises ``Malformed``."""
+        ...
+
+    def seal(self, data: Secret, jwk: object) -> str:
+        """Return a compact JWE. Raises ``Malformed`` as :meth:`check` does."""
+        ...
+
+
 # --- telling others -------------------------------------------------------------------------------------------------
 
 
@@ -450,6 +483,14 @@ class Meter(Protocol):
 
     def revoked(self, *, durable: bool) -> None:
         """Count one revocation."""
+        ...
+
+    def lease(self, event: str, backend: str) -> None:
+        """Count what happens to leases: ``taken``, ``renewed``, ``failed``, ``missed``, or the state they end in."""
+        ...
+
+    def lease_ended(self, backend: str, seconds: float) -> None:
+        """Record how long after its end a backend confirmed that a lease is dead."""
         ...
 
     def consent(self, event: str) -> None:

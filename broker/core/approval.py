@@ -19,10 +19,11 @@ POLL_INTERVAL: Final = 2
 """Seconds that a client waits between two questions about its pending request (CIBA ``interval``)."""
 
 TOKEN: Final = "token"
+LEASE: Final = "lease"
 BUDGET: Final = "budget"
 BREAK_GLASS: Final = "break_glass"
-KINDS: Final = (TOKEN, BUDGET, BREAK_GLASS)
-"""What is approved: a token, more budget for a task, or (afterwards) a token that was taken without asking."""
+KINDS: Final = (TOKEN, LEASE, BUDGET, BREAK_GLASS)
+"""What is approved: a token, a lease, more budget for a task, or (afterwards) what was taken without asking."""
 
 PENDING: Final = "pending"
 APPROVED: Final = "approved"

@@ -372,6 +372,18 @@ class RaiseBudget:
 
 
 @dataclass(frozen=True, slots=True)
+class Refund:
+    """Give back to the task's budget ``count`` of a resource that was spent for nothing.
+
+    If the task was closed meanwhile, it goes back to where the close sent what was unused.
+    """
+
+    task_id: str
+    resource: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class AddAction:
     """Store a reservation."""
 
@@ -430,17 +442,19 @@ class SealLease:
     lease_id: str
     handle: Mapping[str, str]
     fingerprint: str
-    expires_at: int | None
+    expires_at: int
+    good_until: int | None
     renewable: bool
     revocable: bool
 
 
 @dataclass(frozen=True, slots=True)
 class RenewLease:
-    """The lease goes on until ``expires_at`` (Unix seconds)."""
+    """The lease goes on until ``expires_at``, the secret until ``good_until`` (Unix seconds)."""
 
     lease_id: str
     expires_at: int
+    good_until: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -471,14 +485,14 @@ class MissLease:
 class SettleLease:
     """Nothing is left to do for the lease: ``status`` says how it ended.
 
-    ``expires_at`` is until when the secret is good, if the backend cannot end it (None: nobody knows).
+    ``good_until`` is until when the secret is good, if the backend cannot end it (None: nobody knows).
     """
 
     lease_id: str
     status: LeaseStatus
     at: float
     note: str | None = None
-    expires_at: int | None = None
+    good_until: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -508,6 +522,7 @@ Write = (
     | CloseTask
     | Heartbeat
     | RaiseBudget
+    | Refund
     | AddAction
     | SettleAction
     | AddApproval

@@ -6,9 +6,10 @@ from typing import Final
 
 from broker.core.claims import AccessClaims
 from broker.core.policy.model import Limits
-from broker.core.task import Budget, Task
+from broker.core.task import DEFAULT_TASK_TTL, Budget, Task
 
 PURPOSE: Final = "one token, for which no task was opened"
+LEASE_PURPOSE: Final = "one lease, for which no task was opened"
 
 
 def default_budget(limits: Limits) -> Budget:
@@ -32,5 +33,19 @@ def implicit_task(claims: AccessClaims, limits: Limits) -> Task:
         opened_at=claims.iat,
         deadline=claims.exp,
         budget=Budget(tokens=left, leases=budget.leases, actions=budget.actions),
+        implicit=True,
+    )
+
+
+def lease_task(task_id: str, claims: AccessClaims, limits: Limits, now: float) -> Task:
+    """Return the task of a lease that is taken with a token of one's own, in no task that was opened."""
+    return Task(
+        id=task_id,
+        owner=claims.client_id,
+        role=claims.role,
+        purpose=LEASE_PURPOSE,
+        opened_at=now,
+        deadline=int(now) + (limits.task_ttl or DEFAULT_TASK_TTL),
+        budget=default_budget(limits),
         implicit=True,
     )

@@ -79,8 +79,9 @@ class LeaseState:
     """A lease and what has become of it. Times are Unix seconds.
 
     ``handle`` is what the backend needs to renew and to revoke it; it holds no secret. ``expires_at`` is when the
-    secret ends if it is not renewed; None while it is not known, or if it never does. ``because`` says why it ended,
-    with the number of the rule if one ended it. ``held`` keeps it from being revoked until an operator confirms.
+    lease ends if it is not renewed; None while it is being taken. ``good_until`` is when the secret ends if nobody ends
+    it before (None: it does not, or that is not known). ``because`` says why the lease ended, with the number of the
+    rule if one ended it. ``held`` keeps it from being revoked until an operator confirms.
     ``note`` is the backend's word about the end, such as ``rotation requested``.
     """
 
@@ -88,6 +89,7 @@ class LeaseState:
     status: LeaseStatus
     handle: Mapping[str, str]
     expires_at: int | None = None
+    good_until: int | None = None
     revocable: bool = True
     renewable: bool = False
     fingerprint: str | None = None
@@ -107,7 +109,7 @@ class LeaseOrder:
     """What a backend is asked for: the secret as the policy describes it, for whom, and for how long at most.
 
     ``settings`` are the secret's members in the policy. ``ttl`` is in seconds; ``ends_by`` (Unix seconds) is when the
-    secret must be good for nothing any more, renewed or not.
+    secret must be good for nothing any more, renewed or not; ``task_ends`` when the task is over at the latest.
     """
 
     lease: str
@@ -118,6 +120,7 @@ class LeaseOrder:
     agent: str
     role: str
     task: str
+    task_ends: int
     on_behalf_of: str
 
 

@@ -152,11 +152,12 @@ def moved(state: LeaseState, write: _Move) -> LeaseState:
                 "handle": write.handle,
                 "fingerprint": write.fingerprint,
                 "expires_at": write.expires_at,
+                "good_until": write.good_until,
                 "renewable": write.renewable,
                 "revocable": write.revocable,
             }
-        case RenewLease(_, expires_at):
-            changes = {"expires_at": expires_at}
+        case RenewLease(_, expires_at, good_until):
+            changes = {"expires_at": expires_at, "good_until": good_until}
         case EndLease():
             changes = {
                 "status": LeaseStatus.RETRYING,
@@ -180,7 +181,7 @@ def moved(state: LeaseState, write: _Move) -> LeaseState:
                 "settled_at": write.at,
                 "ended_at": write.at if state.ended_at is None else state.ended_at,
                 "note": write.note,
-                "expires_at": write.expires_at if write.status is LeaseStatus.EXPIRES_ONLY else state.expires_at,
+                "good_until": write.good_until if write.status is LeaseStatus.EXPIRES_ONLY else state.good_until,
                 "next_attempt_at": None,
                 "held": False,
             }

@@ -59,11 +59,20 @@ def over(connection: Connection, now: float, limit: int) -> Sequence[LeaseState]
     return [read_lease(row) for row in connection.execute(query.order_by(_table.ends_by).limit(_page(limit)))]
 
 
-def work(connection: Connection, now: float, limit: int) -> Sequence[LeaseState]:
-    """Return leases that are to be revoked now."""
-    due = and_(_unsettled, _table.status == LeaseStatus.RETRYING.value, _table.next_attempt_at <= now, ~_table.held)
-    query = select(schema.leases).where(due).order_by(_table.next_attempt_at, _table.id).limit(_page(limit))
-    return [read_lease(row) for row in connection.execute(query)]
+def backends(connection: Connection, now: float) -> Sequence[str]:
+    """Return the backends with leases that are to be revoked now."""
+    return list(connection.scalars(select(_table.backend).where(_due(now)).distinct().order_by(_table.backend)))
+
+
+def work(connection: Connection, backend: str, now: float, limit: int) -> Sequence[LeaseState]:
+    """Return the leases of a backend that are to be revoked now."""
+    query = select(schema.leases).where(_due(now), _table.backend == backend)
+    ordered = query.order_by(_table.next_attempt_at, _table.id).limit(_page(limit))
+    return [read_lease(row) for row in connection.execute(ordered)]
+
+
+def _due(now: float) -> ColumnElement[bool]:
+    return and_(_unsettled, _table.status == LeaseStatus.RETRYING.value, _table.next_attempt_at <= now, ~_table.held)
 
 
 def outcomes(connection: Connection, rule: int) -> Mapping[LeaseStatus, int]:
@@ -78,8 +87,8 @@ def counts(connection: Connection) -> Mapping[tuple[str, LeaseStatus], int]:
     return {(backend, LeaseStatus(status)): count for backend, status, count in connection.execute(query)}
 
 
-def oldest_unsettled_end(connection: Connection) -> float | None:
-    """Return when the lease ended (Unix seconds) that waits the longest for its backend to confirm it."""
+def oldest_end(connection: Connection) -> float | None:
+    """Return since when the lease has waited that waits the longest to be confirmed dead."""
     ended: float | None = connection.scalar(select(func.min(_table.ended_at)).where(_unsettled))
     return ended
 
@@ -92,7 +101,7 @@ def hits(connection: Connection, selector: Selector, before: int | None) -> Leas
     alive = _running
     if before is not None:
         alive = and_(or_(_running, _table.rule == before), _table.epoch < before)
-    last = case((_table.revocable, None), else_=func.coalesce(_table.expires_at, 0))
+    last = case((_table.revocable, None), else_=func.coalesce(_table.good_until, 0))
     query = select(
         func.count().filter(_table.revocable),
         func.count().filter(~_table.revocable),

@@ -271,6 +271,7 @@ leases: Final = Table(
     Column("status", Text, nullable=False),
     Column("handle", Text, nullable=False),
     Column("expires_at", _Whole),
+    Column("good_until", _Whole),
     Column("revocable", Boolean, nullable=False),
     Column("renewable", Boolean, nullable=False),
     Column("fingerprint", Text),

@@ -313,13 +313,21 @@ class SqlLedger:
         """Return live leases whose time is over."""
         return await self._reader.read(lambda connection: lease_records.over(connection, now, limit))
 
-    async def lease_work(self, now: float, limit: int = 1000) -> Sequence[LeaseState]:
-        """Return leases that are to be revoked now."""
-        return await self._reader.read(lambda connection: lease_records.work(connection, now, limit))
+    async def lease_backends(self, now: float) -> Sequence[str]:
+        """Return the backends with leases that are to be revoked now."""
+        return await self._reader.read(lambda connection: lease_records.backends(connection, now))
+
+    async def lease_work(self, backend: str, now: float, limit: int = 1000) -> Sequence[LeaseState]:
+        """Return the leases of a backend that are to be revoked now."""
+        return await self._reader.read(lambda connection: lease_records.work(connection, backend, now, limit))
 
     async def lease_outcomes(self, rule: int) -> Mapping[LeaseStatus, int]:
         """Return how many of the leases that a rule ended are in each state."""
         return await self._reader.read(lambda connection: lease_records.outcomes(connection, rule))
+
+    async def oldest_lease_end(self) -> float | None:
+        """Return since when the lease has waited that waits the longest to be confirmed dead."""
+        return await self._reader.read(lease_records.oldest_end)
 
     async def lease_counts(self) -> Mapping[tuple[str, LeaseStatus], int]:
         """Return how many leases there are by backend and state."""

@@ -21,6 +21,7 @@ from broker.core.change import (
     Heartbeat,
     OpenTask,
     RaiseBudget,
+    Refund,
     SettleAction,
     Spend,
     TaskHoldsNothing,
@@ -35,7 +36,7 @@ from broker.ledger.task_nodes import Account, Node, ReservedAction
 from broker.ledger.task_rows import action_row, below, chunks, load_tasks, read_action, read_tasks, task_row
 
 TASK_GUARDS: Final = (TaskOpen, TaskUnclosed, TaskHoldsNothing, Spend, ActionUnsettled)
-TASK_WRITES: Final = (AddRule, OpenTask, CloseTask, Heartbeat, RaiseBudget, AddAction, SettleAction)
+TASK_WRITES: Final = (AddRule, OpenTask, CloseTask, Heartbeat, RaiseBudget, Refund, AddAction, SettleAction)
 
 
 class TaskBook:
@@ -191,6 +192,8 @@ class TaskBook:
                 self._actions[action.id] = ReservedAction(action)
             case SettleAction():
                 self._settle(write)
+            case Refund():
+                self._refund(write)
             case _:
                 pass
 
@@ -231,11 +234,13 @@ class TaskBook:
         known.outcome, known.result, known.settled_at = write.outcome, write.result, write.at
         if write.outcome != NOT_DONE:
             return
-        action, resource = known.action, f"action:{known.action.name}"
-        node: Node | None = self._nodes.get(action.task)
+        self._refund(Refund(known.action.task, f"action:{known.action.name}", known.action.count))
+
+    def _refund(self, write: Refund) -> None:
+        node: Node | None = self._nodes.get(write.task_id)
         # What a closed task used was added to its parent; there it is taken back, too, and so on up to an open one.
-        while node is not None and resource in node.accounts:
-            node.accounts[resource].move(used=-action.count)
+        while node is not None and write.resource in node.accounts:
+            node.accounts[write.resource].move(used=-write.count)
             node = None if node.closed_at is None else self._parent(node.task)
 
     # --- storing ----------------------------------------------------------------------------------------------------
@@ -335,7 +340,7 @@ def _named(guards: Sequence[Guard], writes: Sequence[Write]) -> Iterator[str]:
             case OpenTask(task):
                 yield task.id
                 yield from task.path
-            case CloseTask(task_id) | Heartbeat(task_id) | RaiseBudget(task_id):
+            case CloseTask(task_id) | Heartbeat(task_id) | RaiseBudget(task_id) | Refund(task_id):
                 yield task_id
             case _:
                 pass

@@ -97,6 +97,8 @@ class RecordingMeter:
     refusals: Counter[str] = field(default_factory=Counter)
     revocations: list[bool] = field(default_factory=list)
     consents: Counter[str] = field(default_factory=Counter)
+    leases: Counter[tuple[str, str]] = field(default_factory=Counter)
+    endings: list[float] = field(default_factory=list)
 
     def issued(self, role: str, method: str) -> None:
         self.tokens.append((role, method))
@@ -109,6 +111,12 @@ class RecordingMeter:
 
     def consent(self, event: str) -> None:
         self.consents[event] += 1
+
+    def lease(self, event: str, backend: str) -> None:
+        self.leases[event, backend] += 1
+
+    def lease_ended(self, backend: str, seconds: float) -> None:
+        self.endings.append(seconds)
 
 
 @dataclass

@@ -164,7 +164,7 @@ def _allows(node: Node, defined: Defined) -> tuple[dict[str, AudienceAllow], dic
 def _allow_secret(
     item: Node, found: Mapping[str, Node], ttl: int, defined: Defined, secrets: dict[str, SecretAllow]
 ) -> None:
-    for extra in found.keys() & {"scopes", "default_scopes", "details", "approval"}:
+    for extra in found.keys() & {"scopes", "default_scopes", "details"}:
         found[extra].fail("a secret has no scopes and no details: leave this out")
     name = found["secret"].reference(defined.secrets, "a secret")
     if name is None:
@@ -172,7 +172,10 @@ def _allow_secret(
     if name in secrets:
         found["secret"].fail(f"is allowed by {secrets[name].path} already")
     secret = defined.secrets[name]
-    secrets[name] = SecretAllow(secret=secret, ttl=min(ttl, secret.tier.max_ttl), path=path_of(item.keys))
+    approval = compile_approval(found["approval"], defined.roles) if "approval" in found else None
+    secrets[name] = SecretAllow(
+        secret=secret, ttl=min(ttl, secret.tier.max_ttl), path=path_of(item.keys), approval=approval
+    )
 
 
 def _allow_audience(

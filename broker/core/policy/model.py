@@ -131,11 +131,20 @@ class AudienceAllow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecretAllow:
-    """One secret that a role may lease, for ``ttl`` seconds at most, by the line ``path`` of the policy."""
+    """One secret that a role may lease, for ``ttl`` seconds at most, by the line ``path`` of the policy.
+
+    ``approval`` is what this line demands; if it demands nothing, the tier's counts.
+    """
 
     secret: SecretRef
     ttl: int
     path: str
+    approval: Approval | None = None
+
+    @property
+    def asks(self) -> Approval | None:
+        """Return whose approval this secret needs by this line or by its tier."""
+        return self.approval or self.secret.tier.approval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

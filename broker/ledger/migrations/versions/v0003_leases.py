@@ -37,6 +37,7 @@ def upgrade() -> None:
         sa.Column("status", sa.Text, nullable=False),
         sa.Column("handle", sa.Text, nullable=False),
         sa.Column("expires_at", _Whole),
+        sa.Column("good_until", _Whole),
         sa.Column("revocable", sa.Boolean, nullable=False),
         sa.Column("renewable", sa.Boolean, nullable=False),
         sa.Column("fingerprint", sa.Text),

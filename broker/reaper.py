@@ -1,0 +1,208 @@
+"""The reaper: every lease that should be dead is revoked at its backend, at least once, with an honest word about it.
+
+The work list is in the ledger: leases that expired, were given back, or were never sealed, and those that a rule
+covers. Several are revoked at once, but no backend holds up another, and no lease holds up the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Final
+
+from broker.core.change import Change, EndLease, LeaseIn, MissLease, SettleLease
+from broker.core.errors import BackendFailed, BrokerError, Code, GuardFailed, Unavailable
+from broker.core.lease import EXPIRED, REVOKED, UNSEALED, Ended, LeaseState, LeaseStatus, killer_of
+from broker.core.lease_entries import ended_entry, missed_entry, settled_entry
+from broker.core.pacing import Backoff
+from broker.ports import Backends, Clock, Events, LeaseFilter, LeaseRecords, Ledger, Meter, Revocations
+
+OPENING_SECONDS: Final = 180.0
+"""Seconds after which a lease that is still being taken is taken for lost; no backend is waited for that long."""
+
+LOST_SECONDS: Final = 10.0
+"""How often it is looked for leases that nobody is taking any more."""
+
+WIDTH: Final = 64
+"""How many leases of one backend are being revoked at once."""
+
+PAGE: Final = 500
+
+_RUNNING: Final = frozenset({LeaseStatus.OPENING, LeaseStatus.LIVE})
+_RETRYING: Final = frozenset({LeaseStatus.RETRYING})
+_REASON: Final = 200
+
+
+class Reaper:
+    """Ends leases. :meth:`step` is called again and again; what it starts goes on in the background."""
+
+    def __init__(  # noqa: PLR0913 - a composition root passes each port by name
+        self,
+        *,
+        backends: Backends,
+        revocations: Revocations,
+        ledger: Ledger,
+        leases: LeaseRecords,
+        clock: Clock,
+        spread: Callable[[], float],
+        meter: Meter,
+        events: Events,
+        attempts: int,
+        backoff: Backoff,
+        restored: Callable[[], bool],
+    ) -> None:
+        """``attempts`` is how often revoking fails before it is given up; ``spread`` returns a random number in [0, 1).
+
+        While ``restored`` says that the ledger is older than it once was, leases that expire are held: they may have
+        been renewed in the part that is missing.
+        """
+        self._backends = backends
+        self._revocations = revocations
+        self._ledger = ledger
+        self._leases = leases
+        self._clock = clock
+        self._spread = spread
+        self._meter = meter
+        self._events = events
+        self._attempts = attempts
+        self._backoff = backoff
+        self._restored = restored
+        self._started = clock.now()
+        self._swept: tuple[int, int] | None = None
+        self._looked_at: float | None = None
+        self._under_way: defaultdict[str, dict[str, asyncio.Task[None]]] = defaultdict(dict)
+
+    async def step(self) -> None:
+        """Find out what has ended, and start revoking it. Raises ``Unavailable`` if the ledger cannot be read."""
+        await self._sweep()
+        await self._expire()
+        await self._settle_lost()
+        now = self._clock.now()
+        for backend in await self._leases.lease_backends(now):
+            if self._is_free(backend):
+                for state in await self._leases.lease_work(backend, now, 2 * WIDTH):
+                    self._start(state)
+
+    async def close(self) -> None:
+        """Stop. What is being revoked is begun again by the next process."""
+        running = [task for tasks in self._under_way.values() for task in tasks.values()]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    # --- what has ended ---------------------------------------------------------------------------------------------
+
+    async def _sweep(self) -> None:
+        """End every live lease that a rule covers; looks at them only when there is a new rule, and once at the start.
+
+        Those that are still being taken are left to whoever takes them, who looks at the rules before the seal.
+        """
+        rules = self._revocations.rules
+        seen = (rules.epoch, len(rules))
+        if seen == self._swept:
+            return
+        after = ""
+        while page := await self._leases.running_leases(after=after, limit=PAGE):
+            after = page[-1].lease.id
+            killed = [(state, killer_of(state, rules)) for state in page if state.status is LeaseStatus.LIVE]
+            await asyncio.gather(*(self._end_killed(state, rule) for state, rule in killed if rule is not None))
+            if len(page) < PAGE:
+                break
+        self._swept = seen
+
+    async def _end_killed(self, state: LeaseState, rule: int) -> None:
+        try:
+            await self._end(state, REVOKED, rule=rule or None)
+        except Unavailable:
+            # The ledger cannot take it now. The secret is revoked all the same; it is recorded when it can be (law 1).
+            self._swept = None
+            self._start(state)
+
+    async def _expire(self) -> None:
+        now = self._clock.now()
+        over = await self._leases.over_leases(now, PAGE)
+        held = bool(over) and self._restored()
+        await asyncio.gather(*(self._end(state, EXPIRED, held=held) for state in over))
+
+    async def _settle_lost(self) -> None:
+        """End what was begun to be taken and never sealed: by an earlier process, or longer ago than anybody waits."""
+        now = self._clock.now()
+        if self._looked_at is not None and 0 <= now - self._looked_at < LOST_SECONDS:
+            return
+        opening = await self._leases.leases(LeaseFilter(status=LeaseStatus.OPENING, limit=PAGE))
+        await asyncio.gather(*(self._end(state, UNSEALED) for state in opening if self._is_lost(state, now)))
+        self._looked_at = now
+
+    def _is_lost(self, state: LeaseState, now: float) -> bool:
+        """Whether nobody is taking this lease any more, although it was never sealed."""
+        taken_at = state.lease.taken_at
+        return taken_at < self._started or not now - OPENING_SECONDS < taken_at <= now + OPENING_SECONDS
+
+    async def _end(self, state: LeaseState, because: str, *, rule: int | None = None, held: bool = False) -> None:
+        """Put a lease on the list of what is to be revoked, unless somebody else just did."""
+        lease, now = state.lease, self._clock.now()
+        record = ended_entry(lease, because, now, rule=rule, held=held)
+        end = EndLease(lease_id=lease.id, at=now, because=because, rule=rule, held=held)
+        try:
+            await self._ledger.commit(Change(record, (LeaseIn(lease.id, _RUNNING),), (end,)))
+        except GuardFailed:
+            return
+        if held:
+            self._events.error("lease.held", lease=lease.id, secret=lease.secret)
+
+    # --- revoking ---------------------------------------------------------------------------------------------------
+
+    def _start(self, state: LeaseState) -> None:
+        """Revoke a lease in the background, unless that is being done, or its backend is not to be asked now."""
+        lease = state.lease
+        mine = self._under_way[lease.backend]
+        if lease.id in mine or not self._is_free(lease.backend):
+            return
+        task = asyncio.ensure_future(self._revoke(state))
+        mine[lease.id] = task
+        task.add_done_callback(lambda _: mine.pop(lease.id, None))
+
+    def _is_free(self, backend: str) -> bool:
+        return len(self._under_way[backend]) < WIDTH and self._backends.states().get(backend) != "open"
+
+    async def _revoke(self, state: LeaseState) -> None:
+        lease = state.lease
+        try:
+            ended = await self._backends.of(lease.backend).revoke(state.handle)
+        except BackendFailed as failed:
+            await self._record(self._missed(state, failed))
+        except Exception as error:  # noqa: BLE001 - one failing lease never stops the others
+            self._events.error("lease.revoking_failed", lease=lease.id, exc_info=error)
+            await self._record(self._missed(state, BackendFailed(Code.INTERNAL, "an internal error of the broker")))
+        else:
+            await self._record(self._settled(state, ended))
+
+    def _missed(self, state: LeaseState, failed: BackendFailed) -> Change:
+        lease, now, attempts = state.lease, self._clock.now(), state.attempts + 1
+        error = failed.public[:_REASON]
+        pause = max(self._backoff.delay(attempts - 1, self._spread()), failed.retry_after or 0)
+        again = None if attempts >= self._attempts else now + pause
+        self._meter.lease("missed" if again is not None else LeaseStatus.STUCK.value, lease.backend)
+        if again is None:
+            self._events.error("lease.stuck", lease=lease.id, secret=lease.secret, backend=lease.backend, reason=error)
+        record = missed_entry(lease, error, attempts, again, now)
+        miss = MissLease(lease_id=lease.id, error=error, next_attempt_at=again)
+        return Change(record, (LeaseIn(lease.id, _RETRYING),), (miss,))
+
+    def _settled(self, state: LeaseState, ended: Ended) -> Change:
+        lease, now = state.lease, self._clock.now()
+        status = LeaseStatus.REVOKED if ended.revoked else LeaseStatus.EXPIRES_ONLY
+        self._meter.lease(status.value, lease.backend)
+        if ended.revoked:
+            self._meter.lease_ended(lease.backend, max(0.0, now - (state.ended_at or now)))
+        record = settled_entry(lease, status, now, note=ended.note, good_until=ended.expires_at)
+        settle = SettleLease(lease_id=lease.id, status=status, at=now, note=ended.note, good_until=ended.expires_at)
+        return Change(record, (LeaseIn(lease.id, _RETRYING),), (settle,))
+
+    async def _record(self, change: Change) -> None:
+        """Record an outcome. If that fails, the lease is still on the list, and is revoked once more."""
+        try:
+            await self._ledger.commit(change)
+        except BrokerError as error:
+            self._events.error("lease.not_recorded", code=error.code.value)
