@@ -13,12 +13,14 @@ import typer.main
 from broker.cli.app import app
 from broker.cli.outcome import ExitCode
 from broker.config import (
+    BACKEND_KINDS,
     LedgerSettings,
     Limits,
     Listen,
     Log,
     MasterKey,
     OperatorSettings,
+    VaultSignIn,
     load_config,
 )
 
@@ -109,6 +111,17 @@ def test_every_setting_is_described(section: str) -> None:
         shown = "none" if default in (None, ()) else f"`{value}`"
         if (section, name) != ("master_key", "file"):
             assert told[name] == shown, name
+
+
+@pytest.mark.parametrize("kind", BACKEND_KINDS)
+def test_every_setting_of_a_backend_is_described(kind: str) -> None:
+    """Each key is in the table of its kind or in that of all kinds, and no other key is."""
+    heading = next(line for line in SETTINGS.splitlines() if line.startswith("### ") and f"`{kind}`" in line)
+    parts = _part(SETTINGS, "[backends.NAME]"), _part(SETTINGS, heading.removeprefix("### `"))
+    told = set(re.findall(r"^\| `([a-z_]+)` \|", "".join(parts), re.MULTILINE))
+    of_signing_in = {field.name for field in msgspec.structs.fields(VaultSignIn)}
+    keys = {field.name for field in msgspec.structs.fields(BACKEND_KINDS[kind])}
+    assert told == (keys | of_signing_in if "sign_in" in keys else keys)
 
 
 def test_an_operators_own_file(tmp_path: Path) -> None:

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from broker.config import MAX_FILE, Config, ConfigError, MasterKey, issuer_problem, load_config
+from broker.config import (
+    MAX_FILE,
+    AwsSettings,
+    Config,
+    ConfigError,
+    LocalSettings,
+    MasterKey,
+    VaultSettings,
+    issuer_problem,
+    load_config,
+)
 
 MINIMAL = 'issuer = "https://broker.example"\n'
 
@@ -254,3 +264,81 @@ def test_trusted_proxies_are_not_taken_from_the_environment(file: Path) -> None:
     """A variable that cannot be used is refused, so that nobody believes it is in force."""
     with pytest.raises(ConfigError, match="BROKER_LISTEN_TRUSTED_PROXIES"):
         load(file, MINIMAL, {"BROKER_LISTEN_TRUSTED_PROXIES": "10.0.0.5"})
+
+
+BACKENDS = """
+[backends.vault]
+address = "https://vault.internal:8200"
+sign_in = {method = "kubernetes", role = "broker", token_file = "run/token"}
+ca_file = "ca.pem"
+[backends."vault/eu"]
+address = "http://127.0.0.1:8200"
+sign_in = {method = "approle", mount = "bots", role_id = "r", secret_id_file = "/srv/secret-id"}
+concurrency = 2
+timeout_seconds = 2.5
+[backends.aws-sts]
+region = "eu-central-1"
+web_identity_role = "arn:aws:iam::123456789012:role/broker"
+[backends.local]
+"""
+
+
+def test_backends_are_named_after_their_kind(file: Path) -> None:
+    """Each has the settings of its kind, with paths from the folder of the file; several of a kind have a name."""
+    backends = load(file, MINIMAL + BACKENDS).backends
+    assert list(backends) == ["vault", "vault/eu", "aws-sts", "local"]
+    vault, eu, sts, local = backends.values()
+    assert isinstance(vault, VaultSettings)
+    assert isinstance(eu, VaultSettings)
+    assert isinstance(sts, AwsSettings)
+    assert (vault.ca_file, vault.sign_in.token_file) == (str(file.parent / "ca.pem"), str(file.parent / "run/token"))
+    assert (eu.sign_in.secret_id_file, eu.concurrency, eu.timeout_seconds) == ("/srv/secret-id", 2, 2.5)
+    assert (sts.region, sts.endpoint) == ("eu-central-1", None)
+    assert local == LocalSettings(path=str(file.parent / "secrets.sealed"))
+    assert load(file, MINIMAL).backends == {}
+
+
+VAULT = '[backends.vault]\naddress = "https://vault.internal"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("backends = 5\n" + MINIMAL, "backends"),
+        (MINIMAL + "[backends]\nvault = 5\n", "backends"),
+        (MINIMAL + "[backends.consul]\n", "backends.consul: is named after its kind (vault, "),
+        (MINIMAL + '[backends."vault/"]\n', "backends.vault/: is named after its kind"),
+        (MINIMAL + "[backends.vault]\n", "backends.vault: Object missing required field `address`"),
+        (MINIMAL + VAULT, "backends.vault: Object missing required field `sign_in`"),
+        (MINIMAL + VAULT + "adress = 1\n", "backends.vault: Object contains unknown field `adress`"),
+        (MINIMAL + VAULT + 'sign_in = {method = "userpass"}\n', "backends.vault.sign_in.method"),
+        (MINIMAL + VAULT + 'sign_in = {method = "token"}\n', "sign_in.token_file: is needed for the method token"),
+        (MINIMAL + VAULT + 'sign_in = {method = "token", token_file = ""}\n', "sign_in.token_file: is needed"),
+        (MINIMAL + VAULT + 'sign_in = {method = "approle", role_id = "r"}\n', "sign_in.secret_id_file: is needed"),
+        (MINIMAL + VAULT + 'sign_in = {method = "kubernetes", token_file = "t"}\n', "sign_in.role: is needed"),
+        (MINIMAL + VAULT + 'sign_in = {method = "jwt", role = "r", token_file = "t"}\n', "token_file: has no meaning"),
+        (
+            MINIMAL + VAULT + 'sign_in = {method = "token", token_file = "t", mount = "m"}\n',
+            "sign_in.mount: has no meaning for the method token",
+        ),
+        (
+            MINIMAL + VAULT.replace("https", "http") + 'sign_in = {method = "jwt", role = "r"}\n',
+            "backends.vault.address: must be https://",
+        ),
+        (
+            MINIMAL + VAULT.replace("internal", "internal/v1") + 'sign_in = {method = "jwt", role = "r"}\n',
+            "backends.vault.address: must be https://",
+        ),
+        (MINIMAL + "[backends.aws-sts]\n", "backends.aws-sts: Object missing required field `region`"),
+        (MINIMAL + '[backends.aws-sts]\nregion = "x"\nendpoint = "http://moto"\n', "backends.aws-sts.endpoint: must"),
+        (MINIMAL + "[backends.local]\nconcurrency = 0\n", "concurrency and timeout_seconds must be above 0"),
+        (MINIMAL + "[backends.local]\ntimeout_seconds = nan\n", "concurrency and timeout_seconds must be above 0"),
+        (MINIMAL + "[backends.local]\ntimeout_seconds = inf\n", "concurrency and timeout_seconds must be above 0"),
+    ],
+    ids=range(21),
+)
+def test_a_backend_that_cannot_be_used(file: Path, text: str, says: str) -> None:
+    """The message names the backend and the key, and nothing is guessed."""
+    with pytest.raises(ConfigError, match=re.escape(says)) as refused:
+        load(file, text)
+    assert str(refused.value).startswith(f"{file}: ")

@@ -15,6 +15,10 @@ ALLOW: list[str | int] = ["roles", "finance", "allow", 0]
 AT_ALLOW = "roles.finance.allow[0]"
 MEMBER: list[str | int] = ["roles", "finance", "members", 0]
 AT_MEMBER = "roles.finance.members[0]"
+KV2 = {"backend": "vault", "engine": "kv2", "path": "secret/orders", "tier": "read"}
+MAIL = {"backend": "aws-secrets-manager", "secret_id": "prod/mail", "tier": "read"}
+BUCKET = {"backend": "aws-sts", "role_arn": "arn:aws:iam::123456789012:role/agent", "tier": "read"}
+SCRATCH = {"backend": "local", "generate": 32, "tier": "read"}
 
 BAD: list[tuple[list[str | int], object, str, str]] = [
     # the document
@@ -37,6 +41,7 @@ BAD: list[tuple[list[str | int], object, str, str]] = [
     (["tiers", "read", "ttl"], "1m", "tiers.read.ttl", "unknown key"),
     (["tiers", "read", "allow_long"], "yes", "tiers.read.allow_long", "must be true or false"),
     (["tiers", "write", "proof_of_possession"], "maybe", "tiers.write.proof_of_possession", "must be one of"),
+    (["tiers", "write", "encrypted_delivery"], True, "tiers.write.encrypted_delivery", "must be one of"),
     (
         ["tiers", "sensitive", "approval", "approvers"],
         "nobody",
@@ -75,7 +80,49 @@ BAD: list[tuple[list[str | int], object, str, str]] = [
     # secrets
     (["secrets", "orders-db", "tier"], "none", "secrets.orders-db.tier", "'none' is not a tier"),
     (["secrets", "orders-db", "backend"], "file", "secrets.orders-db.backend", "must be one of: vault"),
-    (["secrets", "orders-db", "key"], "k", "secrets.orders-db.key", "unknown key"),
+    (["secrets", "orders-db", "backend"], "vault/", "secrets.orders-db.backend", "must be one of: vault"),
+    (["secrets", "orders-db", "backend"], "vault/EU", "secrets.orders-db.backend", "perhaps with a slash"),
+    (["secrets", "orders-db", "backend"], "vault/eu/1", "secrets.orders-db.backend", "perhaps with a slash"),
+    (["secrets", "orders-db", "backend"], ["vault"], "secrets.orders-db.backend", "must be one of: vault"),
+    (["secrets", "orders-db", "secret_id"], "x", "secrets.orders-db.secret_id", "unknown key"),
+    (["secrets", "orders-db", "path"], "orders-ro", "secrets.orders-db.path", "must be the path of a secret"),
+    (["secrets", "orders-db", "path"], "/creds/a", "secrets.orders-db.path", "must be the path of a secret"),
+    (["secrets", "orders-db", "path"], "creds/a?x=1", "secrets.orders-db.path", "must be the path of a secret"),
+    (["secrets", "orders-db", "engine"], "kv1", "secrets.orders-db.engine", "must be one of: lease, kv2, pki"),
+    (["secrets", "orders-db", "engine"], "pki", "secrets.orders-db", "needs parameters"),
+    (["secrets", "orders-db", "parameters"], ["ttl"], "secrets.orders-db.parameters", "must be a mapping"),
+    (["secrets", "orders-db", "parameters"], {}, "secrets.orders-db.parameters", "must not be empty"),
+    (["secrets", "orders-db", "parameters"], {"ttl": 5}, "secrets.orders-db.parameters.ttl", "must be text"),
+    (["secrets", "orders-db", "namespace"], 5, "secrets.orders-db.namespace", "must be text"),
+    (["secrets", "orders-db", "key"], "k", "secrets.orders-db", "key is for secrets with engine: kv2 only"),
+    (["secrets", "orders-db", "version"], 1, "secrets.orders-db", "version is for secrets with engine: kv2 only"),
+    (["secrets", "s"], {**KV2, "version": 0}, "secrets.s.version", "must be a whole number"),
+    (["secrets", "s"], {**KV2, "version": "1"}, "secrets.s.version", "must be a whole number"),
+    (["secrets", "s"], {**KV2, "key": ["a"]}, "secrets.s.key", "must be text"),
+    (["secrets", "s"], {**MAIL, "key": 5}, "secrets.s.key", "must be text"),
+    (["secrets", "s"], {**MAIL, "version_stage": 1}, "secrets.s.version_stage", "must be text"),
+    (["secrets", "s"], {**MAIL, "region": "eu central"}, "secrets.s.region", "must be a region"),
+    (["secrets", "s"], {**MAIL, "version": 1}, "secrets.s.version", "unknown key"),
+    (["secrets", "s"], {**BUCKET, "role_arn": "agent"}, "secrets.s.role_arn", "must be the ARN of an IAM role"),
+    (["secrets", "s"], {**BUCKET, "role_arn": BUCKET["role_arn"] + "*"}, "secrets.s.role_arn", "must be the ARN"),
+    (["secrets", "s"], {**BUCKET, "session_policy": "{}"}, "secrets.s.session_policy", "must be an IAM policy"),
+    (["secrets", "s"], {**BUCKET, "session_policy": {"Statement": {}}}, "secrets.s.session_policy", "must be an IAM"),
+    (
+        ["secrets", "s"],
+        {**BUCKET, "session_policy": {"Statement": ["x" * 2100]}},
+        "secrets.s.session_policy",
+        "at most 2048",
+    ),
+    (["secrets", "s"], {**BUCKET, "policy_arns": "arn"}, "secrets.s.policy_arns", "must be a list"),
+    (["secrets", "s"], {**BUCKET, "policy_arns": [1]}, "secrets.s.policy_arns[0]", "must be text"),
+    (["secrets", "s"], {**BUCKET, "web_identity": "yes"}, "secrets.s.web_identity", "must be true or false"),
+    (["secrets", "s"], {"backend": "local", "tier": "read"}, "secrets.s", "exactly one of generate, stored"),
+    (["secrets", "s"], {**SCRATCH, "stored": "x"}, "secrets.s", "exactly one of generate, stored"),
+    (["secrets", "s"], {**SCRATCH, "generate": 15}, "secrets.s.generate", "whole number from 16 to 1024"),
+    (["secrets", "s"], {**SCRATCH, "generate": 1025}, "secrets.s.generate", "whole number from 16 to 1024"),
+    (["secrets", "s"], {"backend": "local", "stored": 5, "tier": "read"}, "secrets.s.stored", "must be text"),
+    (["secrets", "s"], {**SCRATCH, "on_revoke": "burn"}, "secrets.s.on_revoke", "must be one of: rotate, leave"),
+    (["secrets", "S S"], SCRATCH, "secrets['S S']", "a secret is named with"),
     (["secrets", "s"], {"backend": "aws-sts", "tier": "read"}, "secrets.s", "role_arn is missing"),
     (
         ["secrets", "s"],
@@ -187,6 +234,13 @@ BAD: list[tuple[list[str | int], object, str, str]] = [
         "allowed by roles.r.allow[0]",
     ),
     (ALLOW, {"secret": "orders-db", "scopes": ["x"]}, f"{AT_ALLOW}.scopes", "a secret has no scopes"),
+    (ALLOW, {"secret": "orders-db", "details": ["x"]}, f"{AT_ALLOW}.details", "a secret has no scopes"),
+    (
+        ALLOW,
+        {"secret": "orders-db", "approval": {"approvers": "nobody", "quorum": 1, "expires": "5m"}},
+        f"{AT_ALLOW}.approval.approvers",
+        "'nobody' is not",
+    ),
     (["roles", "finance", "allow"], [{"secret": "orders-db"}] * 2, "roles.finance.allow[1].secret", "allowed by"),
     (
         ["roles", "r"],
