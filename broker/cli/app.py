@@ -12,7 +12,7 @@ import typer.main
 from typer.exceptions import Abort, TyperException
 
 import broker
-from broker.cli import agent, approvals, blocks, demo, init, keys, ledger, policy, revoke, serve, task, token
+from broker.cli import agent, approvals, blocks, demo, init, keys, ledger, policy, revoke, secret, serve, task, token
 from broker.cli.outcome import ExitCode, Failure, failure_of, package_missing
 from broker.cli.output import show, show_failure
 from broker.core.errors import BrokerError
@@ -38,6 +38,7 @@ app.add_typer(blocks.app, name="blocks")
 app.add_typer(policy.app, name="policy")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(keys.app, name="keys")
+app.add_typer(secret.app, name="secret")
 app.command("demo")(demo.command)
 
 
