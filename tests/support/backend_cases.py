@@ -1,0 +1,132 @@
+"""Every backend with the parts that it needs, ready for the contract suite: real servers, real files."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.backends.local import LocalBackend
+from broker.backends.secrets_file import SecretsFile, Stored
+from broker.clock import SystemClock
+from broker.core.lease import LeaseOrder
+from broker.core.secret import Secret
+from broker.lease_backends import GatedBackends
+from broker.ports import Backend
+from broker.signing.sealing import Sealer
+from broker.timing import SYSTEM
+
+STORED = "correct horse battery staple"
+
+Works = Callable[[Mapping[str, Any]], Awaitable[bool]]
+
+
+@dataclass(kw_only=True)
+class BackendCase:
+    """A backend under the contract.
+
+    ``make`` returns another instance that knows nothing of the one before, as after a restart. ``settings`` are the
+    secret's members in the policy. ``works`` tries a secret where it is used; None where nobody can. ``open_members``
+    are the members of the data that are no secrets. ``fresh``: each lease has a secret of its own. ``late_dies``: what
+    was revoked by the handle of ``prepare`` before ``take`` is never made at all.
+    """
+
+    make: Callable[[], Backend]
+    settings: Mapping[str, object]
+    works: Works | None
+    revocable: bool
+    renewable: bool
+    fresh: bool
+    late_dies: bool = True
+    ttl: int = 900
+    open_members: frozenset[str] = frozenset()
+    numbers: Any = field(default_factory=lambda: count(1))
+
+    def order(self) -> LeaseOrder:
+        """Return the order of another lease, always of the same task."""
+        now = int(SystemClock().now())
+        return LeaseOrder(
+            lease=f"lse_{next(self.numbers):026d}",
+            secret="contract",
+            settings=self.settings,
+            ttl=self.ttl,
+            ends_by=now + 2 * self.ttl,
+            agent="agent:contract",
+            role="reader",
+            task="task_00000000000000000000000001",
+            task_ends=now + 4 * self.ttl,
+            on_behalf_of="team:orders",
+        )
+
+    def secrets_in(self, data: Mapping[str, Any]) -> list[str]:
+        """Return the secret texts in what was taken."""
+        return [str(value) for name, value in data.items() if name not in self.open_members]
+
+
+Opener = Callable[[pytest.FixtureRequest, Path], AbstractAsyncContextManager[BackendCase]]
+
+
+def _local(folder: Path) -> LocalBackend:
+    return LocalBackend("local", folder / "secrets.sealed", seal=Sealer(Secret(bytes(range(32)))), clock=SystemClock())
+
+
+@asynccontextmanager
+async def _local_generate(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[BackendCase]:
+    service = _local(folder)
+
+    async def works(data: Mapping[str, Any]) -> bool:
+        return await service.is_good(data["value"])
+
+    yield BackendCase(
+        make=lambda: _local(folder),
+        settings={"generate": 32},
+        works=works,
+        revocable=True,
+        renewable=True,
+        fresh=True,
+    )
+    await service.close()
+
+
+@asynccontextmanager
+async def _local_stored(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[BackendCase]:
+    file = SecretsFile("local", folder / "secrets.sealed", Sealer(Secret(bytes(range(32)))), patience=5.0)
+    file.change(lambda held: held.stored.__setitem__("demo", Stored(STORED, 1)))
+    yield BackendCase(
+        make=lambda: _local(folder),
+        settings={"stored": "demo"},
+        works=None,
+        revocable=False,
+        renewable=True,
+        fresh=False,
+    )
+
+
+def gated(opener: Opener) -> Opener:
+    """Return the case of the same backend behind its gate, which must promise all the same."""
+
+    @asynccontextmanager
+    async def behind(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[BackendCase]:
+        async with opener(request, folder) as case:
+            inner = case.make
+
+            def make() -> Backend:
+                return GatedBackends({"b": inner()}, concurrency={"b": 8}, timing=SYSTEM).of("b")
+
+            case.make = make
+            yield case
+
+    return behind
+
+
+CASES: dict[str, Opener] = {
+    "local-generate": _local_generate,
+    "local-generate-gated": gated(_local_generate),
+    "local-stored": _local_stored,
+}
+"""Every implementation of the port ``Backend``, by name."""
