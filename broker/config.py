@@ -175,6 +175,14 @@ BACKEND_KINDS: Final[Mapping[str, type[BackendSettings]]] = {
 """The settings of each kind of backend. A backend is named after its kind, or its kind, a slash and a name."""
 
 
+class LeaseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How hard it is tried to end leases: ``attempts``, then they are stuck; pauses in seconds, doubling in between."""
+
+    attempts: int = 10
+    first_pause_seconds: float = 1.0
+    longest_pause_seconds: float = 300.0
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     issuer: str
     policy: str = "policy.yaml"
@@ -187,6 +195,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     log: Log = Log()
     operator: OperatorSettings = OperatorSettings()
     webhooks: tuple[Webhook, ...] = ()
+    leases: LeaseSettings = LeaseSettings()
     backends: dict[str, dict[str, Any]] = {}
 
 
@@ -206,6 +215,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log: Log
     operator: OperatorSettings
     webhooks: tuple[Webhook, ...] = ()
+    leases: LeaseSettings = LeaseSettings()
     backends: Mapping[str, BackendSettings] = msgspec.field(default_factory=dict)
 
     @property
@@ -289,6 +299,9 @@ def _check(raw: _File, path: Path) -> None:
     for field in msgspec.structs.fields(Limits):
         if not 0 < getattr(raw.limits, field.name) < math.inf:
             _fail(path, f"limits.{field.name}: must be a number above 0")
+    for field in msgspec.structs.fields(LeaseSettings):
+        if not 0 < getattr(raw.leases, field.name) < math.inf:
+            _fail(path, f"leases.{field.name}: must be a number above 0")
     if raw.limits.assertion_seconds > MAX_ASSERTION:
         _fail(path, f"limits.assertion_seconds: must be {MAX_ASSERTION} at most")
     named = {
@@ -450,6 +463,7 @@ def _resolved(raw: _File, folder: Path, backends: Mapping[str, BackendSettings])
         webhooks=tuple(
             replace(hook, secret_file=maybe(hook.secret_file), ca_file=maybe(hook.ca_file)) for hook in raw.webhooks
         ),
+        leases=raw.leases,
         backends=backends,
     )
 

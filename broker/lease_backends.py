@@ -51,6 +51,11 @@ class GatedBackends:
         """Return ``closed``, ``open`` or ``half_open`` for each: the worse state of its two lanes."""
         return {name: gate.state().value for name, gate in self._gates.items()}
 
+    def ends_secrets(self, name: str) -> bool:
+        """Whether a backend is to be asked to end secrets now, or is left alone; of an unknown one, True."""
+        gate = self._gates.get(name)
+        return gate is None or gate.ends_secrets()
+
     async def close(self) -> None:
         """Close every backend, whatever becomes of the others; raises the first thing that went wrong."""
         ends = await asyncio.gather(*(each.close() for each in self._backends.values()), return_exceptions=True)
@@ -70,6 +75,9 @@ class _Gate:
 
     def state(self) -> CircuitState:
         return max(self._takes.state(), self._revocations.state(), key=_BY_GRAVITY.index)
+
+    def ends_secrets(self) -> bool:
+        return self._revocations.state() is not CircuitState.OPEN
 
     async def prepare(self, order: LeaseOrder) -> Mapping[str, str]:
         # It may come to pass without asking anybody.

@@ -454,6 +454,10 @@ class Backends(Protocol):
         """Return ``closed``, ``open`` or ``half_open`` for each: an open one is not asked for a while."""
         ...
 
+    def ends_secrets(self, name: str) -> bool:
+        """Whether a backend is to be asked to end secrets now, or is left alone for a while."""
+        ...
+
 
 class Envelope(Protocol):
     """Encrypts secrets to agents' own keys."""

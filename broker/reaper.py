@@ -164,14 +164,16 @@ class Reaper:
         task.add_done_callback(lambda _: mine.pop(lease.id, None))
 
     def _is_free(self, backend: str) -> bool:
-        return len(self._under_way[backend]) < WIDTH and self._backends.states().get(backend) != "open"
+        return len(self._under_way[backend]) < WIDTH and self._backends.ends_secrets(backend)
 
     async def _revoke(self, state: LeaseState) -> None:
         lease = state.lease
         try:
             ended = await self._backends.of(lease.backend).revoke(state.handle)
         except BackendFailed as failed:
-            await self._record(self._missed(state, failed))
+            # That a backend is out of order says nothing about the lease: it is asked again once it is back.
+            if failed.code is not Code.BACKEND_UNAVAILABLE or self._backends.ends_secrets(lease.backend):
+                await self._record(self._missed(state, failed))
         except Exception as error:  # noqa: BLE001 - one failing lease never stops the others
             self._events.error("lease.revoking_failed", lease=lease.id, exc_info=error)
             await self._record(self._missed(state, BackendFailed(Code.INTERNAL, "an internal error of the broker")))

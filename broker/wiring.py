@@ -23,6 +23,7 @@ from broker.config import Config, MasterKey
 from broker.consent import Consent
 from broker.core.dpop import make_nonce
 from broker.core.errors import Code, Unavailable
+from broker.core.pacing import Backoff
 from broker.core.policy import LONGEST_TTL, Policy
 from broker.core.tally import Tally
 from broker.core.token_check import TokenCheck
@@ -31,12 +32,16 @@ from broker.ids import RandomIds
 from broker.introspection import Introspection
 from broker.issuance import Applicants, Issuance
 from broker.key_rotation import KeyRotation
+from broker.lease_backends import GatedBackends
+from broker.lease_wiring import JweEnvelope, open_backends
+from broker.leasing import Holdings, Leasing
 from broker.ledger.store import SqlLedger
 from broker.metrics import Metrics
 from broker.outbound import Destination, Outbound
 from broker.policy_control import PolicyControl
 from broker.policy_file import load_policy
 from broker.ports import Events, Revocations
+from broker.reaper import Reaper
 from broker.registration import Registration
 from broker.revocation import Revocation
 from broker.right_sizing import RightSizing
@@ -47,6 +52,7 @@ from broker.signing.master_key import KeyCommand, KeyFile, KeyVariable, MasterKe
 from broker.signing.sealing import Sealer, derived_key
 from broker.signing.snapshot import SnapshotSigner
 from broker.tasks import Tasks
+from broker.timing import SYSTEM
 from broker.upkeep import Job
 from broker.webhooks import Receiver, Webhooks, webhook_secret
 
@@ -57,6 +63,7 @@ CLOCK_SECONDS: Final = 5.0
 PROBE_SECONDS: Final = 2.0
 DUE_SECONDS: Final = 1.0
 ISSUER_KEYS_SECONDS: Final = 30.0
+REAPER_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +91,9 @@ class _Ground:
     revocations: Revocations
     ring: KeyRing
     nonce_key: bytes
+    fingerprint_key: bytes
     ledger: SqlLedger
+    backends: GatedBackends
     revocation: Revocation
     policy_control: PolicyControl
     federation: Federation
@@ -105,6 +114,9 @@ async def open_broker(config: Config, events: Events) -> AsyncIterator[Broker]:
     async with AsyncExitStack() as stack:
         ground = await _open_ground(config, events, stack)
         services = _services(ground, site_of(config))
+        reaper = _reaper(ground)
+        stack.push_async_callback(reaper.close)
+        stack.push_async_callback(services.leasing.close)
         await services.approvals.announce_waiting()
         auditing = Auditing(ledger=ground.ledger, clock=ground.clock, events=events, strangers=ground.strangers)
         _watch(ground)
@@ -114,7 +126,7 @@ async def open_broker(config: Config, events: Events) -> AsyncIterator[Broker]:
             site=site_of(config),
             auditing=auditing,
             policy_control=ground.policy_control,
-            jobs=_jobs(ground, services, auditing),
+            jobs=_jobs(ground, services, auditing, reaper),
         )
 
 
@@ -133,6 +145,8 @@ async def _open_ground(config: Config, events: Events, stack: AsyncExitStack) ->
     policy_control = _policy_control(config, policy, ledger, clock, revocation)
     federation = Federation(lambda: policy_control.current().issuers, outbound, issuer=config.issuer)
     stack.push_async_callback(federation.close)
+    backends = open_backends(config.backends, master_key=master_key, clock=clock)
+    stack.push_async_callback(backends.close)
     webhooks = Webhooks(webhook_receivers(config), outbound, api=config.api_audience, clock=clock, events=events)
     webhooks.start()
     stack.push_async_callback(webhooks.close)
@@ -156,7 +170,9 @@ async def _open_ground(config: Config, events: Events, stack: AsyncExitStack) ->
         revocations=revocations,
         ring=ring,
         nonce_key=derived_key(master_key, "dpop-nonces").reveal(),
+        fingerprint_key=derived_key(master_key, "lease-fingerprints").reveal(),
         ledger=ledger,
+        backends=backends,
         revocation=revocation,
         policy_control=policy_control,
         federation=federation,
@@ -222,6 +238,8 @@ def _services(ground: _Ground, site: Site) -> Services:
         key_rotation=KeyRotation(custody=ground.ring, ledger=ledger, records=ledger, clock=clock),
         approvals=_approvals(ground),
         actions=_actions(ground, check),
+        leasing=_leasing(ground),
+        holdings=_holdings(ground),
         tasks=Tasks(
             ledger=ledger,
             records=ledger,
@@ -285,6 +303,55 @@ def _actions(ground: _Ground, check: TokenCheck) -> Actions:
     )
 
 
+def _leasing(ground: _Ground) -> Leasing:
+    return Leasing(
+        backends=ground.backends,
+        envelope=JweEnvelope(),
+        fingerprint_key=ground.fingerprint_key,
+        consent=ground.consent,
+        policy=ground.policy_control.current,
+        revocations=ground.revocations,
+        ledger=ground.ledger,
+        records=ground.ledger,
+        leases=ground.ledger,
+        clock=ground.clock,
+        ids=ground.ids,
+        meter=ground.metrics,
+        events=ground.events,
+    )
+
+
+def _holdings(ground: _Ground) -> Holdings:
+    return Holdings(
+        backends=ground.backends,
+        policy=ground.policy_control.current,
+        revocations=ground.revocations,
+        ledger=ground.ledger,
+        records=ground.ledger,
+        leases=ground.ledger,
+        clock=ground.clock,
+        meter=ground.metrics,
+        confirmed=ground.ledger.accept_behind,
+    )
+
+
+def _reaper(ground: _Ground) -> Reaper:
+    settings = ground.config.leases
+    return Reaper(
+        backends=ground.backends,
+        revocations=ground.revocations,
+        ledger=ground.ledger,
+        leases=ground.ledger,
+        clock=ground.clock,
+        spread=SYSTEM.spread,
+        meter=ground.metrics,
+        events=ground.events,
+        attempts=settings.attempts,
+        backoff=Backoff(first=settings.first_pause_seconds, longest=settings.longest_pause_seconds),
+        restored=ground.ledger.is_behind,
+    )
+
+
 def _approvals(ground: _Ground) -> Approvals:
     return Approvals(
         ledger=ground.ledger,
@@ -316,9 +383,10 @@ def _watch(ground: _Ground) -> None:
     ground.metrics.watch("ledger_writable", "1 if the last transaction was durable", lambda: ledger.healthy() is None)
 
 
-def _jobs(ground: _Ground, services: Services, auditing: Auditing) -> tuple[Job, ...]:
+def _jobs(ground: _Ground, services: Services, auditing: Auditing, reaper: Reaper) -> tuple[Job, ...]:
     ledger, clock = ground.ledger, ground.clock
     return (
+        Job("leases", REAPER_SECONDS, reaper.step),
         Job("strangers", STRANGERS_SECONDS, auditing.record_strangers),
         Job("pending rules", PENDING_SECONDS, services.revocation.write_pending),
         Job("tasks due", DUE_SECONDS, services.tasks.close_due),

@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from broker.core.errors import BrokerError, Code, Malformed
+from broker.core.lease import LeaseStatus
 from broker.core.lifetime import parse_duration
 from broker.core.rules import Block, Rule
 from broker.core.selector import Selector, parse_selector
@@ -25,6 +26,9 @@ MAX_WAIT: Final = 60
 
 ONE_PROCESS: Final[dict[str, Any]] = {"replicas": 1, "replicas_applied": 1, "waiting_for": []}
 """How far a rule has got: with one process, it is in force everywhere before it is answered."""
+
+_SETTLED: Final = (LeaseStatus.REVOKED, LeaseStatus.EXPIRES_ONLY, LeaseStatus.STUCK, LeaseStatus.ABANDONED)
+"""What becomes of leases that a rule covers, besides being tried again."""
 
 
 class BlockWish(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -70,7 +74,8 @@ async def create(call: Call) -> web.Response:
     outcome = await call.services.revocation.revoke(order, call.caller)
     status = HTTPStatus.CREATED if outcome.durable else HTTPStatus.ACCEPTED
     place = outcome.rule.id if outcome.rule.number is None else outcome.rule.number
-    return answer(described(outcome), status, location=f"/v1/revocations/{place}")
+    told = {**described(outcome), "leases": await _lease_outcomes(call, outcome)}
+    return answer(told, status, location=f"/v1/revocations/{place}")
 
 
 async def index(call: Call) -> web.Response:
@@ -94,7 +99,8 @@ async def show(call: Call) -> web.Response:
         rule = await call.services.records.rule(whole_number("rule", name))
     if rule is None:
         raise BrokerError(Code.NOT_FOUND, "there is no such rule")
-    return answer(described(await call.services.revocation.outcome(rule)))
+    outcome = await call.services.revocation.outcome(rule)
+    return answer({**described(outcome), "leases": await _lease_outcomes(call, outcome)})
 
 
 async def snapshot(call: Call) -> web.Response:
@@ -132,6 +138,23 @@ def described(outcome: Outcome) -> dict[str, Any]:
     }
 
 
+async def _lease_outcomes(call: Call, outcome: Outcome) -> dict[str, int] | None:
+    """Return what has become of the leases that a rule covers, None if that cannot be said now.
+
+    What it covers and nobody has begun to revoke is ``retrying`` already.
+    """
+    number, hits = outcome.rule.number, outcome.hits
+    if number is None or hits is None:
+        return None
+    try:
+        found = await call.services.holdings.outcomes(number)
+    except BrokerError:
+        return None
+    settled = {status.value: found.get(status, 0) for status in _SETTLED}
+    covered = hits.leases.revocable + hits.leases.expires_only
+    return {**settled, LeaseStatus.RETRYING.value: max(0, covered - sum(settled.values()))}
+
+
 async def _preview(call: Call, body: RevocationBody, selector: Selector, block: BlockFor | None) -> web.Response:
     now = call.services.clock.now()
     hits = await call.services.revocation.preview(selector)
@@ -152,6 +175,7 @@ async def _preview(call: Call, body: RevocationBody, selector: Selector, block: 
             "block": described_block,
             "durable": None,
             "propagation": None,
+            "leases": None,
         }
     )
 
@@ -178,6 +202,11 @@ def hits_found(hits: Hits | None) -> dict[str, Any] | None:
         "tasks": hits.tasks,
         "agents": hits.agents,
         "latest_expiry": _maybe(hits.latest_expiry),
+        "leases": {
+            "revocable": hits.leases.revocable,
+            "expires_only": hits.leases.expires_only,
+            "latest_expiry": _maybe(hits.leases.latest_expiry),
+        },
     }
 
 

@@ -15,6 +15,7 @@ from broker.http.paths import API, API_METADATA, TOKEN
 from broker.introspection import Introspection
 from broker.issuance import Issuance
 from broker.key_rotation import KeyRotation
+from broker.leasing import Holdings, Leasing
 from broker.metrics import Metrics
 from broker.policy_control import PolicyControl
 from broker.ports import Clock, Events, Ids, Records, Revocations
@@ -48,6 +49,8 @@ class Services:
     tasks: Tasks
     approvals: Approvals
     actions: Actions
+    leasing: Leasing
+    holdings: Holdings
     policy_control: PolicyControl
     right_sizing: RightSizing
     records: Records

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -79,7 +79,7 @@ class Holdings:
     async def show(self, lease_id: str, by: Admitted) -> LeaseState:
         """Return a lease of the caller's, or any for operators. Raises ``Refused`` (``NOT_FOUND``)."""
         if OPERATOR in by.scopes:
-            return await self._stored(lease_id)
+            return await self.stored(lease_id)
         return await self._own(lease_id, by)
 
     async def index(self, wanted: LeaseFilter, by: Admitted) -> Sequence[LeaseState]:
@@ -98,6 +98,10 @@ class Holdings:
                 raise Refused(Code.INSUFFICIENT_SCOPE, "a token of a task lists the leases of that task only")
             below = claims.task
         return await self._leases.leases(replace(wanted, agent=claims.client_id, below=below))
+
+    async def outcomes(self, rule: int) -> Mapping[LeaseStatus, int]:
+        """Return how many of the leases that a rule ended are in each state. Raises ``Unavailable``."""
+        return await self._leases.lease_outcomes(rule)
 
     async def renew(self, lease_id: str, ttl: int | None, by: Admitted, caller: Caller) -> LeaseState:
         """Let a lease go on for ``ttl`` seconds from now, as far as tier, task, policy and backend allow.
@@ -141,21 +145,21 @@ class Holdings:
 
     async def retry(self, lease_id: str, by: Admitted, caller: Caller) -> LeaseState:
         """Let revoking a lease be tried again from the beginning. Raises ``Refused`` or ``GuardFailed``."""
-        state, now = await self._stored(lease_id), self._clock.now()
+        state, now = await self.stored(lease_id), self._clock.now()
         record = retried_entry(state.lease, by.agent.id, now, caller.members())
         await self._ledger.commit(Change(record, (LeaseIn(lease_id, ENDING),), (RetryLease(lease_id, now),)))
-        return await self._stored(lease_id)
+        return await self.stored(lease_id)
 
     async def abandon(self, lease_id: str, reason: str, by: Admitted, caller: Caller) -> LeaseState:
         """Give up revoking a lease: somebody has seen to it otherwise. Raises ``Refused`` or ``GuardFailed``."""
         check_text("reason", reason)
-        state, now = await self._stored(lease_id), self._clock.now()
+        state, now = await self.stored(lease_id), self._clock.now()
         status = LeaseStatus.ABANDONED
         record = settled_entry(state.lease, status, now, note=reason, by=by.agent.id, origin=caller.members())
         settle = SettleLease(lease_id=lease_id, status=status, at=now, note=reason)
         await self._ledger.commit(Change(record, (LeaseIn(lease_id, ENDING),), (settle,)))
         self._meter.lease(status.value, state.lease.backend)
-        return await self._stored(lease_id)
+        return await self.stored(lease_id)
 
     async def confirm(self, reason: str, by: Admitted, caller: Caller) -> None:
         """Let leases be revoked that were held because an older ledger was restored."""
@@ -201,14 +205,14 @@ class Holdings:
 
     async def _awaited(self, lease_id: str, until: float) -> LeaseState:
         while True:
-            state = await self._stored(lease_id)
+            state = await self.stored(lease_id)
             if state.status not in _WAITING or self._clock.now() >= until:
                 return state
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _own(self, lease_id: str, by: Admitted) -> LeaseState:
         """Return a lease that the caller holds; with a token of a task, only one of that task."""
-        state, claims = await self._stored(lease_id), claims_of(by)
+        state, claims = await self.stored(lease_id), claims_of(by)
         if state.lease.agent != claims.client_id or state.lease.on_behalf_of != claims.sub:
             raise _not_found()
         if await self._confined(claims) and not _is_below(state.lease, claims.task):
@@ -219,7 +223,8 @@ class Holdings:
         own = await self._records.task(claims.task)
         return reach_of(claims, None if own is None else own.task).confined
 
-    async def _stored(self, lease_id: str) -> LeaseState:
+    async def stored(self, lease_id: str) -> LeaseState:
+        """Return a lease, whoever asks. Raises ``Refused`` (``NOT_FOUND``)."""
         state = await self._leases.lease(lease_id)
         if state is None:
             raise _not_found()

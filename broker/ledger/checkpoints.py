@@ -24,12 +24,23 @@ Sign = Callable[[int, bytes], str]
 class Checkpoints:
     """Makes checkpoints of the head: on demand, and by itself while there is traffic."""
 
-    def __init__(self, group: GroupCommit, sign: Sign | None, size: Callable[[], int], clock: Clock) -> None:
-        """``size`` returns the number of entries without reading the store; ``sign`` is None when there is no key."""
+    def __init__(
+        self,
+        group: GroupCommit,
+        sign: Sign | None,
+        size: Callable[[], int],
+        clock: Clock,
+        made: Callable[[str], None],
+    ) -> None:
+        """``size`` returns the number of entries without reading the store; ``sign`` is None when there is no key.
+
+        ``made`` is told each new signed checkpoint, in a thread.
+        """
         self._group = group
         self._sign = sign
         self._size = size
         self._clock = clock
+        self._made = made
         self._one_at_a_time = asyncio.Lock()
         self._signed_size = -1
         self._note = ""
@@ -63,6 +74,7 @@ class Checkpoints:
             note = signed = _signed(sign, size, root)
             await self._group.run(lambda connection: _store(connection, size, signed))
         self._signed_size, self._note = size, note
+        await asyncio.to_thread(self._made, note)
 
     async def _keep_up(self) -> None:
         while True:

@@ -15,6 +15,7 @@ from broker.core.merkle import Frontier, leaf_hash, root_of
 from broker.ledger import schema
 from broker.ledger.batch import Head
 from broker.ledger.failures import unavailable
+from broker.ledger.high_water import HighWater
 from broker.ledger.memory import Effects, load_live
 from broker.ledger.migrate import create_schema, ledger_id, migrate
 from broker.ledger.sqlite import schema_problems, writer_engine
@@ -27,11 +28,12 @@ _CHECKED_BODIES: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The state of a ledger at start."""
+    """The state of a ledger at start. ``high_water`` says whether it was further once."""
 
     ledger: str
     head: Head
     effects: Effects
+    high_water: HighWater
 
 
 def create_ledger(path: Path, now: float) -> str:
@@ -70,7 +72,9 @@ def open_ledger(engine: Engine, path: Path, now: float) -> Opened:
         with engine.begin() as connection:
             head = Head.read(connection)
             _check_end(connection, head)
-            return Opened(ledger_id(connection), head, load_live(connection, now))
+            high_water = HighWater(path)
+            high_water.look(connection, head.frontier.size)
+            return Opened(ledger_id(connection), head, load_live(connection, now), high_water)
     except Unavailable:
         raise
     except DBAPIError as error:

@@ -62,7 +62,10 @@ class SqlLedger:
         self._take_effect(opened.effects)
         memory.forget_ended(revocations, clock.now())
         self._group = GroupCommit(writer, self._take_effect)
-        self._checkpoints = Checkpoints(self._group, sign, lambda: writer.head.frontier.size, clock)
+        self._high_water = opened.high_water
+        self._checkpoints = Checkpoints(
+            self._group, sign, lambda: writer.head.frontier.size, clock, made=self._high_water.rise
+        )
 
     @staticmethod
     def create(path: Path, now: float) -> str:
@@ -117,6 +120,14 @@ class SqlLedger:
     def size(self) -> int:
         """How many entries there are."""
         return self._writer.head.frontier.size
+
+    def is_behind(self) -> bool:
+        """Whether this ledger is older than the last checkpoint that was made of it, and nobody has confirmed that."""
+        return self._high_water.is_behind
+
+    def accept_behind(self) -> None:
+        """Take the ledger as it is, although it is older than it once was."""
+        self._high_water.accept()
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
