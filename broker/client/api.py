@@ -8,9 +8,10 @@ from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
-from broker.client.errors import TaskUnavailable, problem
+from broker.client.errors import ApiRefused, ApiUnavailable, problem
+from broker.client.pending import read_pending
 from broker.client.token import Token
-from broker.core.errors import BrokerError
+from broker.core.errors import BrokerError, Code
 from broker.core.pacing import Backoff, Timing, retry_after
 from broker.outbound import Destination, Outbound, Reply
 
@@ -18,6 +19,9 @@ MAX_ANSWER: Final = 256 * 1024
 
 _BACKOFF: Final = Backoff(first=0.25, longest=8.0)
 _JSON: Final = {"Content-Type": "application/json"}
+
+_ANOTHERS: Final = frozenset({Code.BACKEND_UNAVAILABLE.value, Code.BACKEND_REFUSED.value})
+"""Failures of what stands behind the broker: they are its answer, and the same request has no other one."""
 
 Method = Literal["POST", "DELETE"]
 
@@ -44,27 +48,34 @@ class Authorizer(Protocol):
 
 
 class Api:
-    """The broker's API, used as one agent."""
+    """The broker's API, used as one agent, for one kind of thing."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what one client puts together, passed by name
         self,
         issuer: str,
         authorizer: Authorizer,
         *,
+        refused: type[ApiRefused],
+        unavailable: type[ApiUnavailable],
         http: Outbound,
         destination: Destination,
         timing: Timing,
         patience: float,
     ) -> None:
-        """``patience`` is how many seconds one call may take with all its attempts, and the one under way then."""
+        """``refused`` and ``unavailable`` are what is raised.
+
+        ``patience`` is how many seconds one call may take with all its attempts, and the one under way then.
+        """
         self._issuer = issuer
         self._authorizer = authorizer
+        self._refused = refused
+        self._unavailable = unavailable
         self._http = http
         self._destination = destination
         self._timing = timing
         self._patience = patience
 
-    async def send(
+    async def send(  # noqa: PLR0913 - what a request can have, passed by name
         self,
         method: Method,
         path: str,
@@ -72,16 +83,19 @@ class Api:
         body: Mapping[str, Any] | None = None,
         *,
         idempotency_key: str | None = None,
+        task: str | None = None,
         subject_token: Token | str | None = None,
+        patience: float | None = None,
     ) -> dict[str, Any]:
-        """Send a request until it is answered, with a token for just ``scope``, and return the answer.
+        """Send a request until it is answered, with a token for just ``scope`` (in ``task``), and return the answer.
 
-        It may arrive more than once: it must mean the same then. Raises ``TaskRefused``; ``TaskUnavailable`` if there
-        is no useful answer in time; and what getting the token raises.
+        It may arrive more than once: it must mean the same then. ``patience`` is other than usual, if it is given.
+        Raises ``refused``; ``unavailable`` if there is no useful answer in time; and what getting the token raises.
         """
-        deadline, failures, renewed = self._timing.elapsed() + self._patience, 0, False
+        deadline = self._timing.elapsed() + (self._patience if patience is None else patience)
+        failures, renewed = 0, False
         while True:
-            headers = await self._authorized(method, path, scope, subject_token)
+            headers = await self._authorized(method, path, scope, task, subject_token)
             if idempotency_key is not None:
                 headers["Idempotency-Key"] = idempotency_key
             reply, why = await self._try(method, self._issuer + path, body, headers)
@@ -90,20 +104,20 @@ class Api:
                 self._authorizer.invalidate(headers["Authorization"].partition(" ")[2])
                 continue
             if reply is not None and not _may_pass(reply):
-                return _answer(reply)
+                return self._answer(reply)
             delay = _BACKOFF.delay(failures, self._timing.spread())
             if reply is not None:
                 delay = max(delay, retry_after(reply.headers.get("Retry-After"), self._timing.wall()) or 0)
             failures += 1
             if self._timing.elapsed() + delay > deadline:
-                raise TaskUnavailable(why)
+                raise self._unavailable(why)
             await self._timing.sleep(delay)
 
     async def _authorized(
-        self, method: Method, path: str, scope: str, subject_token: Token | str | None
+        self, method: Method, path: str, scope: str, task: str | None, subject_token: Token | str | None
     ) -> dict[str, str]:
         return await self._authorizer.authorize(
-            method, self._issuer + path, f"{self._issuer}/v1", (scope,), subject_token=subject_token
+            method, self._issuer + path, f"{self._issuer}/v1", (scope,), task, subject_token=subject_token
         )
 
     async def _try(
@@ -122,18 +136,35 @@ class Api:
             return None, f"the broker cannot be reached: {error.public}"
         return reply, f"the broker answers {reply.status}"
 
+    def _answer(self, reply: Reply) -> dict[str, Any]:
+        body = _object(reply)
+        if body is None:
+            raise self._unavailable(f"the broker answers {reply.status} with something that is not a JSON object")
+        if reply.status < HTTPStatus.BAD_REQUEST:
+            return body
+        if not isinstance(body.get("code"), str):
+            raise self._unavailable(f"the broker answers {reply.status} without a reason")
+        code, description, refusal = problem(body)
+        after = retry_after(reply.headers.get("Retry-After"), self._timing.wall())
+        raise self._refused(
+            reply.status,
+            code,
+            description,
+            refusal=refusal,
+            retry_after=None if after is None else int(after),
+            pending=read_pending(body, None, reason="code"),
+        )
+
 
 def _may_pass(reply: Reply) -> bool:
-    return reply.status == HTTPStatus.TOO_MANY_REQUESTS or reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    """Whether the same request may have another answer soon."""
+    if reply.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        return reply.status == HTTPStatus.TOO_MANY_REQUESTS
+    return (_object(reply) or {}).get("code") not in _ANOTHERS
 
 
-def _answer(reply: Reply) -> dict[str, Any]:
+def _object(reply: Reply) -> dict[str, Any] | None:
     try:
-        body = msgspec.json.decode(reply.body, type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise TaskUnavailable(f"the broker answers {reply.status} with something that is not a JSON object") from error
-    if reply.status < HTTPStatus.BAD_REQUEST:
-        return body
-    if not isinstance(body.get("code"), str):
-        raise TaskUnavailable(f"the broker answers {reply.status} without a reason")
-    raise problem(reply.status, body)
+        return msgspec.json.decode(reply.body, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return None

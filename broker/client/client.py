@@ -10,6 +10,7 @@ from broker.client.api import Api
 from broker.client.cache import TokenCache
 from broker.client.dpop import DpopKey, Nonces
 from broker.client.endpoint import TokenEndpoint
+from broker.client.errors import TaskRefused, TaskUnavailable
 from broker.client.identity import Identity
 from broker.client.task import OpenTask
 from broker.client.token import Details, Token, Want, want
@@ -68,7 +69,16 @@ class Client:
             patience=patience,
         )
         self._cache = TokenCache(self._endpoint.obtain, timing, size=max_tokens)
-        self._api = Api(issuer, self, http=self._http, destination=there, timing=timing, patience=patience)
+        self._api = Api(
+            issuer,
+            self,
+            refused=TaskRefused,
+            unavailable=TaskUnavailable,
+            http=self._http,
+            destination=there,
+            timing=timing,
+            patience=patience,
+        )
 
     # --- tokens -----------------------------------------------------------------------------------------------------
 

@@ -10,15 +10,14 @@ from urllib.parse import urlencode
 
 from broker.client.answers import (
     ACCESS_TOKEN_TYPE,
-    Pending,
     read_object,
-    read_pending,
     read_token,
     read_token_endpoint,
 )
 from broker.client.dpop import DpopKey, Nonces
 from broker.client.errors import TokenRefused, TokenUnavailable, refused
 from broker.client.identity import Identity
+from broker.client.pending import Pending, read_pending
 from broker.client.token import Subject, Token, Want
 from broker.client.waiting import HELD_SECONDS, Wait, Waiting
 from broker.core.errors import BrokerError

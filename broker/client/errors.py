@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from broker.client.pending import Pending
 from broker.core.errors import Code, Refused, Unavailable
 
 MAX_TEXT: Final = 512
@@ -68,22 +69,36 @@ class TokenPending(TokenUnavailable):
         self.expires_in = expires_in
 
 
-class TaskRefused(Refused):
-    """The broker refuses to open, keep or close a task. ``status`` is the HTTP status, ``code`` the broker's reason."""
+class ApiRefused(Refused):
+    """The broker's API refuses. ``status`` is the HTTP status, ``code`` the broker's reason.
 
-    def __init__(self, status: int, code: Code, description: str, *, refusal: str | None = None) -> None:
+    ``retry_after`` (whole seconds) is when asking again may help, if the broker said so; ``pending`` says whom to wait
+    for, if a person has to decide first.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: Code,
+        description: str,
+        *,
+        refusal: str | None = None,
+        retry_after: int | None = None,
+        pending: Pending | None = None,
+    ) -> None:
         """All texts come from the broker, made printable and cut to a sane length."""
-        super().__init__(code, description, refusal=refusal)
+        super().__init__(code, description, refusal=refusal, retry_after=retry_after)
         self.status = status
         self.description = description
+        self.pending = pending
 
     def __str__(self) -> str:
         """Say everything that a log line needs."""
         return f"{self.code.value}: {self.description}"
 
 
-class TaskUnavailable(Unavailable):
-    """The broker could not be asked about a task in time. Whether it did what was asked is not known then."""
+class ApiUnavailable(Unavailable):
+    """The broker's API could not be asked in time. Whether it did what was asked is not known then."""
 
     def __init__(self, public: str) -> None:
         """``public`` says what failed, without secrets."""
@@ -94,11 +109,20 @@ class TaskUnavailable(Unavailable):
         return self.public
 
 
-def problem(status: int, body: Mapping[str, Any]) -> TaskRefused:
-    """Read problem details (RFC 9457) of the broker's API. ``body`` has a text member ``code``."""
-    code = _printable(body["code"]) or "unknown"
-    description = _printable(body.get("detail")) or _printable(body.get("title")) or code
-    return TaskRefused(status, _code(code, code), description, refusal=_printable(body.get("refusal")) or None)
+class TaskRefused(ApiRefused):
+    """The broker refuses to open, keep or close a task."""
+
+
+class TaskUnavailable(ApiUnavailable):
+    """The broker could not be asked about a task in time. Whether it did what was asked is not known then."""
+
+
+class LeaseRefused(ApiRefused):
+    """The broker, a person, or the backend of the secret refuses to give, renew or take back a lease."""
+
+
+class LeaseUnavailable(ApiUnavailable):
+    """The broker could not be asked about a lease in time, or its answer was lost or is of no use."""
 
 
 def refused(body: Mapping[str, Any]) -> TokenRefused:
@@ -107,6 +131,16 @@ def refused(body: Mapping[str, Any]) -> TokenRefused:
     description = _printable(body.get("error_description")) or error
     refusal = _printable(body.get("refusal")) or None
     return TokenRefused(error, _code(body.get("code"), error), description, refusal=refusal)
+
+
+def problem(body: Mapping[str, Any]) -> tuple[Code, str, str | None]:
+    """Read problem details (RFC 9457) of the broker's API: the reason, its text for people, the reference of a refusal.
+
+    ``body`` has a text member ``code``.
+    """
+    code = _printable(body["code"]) or "unknown"
+    description = _printable(body.get("detail")) or _printable(body.get("title")) or code
+    return _code(code, code), description, _printable(body.get("refusal")) or None
 
 
 def _code(code: object, error: str) -> Code:

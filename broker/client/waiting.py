@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Final
 
-from broker.client.answers import Pending
 from broker.client.errors import TokenPending
-from broker.client.token import Want
+from broker.client.pending import Pending
 from broker.core.pacing import Timing
 
 MAX_WAITING: Final = 100
@@ -45,9 +44,9 @@ class Waiting:
         self.timing = timing
         self.seconds = seconds
         self._on_pending = on_pending
-        self._known: OrderedDict[Want, _Known] = OrderedDict()
+        self._known: OrderedDict[Hashable, _Known] = OrderedDict()
 
-    def of(self, want: Want) -> str | None:
+    def of(self, want: Hashable) -> str | None:
         """Return the id of the request to go on with, or None if there is none, or not any more."""
         known = self._known.get(want)
         if known is not None and known.until <= self.timing.elapsed():
@@ -55,14 +54,14 @@ class Waiting:
             return None
         return None if known is None else known.auth_req_id
 
-    def remember(self, want: Want, auth_req_id: str, expires_in: int) -> None:
+    def remember(self, want: Hashable, auth_req_id: str, expires_in: int) -> None:
         """Go on with this request from now on, for as long as it, or the approval, can be of use."""
         self._known[want] = _Known(auth_req_id, self.timing.elapsed() + expires_in + USABLE_SECONDS)
         self._known.move_to_end(want)
         if len(self._known) > MAX_WAITING:
             self._known.popitem(last=False)
 
-    def forget(self, want: Want) -> None:
+    def forget(self, want: Hashable) -> None:
         """Begin anew the next time: this one came to its end."""
         self._known.pop(want, None)
 
@@ -79,7 +78,7 @@ class Waiting:
 class Wait:
     """One call's wait. It begins with the first answer that says that people have to decide."""
 
-    def __init__(self, waiting: Waiting, want: Want) -> None:
+    def __init__(self, waiting: Waiting, want: Hashable) -> None:
         """``want`` is what they decide on."""
         self._waiting = waiting
         self._want = want
