@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -406,7 +407,7 @@ from broker.backends.secrets_file import SecretsFile, Stored
 from broker.core.secret import Secret
 from broker.signing.sealing import Sealer
 file = SecretsFile("local", Path(sys.argv[1]), Sealer(Secret(bytes(range(32)))), patience=30.0)
-for n in range(25):
+for n in range(int(sys.argv[3])):
     file.change(lambda held: held.stored.__setitem__(f"{sys.argv[2]}-{n}", Stored("v", 1)))
 """
 
@@ -414,9 +415,23 @@ for n in range(25):
 def test_no_change_is_lost_between_processes(path: Path) -> None:
     """Two processes that change the file at the same time both find their changes in it."""
     run = [sys.executable, "-c", _PROCESS, str(path)]
-    processes = [subprocess.Popen([*run, who]) for who in ("a", "b")]
+    processes = [subprocess.Popen([*run, who, "25"]) for who in ("a", "b")]
     assert [process.wait(60) for process in processes] == [0, 0]
     assert len(_file(path).read().stored) == 50
+
+
+def test_a_process_that_is_killed_leaves_a_whole_file(path: Path) -> None:
+    """Whenever it dies, what it had written before is there, and nobody waits for its lock."""
+    for turn in range(5):
+        process = subprocess.Popen([sys.executable, "-c", _PROCESS, str(path), f"t{turn}", "100000"])
+        deadline = time.monotonic() + 60
+        while f"t{turn}-3" not in _file(path).read().stored and time.monotonic() < deadline:
+            time.sleep(0.001 * turn)
+        process.kill()
+        process.wait()
+        stored = _file(path).read().stored
+        assert {f"t{turn}-{n}" for n in range(4)} <= stored.keys()
+        _file(path).change(lambda held, turn=turn: held.stored.__setitem__(f"after-{turn}", Stored("v", 1)))  # type: ignore[misc]
 
 
 def test_an_edit_that_raises_changes_nothing(path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from broker.backends.local import LocalBackend
-from broker.backends.secrets_file import PURPOSE
+from broker.backends.secrets_file import PURPOSE, SecretsFile
 from broker.cli.folder import make_folder
 from broker.cli.secret import MAX_VALUE
 from broker.clock import SystemClock
@@ -46,10 +46,13 @@ def _put(shell: Shell, monkeypatch: pytest.MonkeyPatch, value: bytes | str, *arg
     return shell("secret", "set", *arguments)
 
 
+def _seal(home: Path) -> Sealer:
+    return Sealer(derived_key(load_master_key(KeyFile(home / "master.key")), PURPOSE))
+
+
 async def _leased(home: Path, name: str) -> object:
     """Return what a lease of a stored value gives to an agent."""
-    seal = Sealer(derived_key(load_master_key(KeyFile(home / "master.key")), PURPOSE))
-    backend = LocalBackend("local", home / "secrets.sealed", seal=seal, clock=SystemClock())
+    backend = LocalBackend("local", home / "secrets.sealed", seal=_seal(home), clock=SystemClock())
     now = int(time.time())
     order = LeaseOrder(
         lease="lse_1",
@@ -97,6 +100,16 @@ async def test_the_value_is_the_whole_input(
     """But for one line end at its end; several lines and spaces stay."""
     assert _put(shell, monkeypatch, given, "x").code == 0
     assert await _leased(home, "x") == stored
+
+
+def test_a_replaced_value_is_younger(shell: Shell, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within one second, too: that is how a lease knows that its value is not the one stored now."""
+    file = SecretsFile("local", home / "secrets.sealed", _seal(home), patience=1.0)
+    times = []
+    for value in ("one", "two", "three"):
+        _put(shell, monkeypatch, value, "x")
+        times.append(file.read().stored["x"].at)
+    assert times == sorted(set(times))
 
 
 @pytest.mark.parametrize("given", [b"", b"\n", b"\xff\xfe" + PASSWORD.encode(), b"x" * (MAX_VALUE + 1)])
