@@ -50,13 +50,6 @@ def encrypted(data: Secret, jwk: object) -> str:
     return jwe.encrypt_compact(header, data.reveal(), ECKey.import_key(recipient.key), algorithms=[ALG, ENC])
 
 
-class JWEEnvelope:
-    """The port ``Envelope``."""
-
-    check = staticmethod(check_recipient)
-    seal = staticmethod(encrypted)
-
-
 @dataclass(frozen=True, slots=True)
 class _Recipient:
     key: EllipticCurvePublicKey
