@@ -109,7 +109,7 @@ class VaultTokens:
                 del self._tasks[task]
         ask = Ask("POST", REVOKE, self._namespace, body={"accessor": accessor})
         answer = await self._session.send(ask)
-        if not answer.ok and not answer.says("invalid accessor", "no token found"):
+        if not answer.ok and not answer.says("invalid accessor", "no token found", "token not found"):
             raise self._http.refusal(ask, answer)
 
     async def close(self) -> None:
