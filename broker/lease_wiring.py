@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from broker.backends.local import LocalBackend
 from broker.backends.secrets_file import PURPOSE as LOCAL_SECRETS
@@ -29,13 +30,21 @@ class JweEnvelope:
         return encrypted(data, jwk)
 
 
-def open_backends(settings: Mapping[str, BackendSettings], *, master_key: Secret, clock: Clock) -> GatedBackends:
-    """Return the configured backends. None is asked for anything yet.
+OWN_CONCURRENCY: Final = 16
+"""How many calls of a backend that is not configured run at once."""
+
+
+def open_backends(
+    settings: Mapping[str, BackendSettings], own: Mapping[str, Backend], *, master_key: Secret, clock: Clock
+) -> GatedBackends:
+    """Return the configured backends, and those of one's ``own``. None is asked for anything yet.
 
     Raises ``Unavailable`` with a text for the operator if the package that a backend needs is not installed.
     """
     made = {name: _backend(name, each, master_key, clock) for name, each in settings.items()}
-    return GatedBackends(made, concurrency={name: each.concurrency for name, each in settings.items()}, timing=SYSTEM)
+    concurrency = {name: each.concurrency for name, each in settings.items()}
+    every = {**dict.fromkeys(own, OWN_CONCURRENCY), **concurrency}
+    return GatedBackends({**own, **made}, concurrency=every, timing=SYSTEM)
 
 
 def _backend(name: str, settings: BackendSettings, master_key: Secret, clock: Clock) -> Backend:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+from broker.core.lease import LeaseStatus
 
 MAX_ROLES: Final = 200
 """Roles come from the policy, which can be replaced any number of times; later ones are counted as ``other``."""
@@ -37,6 +39,17 @@ class Metrics:
             "Time from the end of a lease until its backend confirmed that.",
             ("backend",),
             buckets=_LONG_SECONDS,
+            registry=self._registry,
+        )
+        self._alive = Gauge(
+            "broker_leases_by_state",
+            "Leases that are remembered, by backend and state.",
+            ("backend", "state"),
+            registry=self._registry,
+        )
+        self._oldest = Gauge(
+            "broker_lease_oldest_unsettled_seconds",
+            "For how long the lease has waited to be confirmed dead that waits the longest.",
             registry=self._registry,
         )
         self._durations = Histogram(
@@ -83,6 +96,13 @@ class Metrics:
     def lease_ended(self, backend: str, seconds: float) -> None:
         """Record how long after its end a backend confirmed that a lease is dead."""
         self._endings.labels(backend).observe(seconds)
+
+    def leases_are(self, counts: Mapping[tuple[str, LeaseStatus], int], oldest_seconds: float) -> None:
+        """Show how many leases there are by backend and state, and how long the oldest has waited to be dead."""
+        self._alive.clear()
+        for (backend, status), count in counts.items():
+            self._alive.labels(backend, status.value).set(count)
+        self._oldest.set(oldest_seconds)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Record how long an answer took. ``route`` is a route's path template; only the status class is kept."""

@@ -16,10 +16,14 @@ from broker.core.errors import BackendFailed, BrokerError, Code, GuardFailed, Un
 from broker.core.lease import EXPIRED, REVOKED, UNSEALED, Ended, LeaseState, LeaseStatus, killer_of
 from broker.core.lease_entries import ended_entry, missed_entry, settled_entry
 from broker.core.pacing import Backoff
+from broker.core.rules import Rule
 from broker.ports import Backends, Clock, Events, LeaseFilter, LeaseRecords, Ledger, Meter, Revocations
 
 OPENING_SECONDS: Final = 180.0
 """Seconds after which a lease that is still being taken is taken for lost; no backend is waited for that long."""
+
+PENDING_SECONDS: Final = 1.0
+"""How long a rule is waited for to become durable, before what it covers is revoked without a record of that."""
 
 LOST_SECONDS: Final = 10.0
 """How often it is looked for leases that nobody is taking any more."""
@@ -70,6 +74,7 @@ class Reaper:
         self._restored = restored
         self._started = clock.now()
         self._swept: tuple[int, int] | None = None
+        self._unwritten = False
         self._looked_at: float | None = None
         self._under_way: defaultdict[str, dict[str, asyncio.Task[None]]] = defaultdict(dict)
 
@@ -102,22 +107,30 @@ class Reaper:
         seen = (rules.epoch, len(rules))
         if seen == self._swept:
             return
-        after = ""
+        after, self._unwritten = "", False
         while page := await self._leases.running_leases(after=after, limit=PAGE):
             after = page[-1].lease.id
             killed = [(state, killer_of(state, rules)) for state in page if state.status is LeaseStatus.LIVE]
             await asyncio.gather(*(self._end_killed(state, rule) for state, rule in killed if rule is not None))
             if len(page) < PAGE:
                 break
-        self._swept = seen
+        self._swept = None if self._unwritten else seen
 
-    async def _end_killed(self, state: LeaseState, rule: int) -> None:
-        try:
-            await self._end(state, REVOKED, rule=rule or None)
-        except Unavailable:
-            # The ledger cannot take it now. The secret is revoked all the same; it is recorded when it can be (law 1).
-            self._swept = None
+    async def _end_killed(self, state: LeaseState, rule: Rule) -> None:
+        """End a lease by a rule, once that is durable.
+
+        If the ledger cannot be written, the secret is revoked all the same; that is recorded when it can be (law 1).
+        """
+        if rule.number is not None:
+            try:
+                await self._end(state, REVOKED, rule=rule.number)
+            except Unavailable:
+                self._start(state)
+            else:
+                return
+        elif self._clock.now() - rule.at > PENDING_SECONDS:
             self._start(state)
+        self._unwritten = True
 
     async def _expire(self) -> None:
         now = self._clock.now()

@@ -40,7 +40,7 @@ from broker.metrics import Metrics
 from broker.outbound import Destination, Outbound
 from broker.policy_control import PolicyControl
 from broker.policy_file import load_policy
-from broker.ports import Events, Revocations
+from broker.ports import Backend, Events, Revocations
 from broker.reaper import Reaper
 from broker.registration import Registration
 from broker.revocation import Revocation
@@ -64,6 +64,7 @@ PROBE_SECONDS: Final = 2.0
 DUE_SECONDS: Final = 1.0
 ISSUER_KEYS_SECONDS: Final = 30.0
 REAPER_SECONDS: Final = 0.1
+LEASE_COUNT_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,13 +107,17 @@ class _Ground:
 
 
 @asynccontextmanager
-async def open_broker(config: Config, events: Events) -> AsyncIterator[Broker]:
+async def open_broker(
+    config: Config, events: Events, *, own_backends: Mapping[str, Backend] | None = None
+) -> AsyncIterator[Broker]:
     """Open everything that a broker needs, and close it again, the ledger last.
+
+    ``own_backends`` are backends of leases besides those that are configured, by their names.
 
     Raises ``BrokerError``, ``MasterKeyError`` or ``SealingError`` with a text for the operator.
     """
     async with AsyncExitStack() as stack:
-        ground = await _open_ground(config, events, stack)
+        ground = await _open_ground(config, events, stack, own_backends or {})
         services = _services(ground, site_of(config))
         reaper = _reaper(ground)
         stack.push_async_callback(reaper.close)
@@ -130,7 +135,9 @@ async def open_broker(config: Config, events: Events) -> AsyncIterator[Broker]:
         )
 
 
-async def _open_ground(config: Config, events: Events, stack: AsyncExitStack) -> _Ground:
+async def _open_ground(
+    config: Config, events: Events, stack: AsyncExitStack, own_backends: Mapping[str, Backend]
+) -> _Ground:
     clock, revocations, metrics, ids = SystemClock(), Revocations(), Metrics(), RandomIds()
     master_key = load_master_key(master_key_source(config.master_key))
     sealer = Sealer(master_key)
@@ -145,7 +152,7 @@ async def _open_ground(config: Config, events: Events, stack: AsyncExitStack) ->
     policy_control = _policy_control(config, policy, ledger, clock, revocation)
     federation = Federation(lambda: policy_control.current().issuers, outbound, issuer=config.issuer)
     stack.push_async_callback(federation.close)
-    backends = open_backends(config.backends, master_key=master_key, clock=clock)
+    backends = open_backends(config.backends, own_backends, master_key=master_key, clock=clock)
     stack.push_async_callback(backends.close)
     webhooks = Webhooks(webhook_receivers(config), outbound, api=config.api_audience, clock=clock, events=events)
     webhooks.start()
@@ -387,6 +394,7 @@ def _jobs(ground: _Ground, services: Services, auditing: Auditing, reaper: Reape
     ledger, clock = ground.ledger, ground.clock
     return (
         Job("leases", REAPER_SECONDS, reaper.step),
+        Job("lease counts", LEASE_COUNT_SECONDS, lambda: _count_leases(ground)),
         Job("strangers", STRANGERS_SECONDS, auditing.record_strangers),
         Job("pending rules", PENDING_SECONDS, services.revocation.write_pending),
         Job("tasks due", DUE_SECONDS, services.tasks.close_due),
@@ -396,6 +404,12 @@ def _jobs(ground: _Ground, services: Services, auditing: Auditing, reaper: Reape
         Job("issuer keys", ISSUER_KEYS_SECONDS, lambda: ground.federation.refresh(clock.now())),
         Job("ledger probe", PROBE_SECONDS, ledger.probe_if_troubled),
     )
+
+
+async def _count_leases(ground: _Ground) -> None:
+    oldest = await ground.ledger.oldest_lease_end()
+    waited = 0.0 if oldest is None else max(0.0, ground.clock.now() - oldest)
+    ground.metrics.leases_are(await ground.ledger.lease_counts(), waited)
 
 
 def site_of(config: Config) -> Site:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 from broker.core.claims import AccessClaims
-from broker.core.rules import RuleIndex
+from broker.core.rules import Rule, RuleIndex
 from broker.core.secret import Secret
 from broker.core.selector import Fact
 
@@ -161,7 +161,6 @@ def lease_facts(lease: str, secret: str, backend: str, tier: str, claims: Access
     return frozenset(own | {fact for fact in claims.facts(kid) if fact[0] not in {"scope", "audience"}})
 
 
-def killer_of(state: LeaseState, rules: RuleIndex) -> int | None:
-    """Return the number of a rule that kills a lease, or None; 0 for a rule that is not durable yet."""
-    rule = rules.killer(state.lease.facts, state.lease.epoch)
-    return None if rule is None else (rule.number or 0)
+def killer_of(state: LeaseState, rules: RuleIndex) -> Rule | None:
+    """Return a rule that kills a lease, or None if it lives."""
+    return rules.killer(state.lease.facts, state.lease.epoch)

@@ -177,7 +177,7 @@ class Leasing:
             state = self._sealed(intent, taken, now)
             killer = killer_of(state, self._revocations.rules)
             if killer is not None:
-                await self._end(lease, REVOKED, rule=killer or None, handle=taken.handle)
+                await self._end(lease, REVOKED, rule=killer.number, handle=taken.handle)
                 raise Refused(Code.LEASE_ENDED, "the lease was revoked while it was being taken")
             seal = SealLease(
                 lease_id=lease.id,

@@ -13,6 +13,7 @@ from broker.core.errors import BrokerError
 from broker.core.jwk import thumbprint
 from broker.core.selector import parse_selector
 from broker.ledger import schema
+from broker.ledger.derived_leases import DerivedLeases
 from broker.ledger.derived_work import DerivedWork
 from broker.ledger.rows import read_object, read_selector
 
@@ -47,6 +48,7 @@ class Derived:
         self._agents: dict[str, str | None] = {}
         self._keys: dict[str, tuple[object, ...]] = {}
         self._work = DerivedWork()
+        self._leases = DerivedLeases()
 
     @property
     def epoch(self) -> int:
@@ -56,6 +58,7 @@ class Derived:
     def take(self, seq: int, members: Mapping[str, Any]) -> None:
         """Take up an entry."""
         self._work.take(members)
+        self._leases.take(members)
         match members["kind"]:
             case Kind.RULE_ADDED:
                 self._rules.append(_Rule(seq, members))
@@ -86,6 +89,7 @@ class Derived:
         yield from self._compare_agents(connection)
         yield from self._compare_keys(connection)
         yield from self._work.compare(connection)
+        yield from self._leases.compare(connection)
 
     def _compare_rules(self, connection: Connection) -> Iterator[str]:
         rows = _by(connection, schema.rules, "number")

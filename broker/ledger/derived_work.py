@@ -29,6 +29,7 @@ _KINDS: Final = frozenset(
         Kind.APPROVAL_REVIEWED,
         Kind.BUDGET_RAISED,
         Kind.TOKEN_ISSUED,
+        Kind.LEASE_INTENDED,
     }
 )
 
@@ -76,7 +77,7 @@ class DerivedWork:
                 self._actions[ref] = (members.get("task"), members.get("action"), members.get("count"))
             case Kind.ACTION_SETTLED:
                 self._outcomes[ref] = members.get("outcome")
-            case Kind.TOKEN_ISSUED | Kind.BUDGET_RAISED:
+            case Kind.TOKEN_ISSUED | Kind.LEASE_INTENDED | Kind.BUDGET_RAISED:
                 self._use(members)
             case _:
                 self._take_approval(kind, ref, members)
@@ -99,7 +100,7 @@ class DerivedWork:
             known.state = REVIEWED
 
     def _use(self, members: Mapping[str, Any]) -> None:
-        """Take up that an approval was used, or that a token was taken without one."""
+        """Take up that an approval was used, or that something was taken without one."""
         approval = members.get("approval")
         if approval is None:
             return

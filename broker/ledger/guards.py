@@ -240,6 +240,8 @@ def _seconds_until_capacity(window: dict[int, int], guard: RateWithin, last: int
 def _replayed(what: str) -> GuardFailed:
     if what == "proof":
         return GuardFailed(Code.PROOF_REPLAYED, "this proof was used before")
+    if what == "subject":
+        return GuardFailed(Code.SUBJECT_TOKEN_INVALID, "subject_token: it was used before, and may be used once")
     return GuardFailed(Code.ASSERTION_REPLAYED, "this assertion was used before")
 
 

@@ -219,7 +219,7 @@ async def test_others_see_and_end_nothing(app: BrokerApp) -> None:
     mine, others = await leasing_token(app), await leasing_token(app, "beta")
     lease = (await take(app, mine)).json["lease_id"]
     for method, path in (("GET", ""), ("POST", "/renew"), ("DELETE", "")):
-        body = {} if method == "POST" else None
+        body: dict[str, str] | None = {} if method == "POST" else None
         reply = await app.call(method, f"/v1/leases/{lease}{path}", token=others, json=body)
         assert (reply.status, reply.json["code"]) == (404, "not_found")
     assert (await app.call("GET", "/v1/leases", token=others)).json["leases"] == []

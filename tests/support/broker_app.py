@@ -27,7 +27,7 @@ from broker.core.jwk import public_jwk, thumbprint
 from broker.http.app import create_app, create_metrics_app
 from broker.http.server import Bounds, Certificate, Door, HttpServer
 from broker.http.surface import Services
-from broker.ports import Caller
+from broker.ports import Backend, Caller
 from broker.wiring import Broker, open_broker
 from tests.support.running_broker import free_port
 
@@ -256,6 +256,7 @@ async def running_app(
     certificate: Certificate | None = None,
     metrics: bool = False,
     settings: str = "",
+    own_backends: Mapping[str, Backend] | None = None,
 ) -> AsyncIterator[BrokerApp]:
     """Run a broker on a copy of ``template``, composed as in production; ``adjust`` may put a fault in a part of it.
 
@@ -265,7 +266,7 @@ async def running_app(
     (folder / "broker.toml").write_text(settings + (folder / "broker.toml").read_text())
     config = load_config(folder / "broker.toml", {}, port=free_port())
     events = KeptEvents()
-    async with open_broker(config, events) as opened:
+    async with open_broker(config, events, own_backends=own_backends) as opened:
         broker = replace(opened, services=adjust(opened.services), site=replace(opened.site, **(site or {})))
         server = _server(broker, config, bounds or Bounds(stop_seconds=5.0), certificate, metrics=metrics)
         await server.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -120,3 +120,12 @@ async def settled(app: BrokerApp, lease_id: str, within: float = 5.0) -> LeaseSt
         await asyncio.sleep(0.02)
         state = await state_of(app, lease_id)
     raise AssertionError(f"{lease_id} is still {state.status.value}")
+
+
+async def eventually(condition: Callable[[], bool], within: float = 10.0) -> None:
+    """Wait until a condition holds."""
+    for _ in range(int(within / 0.01)):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came to that")
