@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from broker.core.errors import BackendFailed, Code
 from broker.core.lease import LeaseOrder, Taken
 from broker.ports import Backend
 from tests.support.backend_cases import CASES, BackendCase
+
+SOON_SECONDS = 20.0
 
 
 @pytest.fixture(params=CASES)
@@ -48,6 +51,16 @@ async def _is_dead(case: BackendCase, taken: Taken) -> None:
     """Assert what the end of a secret means: it works no more, if the backend can bring that about."""
     if case.works is not None:
         assert await case.works(_data(taken)) is not case.revocable
+
+
+async def _dies_soon(case: BackendCase, taken: Taken) -> None:
+    """Assert that a secret which nobody was given works no more within seconds."""
+    if case.works is None or not case.lost_dies:
+        return
+    end = time.monotonic() + SOON_SECONDS
+    while await case.works(_data(taken)):
+        assert time.monotonic() < end
+        await asyncio.sleep(0.05)
 
 
 async def _failure(call: Coroutine[Any, Any, object]) -> BackendFailed:
@@ -98,7 +111,7 @@ async def test_revoking_again_succeeds(case: BackendCase, backend: Backend) -> N
     other, _ = await _take(backend, case.order())
     ends = await asyncio.gather(*(backend.revoke(taken.handle) for _ in range(5)))
     ends.append(await backend.revoke(taken.handle))
-    ends.append(await backend.revoke(before))
+    await backend.revoke(before)
     assert {end.revoked for end in ends} == {case.revocable}
     await _is_dead(case, taken)
     assert case.works is None or await case.works(_data(other))
@@ -119,8 +132,8 @@ async def test_a_secret_whose_answer_was_lost_can_be_revoked(case: BackendCase, 
     """With the handle from before it was made, by another process: so the reaper finds it."""
     taken, before = await _take(backend, case.order())
     later = case.make()
-    assert (await later.revoke(before)).revoked is case.revocable
-    await _is_dead(case, taken)
+    await later.revoke(before)
+    await _dies_soon(case, taken)
     await later.close()
 
 
@@ -170,16 +183,21 @@ async def test_errors_hold_no_secret(case: BackendCase, backend: Backend) -> Non
     ended: list[Coroutine[Any, Any, object]] = [backend.renew(taken.handle, 60)] if case.revocable else []
     broken = dict.fromkeys(taken.handle, "nonsense")
     for call in (*ended, backend.renew(broken, 60), backend.revoke(broken), backend.take(case.order(), broken)):
-        told = _told(await _failure(call))
+        try:
+            told = str(await call)
+        except BackendFailed as error:
+            told = _told(error)
         assert [secret for secret in secrets if secret in told] == []
 
 
 async def test_handles_that_are_none(case: BackendCase, backend: Backend) -> None:
     """What this backend did not make is refused, and was certainly not done."""
     for handle in ({}, {"kind": "of another backend"}):
-        for call in (backend.revoke(handle), backend.renew(handle, 60), backend.take(case.order(), handle)):
+        for call in (backend.revoke(handle), backend.take(case.order(), handle)):
             failed = await _failure(call)
             assert (failed.code, failed.uncertain) == (Code.BACKEND_REFUSED, False)
+        failed = await _failure(backend.renew(handle, 60))
+        assert failed.code in {Code.BACKEND_REFUSED, Code.LEASE_NOT_RENEWABLE}
 
 
 async def test_many_at_once(case: BackendCase, backend: Backend) -> None:
@@ -187,7 +205,8 @@ async def test_many_at_once(case: BackendCase, backend: Backend) -> None:
     made = [taken for taken, _ in await asyncio.gather(*(_take(backend, case.order()) for _ in range(20)))]
     secrets = {json.dumps(_data(taken), sort_keys=True) for taken in made}
     assert len(secrets) == (20 if case.fresh else 1)
-    assert len({json.dumps(dict(taken.handle), sort_keys=True) for taken in made}) == len(secrets)
+    handles = {json.dumps(dict(taken.handle), sort_keys=True) for taken in made}
+    assert len(handles) == 20 or not case.fresh
     half = made[::2]
     ends = await asyncio.gather(*(backend.revoke(taken.handle) for taken in half))
     assert {end.revoked for end in ends} == {case.revocable}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ import pytest
 
 from broker.backends.local import LocalBackend
 from broker.backends.secrets_file import SecretsFile, Stored
+from broker.backends.vault import VaultBackend
+from broker.backends.vault_server import SignIn, VaultServer
 from broker.clock import SystemClock
 from broker.core.lease import LeaseOrder
 from broker.core.secret import Secret
@@ -20,6 +23,7 @@ from broker.lease_backends import GatedBackends
 from broker.ports import Backend
 from broker.signing.sealing import Sealer
 from broker.timing import SYSTEM
+from tests.support.openbao import OpenBao
 
 STORED = "correct horse battery staple"
 
@@ -33,7 +37,8 @@ class BackendCase:
     ``make`` returns another instance that knows nothing of the one before, as after a restart. ``settings`` are the
     secret's members in the policy. ``works`` tries a secret where it is used; None where nobody can. ``open_members``
     are the members of the data that are no secrets. ``fresh``: each lease has a secret of its own. ``late_dies``: what
-    was revoked by the handle of ``prepare`` before ``take`` is never made at all.
+    was revoked by the handle of ``prepare`` before ``take`` is never made at all. ``lost_dies``: what was made, but
+    never handed out, works no more when that handle was revoked; where it does not, its secret is known to nobody.
     """
 
     make: Callable[[], Backend]
@@ -43,6 +48,7 @@ class BackendCase:
     renewable: bool
     fresh: bool
     late_dies: bool = True
+    lost_dies: bool = True
     ttl: int = 900
     open_members: frozenset[str] = frozenset()
     numbers: Any = field(default_factory=lambda: count(1))
@@ -124,9 +130,78 @@ def gated(opener: Opener) -> Opener:
     return behind
 
 
+async def _no_token(audience: str) -> Secret:
+    raise AssertionError(f"nobody signs in with an identity token for {audience} here")
+
+
+def _vault(bao: OpenBao, folder: Path) -> Callable[[], Backend]:
+    """Return what makes a backend that signs in with a token of the least privileges."""
+    token_file = folder / "vault-token"
+    token_file.write_text(bao.token("broker", ttl="1h"))
+    server = VaultServer(address=bao.url, sign_in=SignIn(method="token", token_file=str(token_file)))
+    return lambda: VaultBackend("vault", server, clock=SystemClock(), own_token=_no_token)
+
+
+@asynccontextmanager
+async def _vault_lease(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[BackendCase]:
+    bao, postgres = request.getfixturevalue("bao"), request.getfixturevalue("postgres")
+
+    async def works(data: Mapping[str, Any]) -> bool:
+        return await asyncio.to_thread(postgres.lets_in, data["username"], data["password"])
+
+    yield BackendCase(
+        make=_vault(bao, folder),
+        settings={"path": "database/creds/orders-ro"},
+        works=works,
+        revocable=True,
+        renewable=True,
+        fresh=True,
+    )
+
+
+@asynccontextmanager
+async def _vault_value(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[BackendCase]:
+    yield BackendCase(
+        make=_vault(request.getfixturevalue("bao"), folder),
+        settings={"path": "secret/demo", "engine": "kv2"},
+        works=None,
+        revocable=False,
+        renewable=False,
+        fresh=False,
+        open_members=frozenset({"user"}),
+    )
+
+
+@asynccontextmanager
+async def _vault_certificate(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[BackendCase]:
+    bao = request.getfixturevalue("bao")
+
+    def is_listed(serial: str) -> bool:
+        return bool(bao.call("GET", f"pki/cert/{serial}")["data"]["revocation_time"])
+
+    async def works(data: Mapping[str, Any]) -> bool:
+        return not await asyncio.to_thread(is_listed, data["serial_number"])
+
+    yield BackendCase(
+        make=_vault(bao, folder),
+        settings={"path": "pki/issue/agents", "engine": "pki", "parameters": {"common_name": "a.internal"}},
+        works=works,
+        revocable=True,
+        renewable=False,
+        fresh=True,
+        lost_dies=False,
+        open_members=frozenset(
+            {"certificate", "issuing_ca", "ca_chain", "serial_number", "expiration", "private_key_type"}
+        ),
+    )
+
+
 CASES: dict[str, Opener] = {
     "local-generate": _local_generate,
     "local-generate-gated": gated(_local_generate),
     "local-stored": _local_stored,
+    "vault-lease": _vault_lease,
+    "vault-value": _vault_value,
+    "vault-certificate": _vault_certificate,
 }
 """Every implementation of the port ``Backend``, by name."""
