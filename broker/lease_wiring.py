@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 from broker.backends.local import LocalBackend
 from broker.backends.secrets_file import PURPOSE as LOCAL_SECRETS
-from broker.config import BackendSettings, LocalSettings
+from broker.config import BackendSettings, LocalSettings, VaultSettings
 from broker.core.errors import Code, Unavailable
 from broker.core.secret import Secret
 from broker.lease_backends import GatedBackends
@@ -16,6 +16,13 @@ from broker.ports import Backend, Clock
 from broker.signing.delivery import check_recipient, encrypted
 from broker.signing.sealing import Sealer, derived_key
 from broker.timing import SYSTEM
+
+
+OwnToken = Callable[[str], Awaitable[Secret]]
+"""Signs an identity token of the broker's own for an audience."""
+
+OWN_CONCURRENCY: Final = 16
+"""How many calls of a backend that is not configured run at once."""
 
 
 class JweEnvelope:
@@ -30,24 +37,25 @@ class JweEnvelope:
         return encrypted(data, jwk)
 
 
-OWN_CONCURRENCY: Final = 16
-"""How many calls of a backend that is not configured run at once."""
-
-
 def open_backends(
-    settings: Mapping[str, BackendSettings], own: Mapping[str, Backend], *, master_key: Secret, clock: Clock
+    settings: Mapping[str, BackendSettings],
+    own: Mapping[str, Backend],
+    *,
+    master_key: Secret,
+    clock: Clock,
+    own_token: OwnToken,
 ) -> GatedBackends:
     """Return the configured backends, and those of one's ``own``. None is asked for anything yet.
 
     Raises ``Unavailable`` with a text for the operator if the package that a backend needs is not installed.
     """
-    made = {name: _backend(name, each, master_key, clock) for name, each in settings.items()}
+    made = {name: _backend(name, each, master_key, clock, own_token) for name, each in settings.items()}
     concurrency = {name: each.concurrency for name, each in settings.items()}
     every = {**dict.fromkeys(own, OWN_CONCURRENCY), **concurrency}
     return GatedBackends({**own, **made}, concurrency=every, timing=SYSTEM)
 
 
-def _backend(name: str, settings: BackendSettings, master_key: Secret, clock: Clock) -> Backend:
+def _backend(name: str, settings: BackendSettings, master_key: Secret, clock: Clock, own_token: OwnToken) -> Backend:
     match settings:
         case LocalSettings():
             return LocalBackend(
@@ -58,5 +66,32 @@ def _backend(name: str, settings: BackendSettings, master_key: Secret, clock: Cl
                 concurrency=settings.concurrency,
                 timeout_seconds=settings.timeout_seconds,
             )
+        case VaultSettings():
+            return _vault(name, settings, clock, own_token)
         case _:
             raise Unavailable(Code.INTERNAL, f"backends.{name}: this kind is not available")
+
+
+def _vault(name: str, settings: VaultSettings, clock: Clock, own_token: OwnToken) -> Backend:
+    try:
+        from broker.backends.vault import VaultBackend  # noqa: PLC0415 - the package needs hvac only if it is used
+        from broker.backends.vault_server import SignIn, VaultServer  # noqa: PLC0415 - as above
+    except ImportError as error:
+        raise _missing(name, "vault") from error
+    sign_in = settings.sign_in
+    server = VaultServer(
+        address=settings.address,
+        sign_in=SignIn(**{field: getattr(sign_in, field) for field in sign_in.__struct_fields__}),
+        namespace=settings.namespace,
+        ca_file=settings.ca_file,
+        concurrency=settings.concurrency,
+        timeout_seconds=settings.timeout_seconds,
+    )
+    try:
+        return VaultBackend(name, server, clock=clock, own_token=own_token)
+    except OSError as error:
+        raise Unavailable(Code.INTERNAL, f"backends.{name}.ca_file: cannot be read") from error
+
+
+def _missing(name: str, extra: str) -> Unavailable:
+    return Unavailable(Code.INTERNAL, f"backends.{name}: install credential-broker[{extra}]")

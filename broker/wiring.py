@@ -25,6 +25,7 @@ from broker.core.dpop import make_nonce
 from broker.core.errors import Code, Unavailable
 from broker.core.pacing import Backoff
 from broker.core.policy import LONGEST_TTL, Policy
+from broker.core.secret import Secret
 from broker.core.tally import Tally
 from broker.core.token_check import TokenCheck
 from broker.http.surface import Services, Site
@@ -152,7 +153,7 @@ async def _open_ground(
     policy_control = _policy_control(config, policy, ledger, clock, revocation)
     federation = Federation(lambda: policy_control.current().issuers, outbound, issuer=config.issuer)
     stack.push_async_callback(federation.close)
-    backends = open_backends(config.backends, own_backends, master_key=master_key, clock=clock)
+    backends = open_backends(config.backends, own_backends, master_key=master_key, clock=clock, own_token=_own_token)
     stack.push_async_callback(backends.close)
     webhooks = Webhooks(webhook_receivers(config), outbound, api=config.api_audience, clock=clock, events=events)
     webhooks.start()
@@ -186,6 +187,10 @@ async def _open_ground(
         webhooks=webhooks,
         consent=consent,
     )
+
+
+async def _own_token(audience: str) -> Secret:
+    raise Unavailable(Code.INTERNAL, f"no identity token for {audience}")
 
 
 def _revocation(

@@ -41,8 +41,13 @@ class DerivedLeases:
         """Take up an entry."""
         kind, ref = members["kind"], str(members.get("ref"))
         if kind == Kind.LEASE_INTENDED:
-            facts = (members.get(name) for name in ("agent", "secret", "backend", "ends_by"))
-            self._leases[ref] = _Lease(*facts, status=LeaseStatus.OPENING.value)
+            self._leases[ref] = _Lease(
+                members.get("agent"),
+                members.get("secret"),
+                members.get("backend"),
+                members.get("ends_by"),
+                LeaseStatus.OPENING.value,
+            )
         elif kind == Kind.LEASES_CONFIRMED:
             for lease in self._leases.values():
                 lease.held = False
