@@ -20,6 +20,9 @@ UNKNOWN_SECONDS: Final = 60
 RETRY_SECONDS: Final = 5
 """After a failure the issuer is left alone for so many seconds."""
 
+OVERTAKEN_SECONDS: Final = 10.0
+"""By how much one request's time may lie before that of another, which came in later and asked for the keys sooner."""
+
 
 class IssuerKeys:
     """Keys of one issuer's definition. Belongs to one event loop.
@@ -137,7 +140,7 @@ class IssuerKeys:
 
 
 def _within(age: float, limit: float) -> bool:
-    return 0 <= age < limit
+    return -OVERTAKEN_SECONDS <= age < limit
 
 
 def _recent(at: float | None, now: float, seconds: float) -> bool:

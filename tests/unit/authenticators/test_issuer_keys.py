@@ -342,6 +342,15 @@ async def test_an_issuer_that_withdraws_all_its_keys_is_believed(
     assert len(await keys.for_token(provider.key.kid, NOW + DEFAULT_TTL + 1)) == 0
 
 
+async def test_requests_that_overtake_each_other_share_the_keys(provider: IdentityProvider, outbound: Outbound) -> None:
+    """A request reads the clock before it waits for anything: one that asks later may have an earlier time."""
+    keys = _keys(provider.trusted(), outbound)
+    later, *earlier = await asyncio.gather(*(keys.for_token(provider.key.kid, NOW - age) for age in (0, 0.001, 3)))
+    assert [_kids(found) for found in earlier] == [_kids(later)] * 2
+    assert _kids(await keys.for_token(provider.key.kid, NOW - 1)) == _kids(later)
+    assert provider.asked == {DISCOVERY: 1, JWKS: 1}
+
+
 async def test_a_clock_that_steps_back_makes_keys_stale_and_no_more(
     provider: IdentityProvider, outbound: Outbound
 ) -> None:
