@@ -93,7 +93,7 @@ class AccessClaims:
             PRIVATE_CLAIM: private,
         }
         if self.agents and not self.impersonates:
-            payload["act"] = _nested_act(self.agents)
+            payload["act"] = nested_act(self.agents)
         if self.may_act is not None:
             payload["may_act"] = {"sub": self.may_act}
         if self.details:
@@ -224,7 +224,8 @@ def _texts(data: Mapping[str, Any], name: str, most: int = MAX_INHERITED) -> tup
     return texts
 
 
-def _nested_act(agents: tuple[str, ...]) -> dict[str, Any]:
+def nested_act(agents: tuple[str, ...]) -> dict[str, Any]:
+    """Return the claim ``act`` (RFC 8693, 4.1) of these actors, the one who acts now first."""
     act: dict[str, Any] = {}
     for agent in reversed(agents):
         act = {"sub": agent, "act": act} if act else {"sub": agent}

@@ -20,6 +20,7 @@ from broker.core.policy.model import (
     Approval,
     AudienceAllow,
     Delegate,
+    IdentityAllow,
     Limits,
     Policy,
     Role,
@@ -43,6 +44,7 @@ class Part(StrEnum):
     SCOPE = "scope"
     DETAILS = "details"
     SECRET = "secret"
+    IDENTITY = "identity"
     LIFETIME = "lifetime"
     PROOF = "proof"
     APPROVAL = "approval"
@@ -139,17 +141,25 @@ def lowered(before: Limits, after: Limits) -> Iterator[tuple[str, str]]:
                 yield f"actions.{name}", f"{left} (was {most})"
 
 
+def lost_identity(old: IdentityAllow, new: IdentityAllow | None) -> Iterator[tuple[Part, str]]:
+    """Yield what identity tokens for an audience could be that they cannot be any more: the part, and in words.
+
+    The word of an operator's claim counts for those who read it, so another one takes the old one away.
+    """
+    if new is None:
+        yield Part.IDENTITY, f"no identity tokens for {old.audience} any more"
+        return
+    if new.ttl < old.ttl:
+        life = f"for {format_duration(new.ttl)} at most (was {format_duration(old.ttl)})"
+        yield Part.LIFETIME, f"identity tokens for {old.audience} {life}"
+    if new.claims != old.claims or not set(old.groups) <= set(new.groups):
+        yield Part.IDENTITY, f"identity tokens for {old.audience} say other claims, or fewer groups"
+
+
 def _role(old: Role, new: Role) -> Iterator[Narrowing]:
     for line in lost_members(old.members, new.members):
         yield _member(old, line)
-    for uri, allow in old.audiences.items():
-        after = new.audiences.get(uri)
-        if after is None:
-            yield _about(old, Part.AUDIENCE, f"nothing at {uri} any more", audience=uri, exact=True)
-        else:
-            yield from _audience(old, uri, allow, after)
-    for name, secret in old.secrets.items():
-        yield from _secret(old, name, secret, new.secrets.get(name))
+    yield from _allowed(old, new)
     for delegate in old.may_delegate_to.values():
         yield from _delegation(old, delegate, new.may_delegate_to.get(delegate.role))
     if new.explicit_tasks and not old.explicit_tasks:
@@ -159,6 +169,22 @@ def _role(old: Role, new: Role) -> Iterator[Narrowing]:
     for name, values in lowered(old.limits, new.limits):
         yield replace(_about(old, Part.LIMIT, f"{name} {values}"), selector=None)
     yield from _budget_approval(old, new)
+
+
+def _allowed(old: Role, new: Role) -> Iterator[Narrowing]:
+    """Yield what the lines of ``allow`` give less of."""
+    for uri, allow in old.audiences.items():
+        after = new.audiences.get(uri)
+        if after is None:
+            yield _about(old, Part.AUDIENCE, f"nothing at {uri} any more", audience=uri, exact=True)
+        else:
+            yield from _audience(old, uri, allow, after)
+    for name, secret in old.secrets.items():
+        yield from _secret(old, name, secret, new.secrets.get(name))
+    for audience, identity in old.identities.items():
+        for part, text in lost_identity(identity, new.identities.get(audience)):
+            # Nothing covers what is alive: those who took such a token know no rules, and it ends by itself soon.
+            yield replace(_about(old, part, text), selector=None)
 
 
 def _audience(role: Role, uri: str, old: AudienceAllow, new: AudienceAllow) -> Iterator[Narrowing]:

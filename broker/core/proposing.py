@@ -16,7 +16,7 @@ from broker.core.advice import Advice, Edit, Proposal, findings, tokens_of, unch
 from broker.core.lifetime import format_duration
 from broker.core.policy.matching import Member
 from broker.core.policy.model import Approval, Policy, Role, ScopeAllow
-from broker.core.policy.operator_scopes import OPERATOR_SCOPES
+from broker.core.policy.operator_scopes import IDENTITY_SCOPE, OPERATOR_SCOPES
 from broker.core.task import ACTION, DEFAULT_TASK_TTL, TOKENS
 from broker.core.usage import Asked, RoleUse, ScopeUse, Usage
 from broker.core.widening import acting, answering, earlier_at
@@ -30,6 +30,7 @@ RESERVED: Final = OPERATOR_SCOPES.keys() - {
     "tasks:close",
     "leases:take",
     "leases:read",
+    IDENTITY_SCOPE,
     "actions:reserve",
 }
 """Scopes that people have for when something happens: that nothing did is no reason to take them away."""
@@ -202,6 +203,9 @@ class _Proposing:
 
     def _limits(self, role: Role) -> None:
         limits, use = role.limits, self.usage.roles.get(role.name, RoleUse())
+        if role.identities:
+            self._note(role, "its identity tokens are not counted here, but by its limits: they are left alone")
+            return
         ttl = limits.task_ttl or DEFAULT_TASK_TTL
         self._limit(role, "tokens_per_minute", limits.tokens_per_minute, use.agent_peak)
         self._limit(role, "role_tokens_per_minute", limits.role_tokens_per_minute, use.role_peak)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from broker.core.narrowing import lost_members, lowered, narrowed, stricter
+from broker.core.narrowing import lost_identity, lost_members, lowered, narrowed, stricter
 from broker.core.policy.matching import AgentMember, Exactly, Member
 from broker.core.policy.model import Policy, Role
 
@@ -133,6 +133,7 @@ def _is_more_generous(other: Role, role: Role, audience: str, scope: str) -> boo
         or (other.break_glass and not role.break_glass)
         or (other.budget_approval is not None and other.budget_approval != role.budget_approval)
         or any(role.may_delegate_to.get(name) != delegate for name, delegate in other.may_delegate_to.items())
+        or any(any(lost_identity(line, role.identities.get(name))) for name, line in other.identities.items())
     )
 
 

@@ -56,7 +56,12 @@ def _compile(root: Node, broker_audience: str, broker_issuer: str) -> Policy:
     audiences = _audiences(top.get("audiences"), tiers, issuers, broker_audience)
     secrets = compile_secrets(top["secrets"], tiers) if "secrets" in top else {}
     defined = Defined(
-        issuers=issuers, audiences=audiences, secrets=secrets, roles=role_names, broker_audience=broker_audience
+        issuers=issuers,
+        audiences=audiences,
+        secrets=secrets,
+        roles=role_names,
+        broker_audience=broker_audience,
+        broker_issuer=broker_issuer,
     )
     roles = compile_roles(top["roles"], defined) if "roles" in top else {}
     narrowing = top["on_narrowing"].choice((KEEP, REVOKE)) if "on_narrowing" in top else None

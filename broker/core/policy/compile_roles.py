@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -12,6 +12,7 @@ import msgspec
 from broker.core.claims import MAX_ACT_DEPTH
 from broker.core.issuer import TrustedIssuer
 from broker.core.policy.compile_details import BUILT_IN
+from broker.core.policy.compile_identities import compile_identity
 from broker.core.policy.compile_members import compile_members
 from broker.core.policy.compile_tiers import LONGEST_TTL, compile_approval
 from broker.core.policy.document import Node, path_of
@@ -20,6 +21,7 @@ from broker.core.policy.model import (
     AudienceAllow,
     BudgetApproval,
     Delegate,
+    IdentityAllow,
     Limits,
     Role,
     ScopeAllow,
@@ -48,13 +50,26 @@ _encoder: Final = msgspec.json.Encoder(order="sorted")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defined:
-    """What roles may refer to. ``audiences`` are keyed by URI; ``broker_audience`` is the URI of ``broker``."""
+    """What roles may refer to. ``audiences`` are keyed by URI.
+
+    ``broker_audience`` is the URI of ``broker``, ``broker_issuer`` the broker itself.
+    """
 
     issuers: Mapping[str, TrustedIssuer]
     audiences: Mapping[str, Audience]
     secrets: Mapping[str, SecretRef]
     roles: Collection[str]
     broker_audience: str
+    broker_issuer: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Allowed:
+    """What the lines of ``allow`` come to: by audience, by secret, and by audience of identity tokens."""
+
+    audiences: dict[str, AudienceAllow] = field(default_factory=dict)
+    secrets: dict[str, SecretAllow] = field(default_factory=dict)
+    identities: dict[str, IdentityAllow] = field(default_factory=dict)
 
 
 def compile_roles(node: Node, defined: Defined) -> dict[str, Role]:
@@ -65,12 +80,13 @@ def compile_roles(node: Node, defined: Defined) -> dict[str, Role]:
 def _role(name: str, node: Node, defined: Defined) -> Role:
     optional = ("limits", "may_delegate_to", "tasks", "break_glass", "budget_approval")
     found = node.members(*optional, required=("members", "allow"))
-    audiences, secrets = _allows(found["allow"], defined) if "allow" in found else ({}, {})
+    allowed = _allows(found["allow"], defined) if "allow" in found else _Allowed()
     return Role(
         name=name,
         members=compile_members(found["members"], defined.issuers) if "members" in found else (),
-        audiences=audiences,
-        secrets=secrets,
+        audiences=allowed.audiences,
+        secrets=allowed.secrets,
+        identities=allowed.identities,
         limits=_limits(found.get("limits")),
         may_delegate_to=_delegates(found["may_delegate_to"], defined.roles) if "may_delegate_to" in found else {},
         explicit_tasks="tasks" in found and found["tasks"].choice(("implicit", "explicit")) == "explicit",
@@ -145,20 +161,29 @@ def _actions(node: Node) -> dict[str, int]:
     return actions
 
 
-def _allows(node: Node, defined: Defined) -> tuple[dict[str, AudienceAllow], dict[str, SecretAllow]]:
-    audiences: dict[str, AudienceAllow] = {}
-    secrets: dict[str, SecretAllow] = {}
+def _allows(node: Node, defined: Defined) -> _Allowed:
+    allowed = _Allowed()
+    ours = {*defined.audiences, defined.broker_audience, defined.broker_issuer, BROKER}
     for item in node.items():
-        found = item.members("audience", "scopes", "default_scopes", "details", "approval", "secret", "max_ttl")
-        ttl = (found["max_ttl"].duration(LONGEST_TTL) if "max_ttl" in found else None) or LONGEST_TTL
-        if ("audience" in found) == ("secret" in found):
+        found = item.members(
+            *("audience", "scopes", "default_scopes", "details", "approval", "max_ttl"),
+            *("secret", "identity_token", "claims", "groups"),
+        )
+        if len(found.keys() & {"audience", "secret", "identity_token"}) != 1:
             if found:
-                item.fail("name either an audience with scopes, or a secret")
-        elif "secret" in found:
-            _allow_secret(item, found, ttl, defined, secrets)
+                item.fail("name either an audience with scopes, or a secret, or an identity_token")
+            continue
+        if "identity_token" in found:
+            compile_identity(item, found, ours, allowed.identities)
+            continue
+        for extra in found.keys() & {"claims", "groups"}:
+            found[extra].fail("is for identity tokens: leave this out")
+        ttl = (found["max_ttl"].duration(LONGEST_TTL) if "max_ttl" in found else None) or LONGEST_TTL
+        if "secret" in found:
+            _allow_secret(item, found, ttl, defined, allowed.secrets)
         else:
-            _allow_audience(item, found, ttl, defined, audiences)
-    return audiences, secrets
+            _allow_audience(item, found, ttl, defined, allowed.audiences)
+    return allowed
 
 
 def _allow_secret(

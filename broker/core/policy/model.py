@@ -148,6 +148,20 @@ class SecretAllow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityAllow:
+    """One audience that a role's agents may prove to who they are, by the line ``path`` of the policy.
+
+    An identity token for it lives ``ttl`` seconds at most and says ``claims`` and ``groups`` of the agent besides.
+    """
+
+    audience: str
+    ttl: int
+    path: str
+    claims: Mapping[str, str] = field(default_factory=dict)
+    groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """How much one role may use. Lifetimes are in seconds; None is no limit of that kind.
 
@@ -171,10 +185,10 @@ class Limits:
 class Role:
     """What a set of agents may ask for.
 
-    ``may_delegate_to`` is keyed by role. ``explicit_tasks`` demands that every request names a task that was opened.
-    With ``break_glass`` a request that gives a reason goes ahead without the approval it would need. With
-    ``budget_approval`` people can lift the budget of a task that has used it up. ``digest`` tells whether the document
-    says something else of this role than another one does.
+    ``identities`` are keyed by audience, ``may_delegate_to`` by role. ``explicit_tasks`` demands that every request
+    names a task that was opened. With ``break_glass`` a request that gives a reason goes ahead without the approval it
+    would need. With ``budget_approval`` people can lift the budget of a task that has used it up. ``digest`` tells
+    whether the document says something else of this role than another one does.
     """
 
     name: str
@@ -182,6 +196,7 @@ class Role:
     audiences: Mapping[str, AudienceAllow]
     secrets: Mapping[str, SecretAllow]
     limits: Limits
+    identities: Mapping[str, IdentityAllow] = field(default_factory=dict)
     may_delegate_to: Mapping[str, Delegate] = field(default_factory=dict)
     explicit_tasks: bool = False
     break_glass: bool = False

@@ -9,6 +9,9 @@ from typing import Final
 BROKER: Final = "broker"
 """What a policy calls the broker's own API; as an audience of tokens it is ``<issuer>/v1``."""
 
+IDENTITY_SCOPE: Final = "identity:issue"
+"""What a token must have to be exchanged for an identity token."""
+
 OPERATOR_TIER: Final = "operator"
 """The built-in tier of these scopes, unless the policy says otherwise."""
 
@@ -19,6 +22,7 @@ OPERATOR_SCOPES: Final[Mapping[str, str]] = MappingProxyType(
         "tasks:close": "close a task, which ends every grant of it",
         "leases:take": "take, renew and give back leased secrets",
         "leases:read": "list one's own leases",
+        IDENTITY_SCOPE: "exchange the token for identity tokens, for clouds, Vault and others",
         "revocations:write": "revoke credentials, block new ones, lift blocks",
         "revocations:read": "follow the live revocation rules and acknowledge them, as verifiers do",
         "operator:read": "see everything an operator sees: rules, blocks, agents, keys, any token and lease",

@@ -11,7 +11,15 @@ from broker.core.widening import broadened
 from tests.support.policies import PAYMENTS, TICKETS, compiled, document, put
 
 ROLE = ["roles", "support-triage"]
-OLD = document()
+OLD = put(
+    document(),
+    [*ROLE, "allow"],
+    [
+        *document()["roles"]["support-triage"]["allow"],
+        {"identity_token": "vault", "claims": {"env": "prod"}, "groups": ["a", "b"]},
+    ],
+)
+OTHER = {"audience": TICKETS, "scopes": ["tickets:read"]}
 EVERYTHING = put(
     put(OLD, [*ROLE, "may_delegate_to"], [{"role": "support-reader", "own_grants": True, "impersonation": True}]),
     [*ROLE, "break_glass"],
@@ -48,6 +56,18 @@ CASES: list[tuple[str, dict[str, Any], list[tuple[Part, Selector | None, bool]]]
     ),
     ("an audience", without(OLD, [*ROLE, "allow", 1]), [(Part.AUDIENCE, triage(audience=PAYMENTS), True)]),
     ("a secret", without(OLD, [*ROLE, "allow", 2]), [(Part.SECRET, triage(secret="orders-db"), True)]),
+    ("an identity token", without(OLD, [*ROLE, "allow", 3]), [(Part.IDENTITY, None, False)]),
+    (
+        "the life of an identity token",
+        put(OLD, [*ROLE, "allow", 3, "max_ttl"], "4m"),
+        [(Part.LIFETIME, None, False)],
+    ),
+    (
+        "a claim of an identity token",
+        put(OLD, [*ROLE, "allow", 3, "claims"], {"env": "test"}),
+        [(Part.IDENTITY, None, False)],
+    ),
+    ("a group of an identity token", put(OLD, [*ROLE, "allow", 3, "groups"], ["b"]), [(Part.IDENTITY, None, False)]),
     (
         "the life of a line",
         put(OLD, [*ROLE, "allow", 1, "max_ttl"], "1m"),
@@ -218,3 +238,24 @@ def test_acting_as_another_delegate_is_wider() -> None:
     moved = put(old, ["roles", "support-reader", "members"], [{"agent": "reader"}, {"agent": "second"}])
     lost = put(old, ["roles", "support-reader", "members"], [{"agent": "second"}])
     assert any("as auditor" in text for text in broadened(compiled(moved), compiled(lost)))
+
+
+def test_more_groups_are_wider_not_narrower() -> None:
+    """A group that is added takes nothing away."""
+    more = put(OLD, [*ROLE, "allow", 3, "groups"], ["c", "b", "a"])
+    assert found(more) == []
+    assert broadened(compiled(OLD), compiled(more))
+
+
+def test_a_later_role_with_more_identity_tokens_answers_on_easier_terms() -> None:
+    """A role that loses ``identity:issue`` leaves the answer to the next one, whose identity tokens may say more."""
+    scope = {"audience": "broker", "scopes": ["identity:issue"]}
+    roles = {
+        "first": {"members": [{"agent": "a"}], "allow": [scope, {"identity_token": "vault"}, OTHER]},
+        "second": {"members": [{"agent": "a"}], "allow": [scope, {"identity_token": "vault", "groups": ["admins"]}]},
+    }
+    before = {"version": 1, "tiers": {"read": {"max_ttl": "5m"}}, "roles": roles}
+    before["audiences"] = {TICKETS: {"scopes": {"tickets:read": {"tier": "read"}}}}
+    assert broadened(compiled(before), compiled(without(before, ["roles", "first", "allow", 0])))
+    same = put(before, ["roles", "second", "allow", 1], {"identity_token": "vault"})
+    assert broadened(compiled(same), compiled(without(same, ["roles", "first", "allow", 0]))) == ()

@@ -195,3 +195,19 @@ def test_messages_do_not_carry_control_characters() -> None:
         compiled(document(**{evil: 1, "roles": {evil: {evil: evil}}, "tiers": {"read": {"max_ttl": evil}}}))
     assert all(line.isprintable() and line.isascii() for line in str(caught.value).split("\n"))
     assert len(str(caught.value).split("\n")) == len(caught.value.problems)
+
+
+def test_identity_tokens() -> None:
+    """A role says for whom its agents get identity tokens, for how long, and what these say besides."""
+    line = {
+        "identity_token": "sts.amazonaws.com",
+        "max_ttl": "1m",
+        "claims": {"env": "prod"},
+        "groups": ["a", "b", "a"],
+    }
+    allow = [line, {"identity_token": "https://kubernetes.default.svc"}]
+    role = compiled(put(DOCUMENT, ["roles", "r"], {"members": [{"agent": "a"}], "allow": allow})).roles["r"]
+    aws, kubernetes = role.identities["sts.amazonaws.com"], role.identities["https://kubernetes.default.svc"]
+    assert (aws.ttl, aws.path, aws.claims, aws.groups) == (60, "roles.r.allow[0]", {"env": "prod"}, ("a", "b"))
+    assert (kubernetes.ttl, kubernetes.claims, kubernetes.groups) == (300, {}, ())
+    assert (role.audiences, role.secrets) == ({}, {})
