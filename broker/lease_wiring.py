@@ -8,7 +8,7 @@ from typing import Final
 
 from broker.backends.local import LocalBackend
 from broker.backends.secrets_file import PURPOSE as LOCAL_SECRETS
-from broker.config import BackendSettings, LocalSettings, VaultSettings
+from broker.config import AwsSettings, BackendSettings, LocalSettings, VaultSettings
 from broker.core.errors import Code, Unavailable
 from broker.core.secret import Secret
 from broker.lease_backends import GatedBackends
@@ -16,7 +16,6 @@ from broker.ports import Backend, Clock
 from broker.signing.delivery import check_recipient, encrypted
 from broker.signing.sealing import Sealer, derived_key
 from broker.timing import SYSTEM
-
 
 OwnToken = Callable[[str], Awaitable[Secret]]
 """Signs an identity token of the broker's own for an audience."""
@@ -68,8 +67,8 @@ def _backend(name: str, settings: BackendSettings, master_key: Secret, clock: Cl
             )
         case VaultSettings():
             return _vault(name, settings, clock, own_token)
-        case _:
-            raise Unavailable(Code.INTERNAL, f"backends.{name}: this kind is not available")
+        case AwsSettings():
+            return _aws(name, settings, clock, own_token)
 
 
 def _vault(name: str, settings: VaultSettings, clock: Clock, own_token: OwnToken) -> Backend:
@@ -91,6 +90,24 @@ def _vault(name: str, settings: VaultSettings, clock: Clock, own_token: OwnToken
         return VaultBackend(name, server, clock=clock, own_token=own_token)
     except OSError as error:
         raise Unavailable(Code.INTERNAL, f"backends.{name}.ca_file: cannot be read") from error
+
+
+def _aws(name: str, settings: AwsSettings, clock: Clock, own_token: OwnToken) -> Backend:
+    try:
+        from broker.backends.aws_secrets_manager import SecretsManagerBackend  # noqa: PLC0415 - only if it is used
+        from broker.backends.aws_session import AwsAccount  # noqa: PLC0415 - as above
+        from broker.backends.aws_sts import StsBackend  # noqa: PLC0415 - as above
+    except ImportError as error:
+        raise _missing(name, "aws") from error
+    account = AwsAccount(
+        region=settings.region,
+        endpoint=settings.endpoint,
+        web_identity_role=settings.web_identity_role,
+        concurrency=settings.concurrency,
+        timeout_seconds=settings.timeout_seconds,
+    )
+    kind = StsBackend if name.partition("/")[0] == "aws-sts" else SecretsManagerBackend
+    return kind(name, account, clock=clock, own_token=own_token)
 
 
 def _missing(name: str, extra: str) -> Unavailable:

@@ -1,4 +1,4 @@
-"""Database credentials through the broker, from a real OpenBao and a real PostgreSQL: they work, and then they do not."""
+"""Database credentials through the broker, from a real OpenBao: they work in PostgreSQL, and then they do not."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ async def test_a_static_value_says_that_it_cannot_be_revoked(app: BrokerApp) -> 
 async def test_a_server_that_dies_while_leases_are_revoked_revokes_them_when_it_is_back(
     app: BrokerApp, ground: Ground
 ) -> None:
-    """kill -9 in the middle: nothing is lost, nothing is called revoked before it is."""
+    """Killed in the middle: nothing is lost, nothing is called revoked before it is."""
     token = await leasing_token(app)
     replies = await asyncio.gather(*(take(app, token, "orders") for _ in range(60)))
     assert {reply.status for reply in replies} == {201}
