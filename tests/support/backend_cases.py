@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
+from broker.backends.aws_secrets_manager import SecretsManagerBackend
+from broker.backends.aws_session import AwsAccount
+from broker.backends.aws_sts import StsBackend
 from broker.backends.local import LocalBackend
 from broker.backends.secrets_file import SecretsFile, Stored
 from broker.backends.vault import VaultBackend
@@ -23,6 +27,7 @@ from broker.lease_backends import GatedBackends
 from broker.ports import Backend
 from broker.signing.sealing import Sealer
 from broker.timing import SYSTEM
+from tests.support.moto_aws import ACCOUNT, REGION, client, environment, reset
 from tests.support.openbao import OpenBao
 
 STORED = "correct horse battery staple"
@@ -196,6 +201,49 @@ async def _vault_certificate(request: pytest.FixtureRequest, folder: Path) -> As
     )
 
 
+_ROLE: Final = f"arn:aws:iam::{ACCOUNT}:role/agents"
+
+
+def _aws(request: pytest.FixtureRequest) -> AwsAccount:
+    environment(request.getfixturevalue("monkeypatch"))
+    url = request.getfixturevalue("moto")
+    reset(url)
+    return AwsAccount(region=REGION, endpoint=url)
+
+
+@asynccontextmanager
+async def _aws_session(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[BackendCase]:
+    account = _aws(request)
+    with client("iam", str(account.endpoint)) as iam:
+        iam.create_role(RoleName="agents", AssumeRolePolicyDocument="{}")
+    yield BackendCase(
+        make=lambda: StsBackend("aws-sts", account, clock=SystemClock(), own_token=_no_token),
+        settings={"role_arn": _ROLE},
+        works=None,  # moto asks no policy whether a session may do what it does
+        revocable=True,
+        renewable=False,
+        fresh=True,
+        late_dies=False,
+        open_members=frozenset({"access_key_id", "expiration", "region"}),
+    )
+
+
+@asynccontextmanager
+async def _aws_secret(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[BackendCase]:
+    account = _aws(request)
+    with client("secretsmanager", str(account.endpoint)) as manager:
+        manager.create_secret(Name="orders", SecretString=json.dumps({"user": "app", "password": STORED}))
+    yield BackendCase(
+        make=lambda: SecretsManagerBackend("aws", account, clock=SystemClock(), own_token=_no_token),
+        settings={"secret_id": "orders"},
+        works=None,
+        revocable=False,
+        renewable=True,
+        fresh=False,
+        open_members=frozenset({"user"}),
+    )
+
+
 CASES: dict[str, Opener] = {
     "local-generate": _local_generate,
     "local-generate-gated": gated(_local_generate),
@@ -203,5 +251,7 @@ CASES: dict[str, Opener] = {
     "vault-lease": _vault_lease,
     "vault-value": _vault_value,
     "vault-certificate": _vault_certificate,
+    "aws-sts": _aws_session,
+    "aws-secrets-manager": _aws_secret,
 }
 """Every implementation of the port ``Backend``, by name."""
