@@ -32,7 +32,8 @@ class Unused:
     """``key`` was never used before, and is used up by this change (single use).
 
     ``key`` is a SHA-256 digest. ``expires_at`` (Unix seconds) says when the record may be forgotten, because what it
-    guards is refused as expired from then on. ``what`` is ``"assertion"`` or ``"proof"``; it picks the reason code.
+    guards is refused as expired from then on. ``what`` is ``"assertion"``, ``"proof"`` or ``"subject"`` (a token to be
+    exchanged); it picks the reason code.
     """
 
     key: bytes

@@ -16,11 +16,11 @@ from broker.core.errors import Code
 from broker.core.grant import Ask, Decision, Denied
 from broker.core.identity import Agent
 from broker.core.policy import Policy, Role
-from broker.core.policy.model import Delegate
+from broker.core.policy.model import Delegate, ScopeAllow
 from broker.core.rules import BlockIndex
 from broker.core.selector import Fact
 
-_NOT_ALLOWED: Final = Denied(Code.DELEGATION_NOT_ALLOWED, "this token may not be handed on to this agent")
+NOT_ALLOWED: Final = Denied(Code.DELEGATION_NOT_ALLOWED, "this token may not be handed on to this agent")
 _TOO_DEEP: Final = Denied(Code.DELEGATION_TOO_DEEP, "the token was handed on as often as is allowed")
 _TOO_MUCH: Final = Denied(Code.DELEGATION_TOO_DEEP, "more came together in this line of tokens than one can hand down")
 _OTHER_AUDIENCE: Final = Denied(Code.AUDIENCE_NOT_ALLOWED, "the token to be exchanged is for another resource")
@@ -50,11 +50,19 @@ class Exchange:
 
 
 def judge_exchange(
-    policy: Policy, blocks: BlockIndex, parent: VerifiedToken, actor: Agent, ask: Ask, now: float
+    policy: Policy,
+    blocks: BlockIndex,
+    parent: VerifiedToken,
+    actor: Agent,
+    ask: Ask,
+    now: float,
+    *,
+    also: tuple[ScopeAllow, ...] = (),
 ) -> Exchange:
     """Decide whether ``actor`` gets what it asks for in exchange for ``parent``.
 
     ``parent`` was checked already: its signature, that it has not expired, that no rule kills it.
+    ``also`` are lines of the policy whose conditions count besides those of the child's own role.
     """
     permitted = entitled(policy, parent, actor)
     delegate = permitted if isinstance(permitted, Delegate) else None
@@ -72,7 +80,7 @@ def judge_exchange(
         return Exchange(decision=Denied(Code.BLOCKED, f"blocked by an operator: {block.id}"), lineage=descent)
     if len(_inheritance(parent, own | _kept(parent.claims, descent))) > MAX_INHERITED:
         return Exchange(decision=_TOO_MUCH, lineage=descent)
-    return Exchange(decision=conditions(Offer(granted, offer.lines), ask), lineage=descent)
+    return Exchange(decision=conditions(Offer(granted, offer.lines + also), ask), lineage=descent)
 
 
 def entitled(policy: Policy, parent: VerifiedToken, actor: Agent) -> Delegate | Denied | None:
@@ -84,12 +92,12 @@ def entitled(policy: Policy, parent: VerifiedToken, actor: Agent) -> Delegate | 
     claims = parent.claims
     mine = policy.roles_of(actor)
     if claims.client_id == actor.id:
-        return None if any(role.name == claims.role for role in mine) else _NOT_ALLOWED
+        return None if any(role.name == claims.role for role in mine) else NOT_ALLOWED
     if claims.may_act is not None and claims.may_act != actor.id:
-        return _NOT_ALLOWED
+        return NOT_ALLOWED
     role = policy.roles.get(claims.role)
     permitted = {} if role is None else role.may_delegate_to
-    return next((permitted[other.name] for other in mine if other.name in permitted), _NOT_ALLOWED)
+    return next((permitted[other.name] for other in mine if other.name in permitted), NOT_ALLOWED)
 
 
 def lineage(parent: AccessClaims, actor: Agent, *, impersonates: bool) -> Lineage:
@@ -132,7 +140,7 @@ def _limits(policy: Policy, parent: AccessClaims, descent: Lineage, ask: Ask, no
     origins = [policy.roles.get(name) for name in (parent.role, *_inherited(parent, "role"))]
     depths = [origin.limits.delegation_depth for origin in origins if origin is not None]
     if len(depths) < len(origins):
-        return _NOT_ALLOWED
+        return NOT_ALLOWED
     if len(descent.agents) > min(depths) or len(descent.parents) > MAX_PARENTS:
         return _TOO_DEEP
     if parent.jkt is not None and ask.jkt is None:
@@ -151,7 +159,7 @@ def _offer(policy: Policy, parent: AccessClaims, delegate: Delegate | None, ask:
     """
     role = policy.roles.get(parent.role if delegate is None else delegate.role)
     if role is None:
-        return _NOT_ALLOWED
+        return NOT_ALLOWED
     if parent.details and ask.details and not covers(parent.details, ask.details):
         return _MORE_DETAILS
     within = replace(ask, details=ask.details or parent.details or None)  # asking for none of them sheds none

@@ -34,6 +34,9 @@ GRANT_TYPES: Final = (CLIENT_CREDENTIALS, JWT_BEARER, TOKEN_EXCHANGE, CIBA)
 
 ACCESS_TOKEN_TYPE: Final = "urn:ietf:params:oauth:token-type:access_token"
 JWT_TYPE: Final = "urn:ietf:params:oauth:token-type:jwt"
+ID_TOKEN_TYPE: Final = "urn:ietf:params:oauth:token-type:id_token"
+SUBJECT_TOKEN_TYPES: Final = (ACCESS_TOKEN_TYPE, ID_TOKEN_TYPE, JWT_TYPE)
+"""What can be exchanged: access tokens of ours, and what trusted issuers say of the agents that they vouch for."""
 
 MAX_WAIT: Final = 25.0
 """Seconds that a token request may wait for a person's decision."""
@@ -106,8 +109,11 @@ def _exchange(form: Form, client: UnverifiedAssertion | None) -> tuple[Unverifie
     if form.get("requested_token_type") not in (None, ACCESS_TOKEN_TYPE):
         raise Malformed(f"requested_token_type: must be {ACCESS_TOKEN_TYPE}", Code.TOKEN_TYPE_NOT_SUPPORTED)
     subject = form.require("subject_token")
-    if form.require("subject_token_type") != ACCESS_TOKEN_TYPE:
-        raise Malformed(f"subject_token_type: must be {ACCESS_TOKEN_TYPE}", Code.TOKEN_TYPE_NOT_SUPPORTED)
+    subject_type = form.require("subject_token_type")
+    if subject_type not in SUBJECT_TOKEN_TYPES:
+        text = f"subject_token_type: must be {', '.join(SUBJECT_TOKEN_TYPES)}"
+        raise Malformed(text, Code.TOKEN_TYPE_NOT_SUPPORTED)
+    vouched = subject_type != ACCESS_TOKEN_TYPE
     actor, actor_type = form.get("actor_token"), form.get("actor_token_type")
     if (actor is None) != (actor_type is None):
         raise Malformed("actor_token and actor_token_type: send both or neither")
@@ -115,16 +121,17 @@ def _exchange(form: Form, client: UnverifiedAssertion | None) -> tuple[Unverifie
         if client is None:
             text = "authenticate the client with a client_assertion, or send an actor_token"
             raise BrokerError(Code.CLIENT_AUTHENTICATION_MISSING, text)
-        return client, Exchange(subject_token=subject)
+        return client, Exchange(subject_token=subject, vouched=vouched)
     if client is not None:
         text = "the actor_token says who is acting: send no client_assertion besides it"
         raise BrokerError(Code.CLIENT_AUTHENTICATION_AMBIGUOUS, text)
     if actor_type == ACCESS_TOKEN_TYPE:
-        return None, Exchange(subject_token=subject, actor_token=actor)
+        return None, Exchange(subject_token=subject, vouched=vouched, actor_token=actor)
     if actor_type != JWT_TYPE:
         text = f"actor_token_type: must be {ACCESS_TOKEN_TYPE} or {JWT_TYPE}"
         raise Malformed(text, Code.TOKEN_TYPE_NOT_SUPPORTED)
-    return UnverifiedAssertion(actor, as_grant=True), Exchange(subject_token=subject, actor_asserted=True)
+    exchange = Exchange(subject_token=subject, vouched=vouched, actor_asserted=True)
+    return UnverifiedAssertion(actor, as_grant=True), exchange
 
 
 def _auth_req_id(form: Form, *, required: bool) -> str | None:

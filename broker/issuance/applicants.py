@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from broker.core.access_token import VerifiedToken
 from broker.core.change import Guard, Unused
@@ -11,19 +12,26 @@ from broker.core.dpop import Proof, check_proof
 from broker.core.errors import BrokerError, Code, Refused
 from broker.core.grant import Ask
 from broker.core.identity import Agent
+from broker.core.jwt import parse
+from broker.core.subject import Subject
 from broker.core.token_check import TokenCheck
 from broker.ports import Authenticated, Authenticator, Caller, UnverifiedAssertion
+
+_LINE_OF_OTHERS: Final = frozenset({"act", "may_act", "cnf"})
+"""Claims by which an issuer says who may use its token: by nobody here, since these agents and keys are its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
     """What a token exchange (RFC 8693) brings: the token to be exchanged.
 
+    ``vouched`` says that it is a token of a trusted issuer, about the agent on whose behalf the actor asks.
     ``actor_token`` is the actor's own access token, if that is how the actor says who it is. ``actor_asserted`` says
     that it does so by a token of a trusted issuer, which is the request's ``assertion`` then.
     """
 
     subject_token: str = field(repr=False)
+    vouched: bool = False
     actor_token: str | None = field(default=None, repr=False)
     actor_asserted: bool = False
 
@@ -53,7 +61,8 @@ class TokenRequest:
 class Applicant:
     """Who asks for what, from where, proven how, at what time (Unix seconds).
 
-    ``guards`` must hold in the commit that acts on this: single use of an assertion and of a proof.
+    ``guards`` must hold in the commit that acts on this: single use of an assertion and of a proof. ``subject`` is on
+    whose behalf a trusted issuer's token lets it ask; ``subject_guards`` must hold when a token comes of that.
     """
 
     who: Authenticated
@@ -62,6 +71,8 @@ class Applicant:
     caller: Caller
     now: float
     request: TokenRequest
+    subject: Subject | None = None
+    subject_guards: tuple[Guard, ...] = ()
 
     @property
     def agent(self) -> Agent:
@@ -112,8 +123,33 @@ class Applicants:
         used = () if proof is None else (Unused(proof.replay_key, proof.expires_at, "proof"),)
         return Applicant(who=who, ask=ask, guards=(*who.guards, *used), caller=caller, now=now, request=request)
 
+    async def with_subject(self, applicant: Applicant) -> Applicant:
+        """Return an applicant with the subject that a trusted issuer's token names, if it brings one, verified.
+
+        Raises ``Refused`` (``SUBJECT_TOKEN_INVALID``), or ``Unavailable`` if the issuer's keys cannot be had.
+        """
+        exchange = applicant.request.exchange
+        if exchange is None or not exchange.vouched:
+            return applicant
+        assertion = UnverifiedAssertion(exchange.subject_token, as_grant=True)
+        try:
+            who = await self._authenticator.authenticate(assertion, applicant.now)
+        except Refused as error:
+            raise Refused(Code.SUBJECT_TOKEN_INVALID, f"subject_token: {error.public}") from error
+        claims = parse(exchange.subject_token).payload  # which are verified by now
+        if not _LINE_OF_OTHERS.isdisjoint(claims):
+            text = f"subject_token: one with {', '.join(sorted(_LINE_OF_OTHERS))} is not for everybody who holds it"
+            raise Refused(Code.SUBJECT_TOKEN_INVALID, text)
+        if who.agent.id == applicant.agent.id or who.key is None:
+            raise Refused(Code.SUBJECT_TOKEN_INVALID, "subject_token: ask for a token of your own instead")
+        subject = Subject(
+            agent=who.agent, digest=who.digest, expires_at=int(claims["exp"]), key=who.key, token_id=who.assertion_id
+        )
+        guards = tuple(replace(guard, what="subject") for guard in who.guards if isinstance(guard, Unused))
+        return replace(applicant, subject=subject, subject_guards=guards)
+
     def parent(self, applicant: Applicant) -> VerifiedToken | None:
-        """Return the token to be exchanged, if any, judged by the rules of this moment; so is the actor's own token.
+        """Return the token of ours to be exchanged, if any, judged by the rules of this moment; so is the actor's own.
 
         Raises ``Refused`` (``SUBJECT_TOKEN_INVALID``, ``ACTOR_TOKEN_INVALID``).
         """
@@ -122,11 +158,13 @@ class Applicants:
             return None
         if exchange.actor_token is not None:
             self._actor(applicant.request, applicant.now)
+        if exchange.vouched:
+            return None
         return self._good(exchange.subject_token, applicant.now, None, Code.SUBJECT_TOKEN_INVALID, "subject_token")
 
     def task_of(self, request: TokenRequest, now: float) -> str | None:
         """Return the task of the token that a request wants to exchange, if that token is good."""
-        if request.exchange is None:
+        if request.exchange is None or request.exchange.vouched:
             return None
         try:
             return self._check.check(request.exchange.subject_token, now, None).claims.task

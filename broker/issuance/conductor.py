@@ -8,20 +8,17 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from broker.consent import Consent
-from broker.core.access_token import VerifiedToken
-from broker.core.bounds import revoking, within_task
-from broker.core.change import Change, EpochIs, Guard, RateWithin, Spend, TaskOpen
+from broker.core.change import Change
 from broker.core.claims import AccessClaims
-from broker.core.decide import decide
-from broker.core.delegation import Lineage, finish, judge_exchange
+from broker.core.delegation import finish
 from broker.core.errors import BrokerError, Code, EpochMoved, GuardFailed, Refused, Unavailable
-from broker.core.grant import Decision, Denied, Granted, NeedsApproval
+from broker.core.grant import Denied, Granted, NeedsApproval
 from broker.core.identity import Agent
-from broker.core.implicit_task import implicit_task
 from broker.core.policy import Policy
 from broker.core.tally import Allowance, Tally
-from broker.core.task import TOKENS, Task
+from broker.core.task import Task
 from broker.issuance.applicants import Applicant, Applicants, TokenRequest
+from broker.issuance.case import Case, judge_case
 from broker.issuance.leave import Leave, Leaves, Plea
 from broker.issuance.records import issued_entry, refused_entry
 from broker.ports import Caller, Clock, Ids, Ledger, Meter, Records, Revocations, Signer
@@ -43,8 +40,6 @@ REMEMBERED_TASKS: Final = 4096
 _STRANGERS: Final = frozenset({Code.ASSERTION_REPLAYED, Code.PROOF_REPLAYED})
 """Guards that say the caller may not be who the assertion names; such a refusal is counted, not written."""
 
-_NO_TASK: Final = Denied(Code.TASK_NOT_OPEN, "there is no such task, or it is not open, or it is not this agent's")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issued:
@@ -54,23 +49,6 @@ class Issued:
     claims: AccessClaims
     seq: int
     exchanged: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Case:
-    """One attempt: what is decided on, all of it as of one epoch."""
-
-    applicant: Applicant
-    policy: Policy
-    epoch: int
-    parent: VerifiedToken | None
-    task: Task | None
-    decision: Decision
-    lineage: Lineage | None
-
-    def plea(self, granted: Granted) -> Plea:
-        parent = None if self.parent is None else self.parent.claims
-        return Plea(applicant=self.applicant, granted=granted, parent=parent, task=self.task)
 
 
 class Issuance:
@@ -122,6 +100,7 @@ class Issuance:
             task = await self._stored_task(request)
             applicant = await self._identify(request, caller)
             try:
+                applicant = await self._applicants.with_subject(applicant)
                 return await self._attempt(applicant, task)
             except EpochMoved:
                 continue
@@ -146,51 +125,23 @@ class Issuance:
             return await self._leaves.for_token(plea, decision)
         return await self._leaves.for_budget(plea)
 
-    def _check_fresh(self, case: _Case) -> None:
+    def _check_fresh(self, case: Case) -> None:
         """Raise ``EpochMoved`` if people took so long to decide that everything else must be looked at again."""
         waited = self._clock.now() - case.applicant.now
         if waited > STALE_SECONDS or self._policy() is not case.policy:
             raise EpochMoved
 
-    def _decided(self, applicant: Applicant, task: Task | None) -> _Case:
+    def _decided(self, applicant: Applicant, task: Task | None) -> Case:
         """Decide, without any pause in between: all that it looks at is of the same moment and the same epoch."""
-        policy, rules, blocks = self._policy(), self._revocations.rules, self._revocations.blocks
-        parent = self._applicants.parent(applicant)
-        lineage: Lineage | None = None
-        decision: Decision
-        if parent is None:
-            decision = decide(policy, blocks, applicant.agent, applicant.ask, applicant.now)
-        else:
-            exchange = judge_exchange(policy, blocks, parent, applicant.agent, applicant.ask, applicant.now)
-            decision, lineage = exchange.decision, exchange.lineage
-            task = task or _implicit(policy, parent.claims, applicant.ask.task)
-        if not _may_work_on(task, applicant, parent) or (
-            task is not None and revoking(rules, (task.id, *task.path)) is not None
-        ):
-            decision = decision if isinstance(decision, Denied) else _NO_TASK
-        return _Case(
-            applicant=applicant,
-            policy=policy,
-            epoch=rules.epoch,
-            parent=parent,
-            task=task,
-            decision=within_task(decision, task, applicant.now),
-            lineage=lineage,
-        )
+        return judge_case(applicant, self._applicants.parent(applicant), task, self._policy(), self._revocations)
 
-    async def _release(self, case: _Case, granted: Granted, leave: Leave) -> Issued:
+    async def _release(self, case: Case, granted: Granted, leave: Leave) -> Issued:
         """Mint, check, record, and only then release."""
         applicant = case.applicant
         claims = self._claims(case, granted)
         minted = await self._signer.mint_checked(claims, applicant.now)
         record = issued_entry(applicant, granted, claims, minted.kid, case.policy.digest, **leave.why)
-        guards = (
-            EpochIs(case.epoch),
-            *applicant.guards,
-            *_rates(applicant, granted),
-            *_spending(case.task, claims.exp, applicant.now),
-            *leave.guards,
-        )
+        guards = (*case.guards(granted, claims.exp), *leave.guards)
         try:
             receipt = await self._ledger.commit(Change(record, guards, leave.writes))
         except GuardFailed as failed:
@@ -229,7 +180,7 @@ class Issuance:
             self._tasks.popitem(last=False)
         return state.task
 
-    def _claims(self, case: _Case, granted: Granted) -> AccessClaims:
+    def _claims(self, case: Case, granted: Granted) -> AccessClaims:
         applicant, task, lineage = case.applicant, case.task, case.lineage
         agent, iat = applicant.agent, int(applicant.now)
         claims = AccessClaims(
@@ -289,38 +240,3 @@ class Issuance:
         good as a stranger, so all of them together get no more entries than one agent (law 10).
         """
         return agent.id if self._policy().roles_of(agent) else f"{agent.issuer}/"
-
-
-def _implicit(policy: Policy, parent: AccessClaims, named: str | None) -> Task | None:
-    """Return the task of a token to be exchanged that is not stored yet: only one that was issued directly has none."""
-    role = policy.roles.get(parent.role)
-    if role is None or parent.parents or named not in (None, parent.task):
-        return None
-    return implicit_task(parent, role.limits)
-
-
-def _may_work_on(task: Task | None, applicant: Applicant, parent: VerifiedToken | None) -> bool:
-    """Whether the applicant may have a token in a task: its own, or that of the token it exchanges, or one below it."""
-    if task is None:
-        return applicant.ask.task is None and parent is None
-    if parent is None:
-        return task.owner == applicant.agent.id and task.id == applicant.ask.task
-    return parent.claims.task in (task.id, *task.path)
-
-
-def _rates(applicant: Applicant, granted: Granted) -> tuple[RateWithin, ...]:
-    limits = (
-        (f"agent/{granted.role}/{applicant.agent.id}", granted.agent_per_minute),
-        (f"role/{granted.role}", granted.role_per_minute),
-    )
-    return tuple(RateWithin(key, limit, applicant.now) for key, limit in limits if limit is not None)
-
-
-def _spending(task: Task | None, until: int, now: float) -> tuple[Guard, ...]:
-    """Return what a token takes from its task: that it is open, and one token of its budget."""
-    if task is None:
-        return ()
-    is_open = TaskOpen(task.id, now, implicit=task if task.implicit else None, holds_until=until)
-    if not task.budget.limits_resource(TOKENS):
-        return (is_open,)
-    return (is_open, Spend(task.id, TOKENS, 1, limited=True))

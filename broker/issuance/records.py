@@ -49,6 +49,7 @@ def issued_entry(
         details=[dict(element) for element in claims.details],
         may_act=claims.may_act,
         **_descent(claims, kid),
+        **_subject(applicant),
         **why,
         **applicant.provenance(),
     )
@@ -73,8 +74,10 @@ def refused_entry(applicant: Applicant, refusal: str, code: Code, reason: str, p
         bound_key=ask.jkt,
         details=[dict(element) for element in ask.details or ()],
         exchange=True if applicant.request.exchange is not None else None,
+        on_behalf_of=None if applicant.subject is None else applicant.subject.agent.id,
         approval=applicant.request.auth_req_id,
         policy=policy_digest,
+        **_subject(applicant),
         **applicant.provenance(),
     )
 
@@ -121,6 +124,14 @@ def _descent(claims: AccessClaims, kid: str) -> Mapping[str, Any]:
         "impersonates": True if claims.impersonates else None,
         "lineage": facts_text(claims.facts(kid) - own),
     }
+
+
+def _subject(applicant: Applicant) -> dict[str, str | None]:
+    """Return by which token a trusted issuer vouched for the agent on whose behalf this is."""
+    subject = applicant.subject
+    if subject is None:
+        return {}
+    return {"subject_token": subject.digest, "subject_token_id": subject.token_id, "subject_token_key": subject.key}
 
 
 def _recordable(value: Attribute) -> Attribute:

@@ -185,7 +185,7 @@ async def test_the_depth_is_limited(app: BrokerApp) -> None:
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"subject_token_type": "urn:ietf:params:oauth:token-type:id_token"}, "token_type_not_supported"),
+        ({"subject_token_type": "urn:ietf:params:oauth:token-type:saml2"}, "token_type_not_supported"),
         ({"requested_token_type": "urn:ietf:params:oauth:token-type:refresh_token"}, "token_type_not_supported"),
         ({"subject_token": ""}, "malformed_request"),
         ({"actor_token": "x"}, "malformed_request"),
