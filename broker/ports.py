@@ -12,6 +12,7 @@ from broker.core.change import Change, Guard, Receipt, RegisteredAgent, StoredKe
 from broker.core.claims import AccessClaims
 from broker.core.errors import BrokerError, Code
 from broker.core.identity import Agent
+from broker.core.identity_token import IdentityClaims
 from broker.core.lease import Ended, LeaseOrder, LeaseState, LeaseStatus, Taken
 from broker.core.rules import BlockIndex, Rule, RuleIndex
 from broker.core.secret import Secret
@@ -394,6 +395,18 @@ class Signer(Protocol):
 
     async def mint_checked(self, claims: AccessClaims, now: float) -> Minted:
         """Sign the claims as an RFC 9068 access token, verify that through the public path, and compare every claim.
+
+        Raises ``Unavailable`` (``INTERNAL``) if it is not exactly what was meant; nothing is released then. Raises
+        ``Refused`` (``TOO_LARGE``) if it is more than a token can say.
+        """
+        ...
+
+
+class IdentitySigner(Protocol):
+    """Signs identity tokens, by which agents prove to others who they are, with the key that is active now."""
+
+    def mint_checked(self, claims: IdentityClaims, now: float) -> Minted:
+        """Sign the claims as a JWT of type ``JWT``, verify that, and compare every claim.
 
         Raises ``Unavailable`` (``INTERNAL``) if it is not exactly what was meant; nothing is released then. Raises
         ``Refused`` (``TOO_LARGE``) if it is more than a token can say.

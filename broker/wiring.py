@@ -25,7 +25,6 @@ from broker.core.dpop import make_nonce
 from broker.core.errors import Code, Unavailable
 from broker.core.pacing import Backoff
 from broker.core.policy import LONGEST_TTL, Policy
-from broker.core.secret import Secret
 from broker.core.tally import Tally
 from broker.core.token_check import TokenCheck
 from broker.http.surface import Services, Site
@@ -47,6 +46,7 @@ from broker.registration import Registration
 from broker.revocation import Revocation
 from broker.right_sizing import RightSizing
 from broker.signing.access_token import AccessTokenSigner
+from broker.signing.identity_token import IdentityTokenSigner
 from broker.signing.keyring import KeyRing
 from broker.signing.ledger_identity import checkpoint_signer
 from broker.signing.master_key import KeyCommand, KeyFile, KeyVariable, MasterKeySource, load_master_key
@@ -92,6 +92,7 @@ class _Ground:
     strangers: Tally
     revocations: Revocations
     ring: KeyRing
+    identities: IdentityTokenSigner
     nonce_key: bytes
     fingerprint_key: bytes
     ledger: SqlLedger
@@ -153,7 +154,10 @@ async def _open_ground(
     policy_control = _policy_control(config, policy, ledger, clock, revocation)
     federation = Federation(lambda: policy_control.current().issuers, outbound, issuer=config.issuer)
     stack.push_async_callback(federation.close)
-    backends = open_backends(config.backends, own_backends, master_key=master_key, clock=clock, own_token=_own_token)
+    identities = IdentityTokenSigner(ring, clock, ids, issuer=config.issuer)
+    backends = open_backends(
+        config.backends, own_backends, master_key=master_key, clock=clock, own_token=identities.own_token
+    )
     stack.push_async_callback(backends.close)
     webhooks = Webhooks(webhook_receivers(config), outbound, api=config.api_audience, clock=clock, events=events)
     webhooks.start()
@@ -177,6 +181,7 @@ async def _open_ground(
         strangers=Tally(),
         revocations=revocations,
         ring=ring,
+        identities=identities,
         nonce_key=derived_key(master_key, "dpop-nonces").reveal(),
         fingerprint_key=derived_key(master_key, "lease-fingerprints").reveal(),
         ledger=ledger,
@@ -187,10 +192,6 @@ async def _open_ground(
         webhooks=webhooks,
         consent=consent,
     )
-
-
-async def _own_token(audience: str) -> Secret:
-    raise Unavailable(Code.INTERNAL, f"no identity token for {audience}")
 
 
 def _revocation(
