@@ -54,5 +54,5 @@ class Postgres:
         try:
             with psycopg.connect(host=self.host, user=user, password=password, dbname="postgres") as connection:
                 return connection.execute("SELECT current_user").fetchone() == (user,)
-        except psycopg.OperationalError:
-            return False
+        except (psycopg.OperationalError, psycopg.errors.UndefinedObject):
+            return False  # not let in, or dropped after that
