@@ -1,9 +1,18 @@
-"""What an agent uses to get tokens from the broker, keep them fresh, and send them with its requests."""
+"""What an agent uses to get tokens and secrets from the broker, keep them fresh, and work with them in tasks."""
 
 from broker.client.client import Client
 from broker.client.dpop import DpopKey
-from broker.client.errors import TaskRefused, TaskUnavailable, TokenPending, TokenRefused, TokenUnavailable
+from broker.client.errors import (
+    LeaseRefused,
+    LeaseUnavailable,
+    TaskRefused,
+    TaskUnavailable,
+    TokenPending,
+    TokenRefused,
+    TokenUnavailable,
+)
 from broker.client.identity import Identity, KeyIdentity, PlatformIdentity
+from broker.client.leased_secret import LeasedSecret
 from broker.client.task import OpenTask
 from broker.client.token import Token
 
@@ -12,6 +21,9 @@ __all__ = [
     "DpopKey",
     "Identity",
     "KeyIdentity",
+    "LeaseRefused",
+    "LeaseUnavailable",
+    "LeasedSecret",
     "OpenTask",
     "PlatformIdentity",
     "TaskRefused",

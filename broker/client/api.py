@@ -113,6 +113,10 @@ class Api:
                 raise self._unavailable(why)
             await self._timing.sleep(delay)
 
+    async def ready(self, scope: str, *, task: str | None = None, subject_token: Token | str | None = None) -> None:
+        """Have the token that a request with this scope needs. Raises what getting it raises."""
+        await self._authorized("POST", "/v1", scope, task, subject_token)
+
     async def _authorized(
         self, method: Method, path: str, scope: str, task: str | None, subject_token: Token | str | None
     ) -> dict[str, str]:

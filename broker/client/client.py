@@ -1,4 +1,4 @@
-"""The client of an agent: tokens when they are needed, the headers that carry them, and tasks to work in."""
+"""The client of an agent: tokens when they are needed, the headers that carry them, tasks to work in, and leases."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from broker.client.api import Api
 from broker.client.cache import TokenCache
 from broker.client.dpop import DpopKey, Nonces
 from broker.client.endpoint import TokenEndpoint
-from broker.client.errors import TaskRefused, TaskUnavailable
+from broker.client.errors import LeaseRefused, LeaseUnavailable, TaskRefused, TaskUnavailable
 from broker.client.identity import Identity
+from broker.client.lease_answers import LeaseWant
+from broker.client.leased_secret import LeasedSecret, OnWarning
+from broker.client.leases import ASKING_SECONDS, Leases
 from broker.client.task import OpenTask
-from broker.client.token import Details, Token, Want, want
+from broker.client.token import Details, Token, Want, subject_of, want
 from broker.client.waiting import OnPending, Waiting
+from broker.core.lifetime import format_duration
 from broker.core.pacing import Timing
 from broker.outbound import Destination, Outbound, destination_of
 from broker.timing import SYSTEM
@@ -79,6 +83,18 @@ class Client:
             timing=timing,
             patience=patience,
         )
+        self._slow = Outbound(total_seconds=ASKING_SECONDS)
+        leasing = Api(
+            issuer,
+            self,
+            refused=LeaseRefused,
+            unavailable=LeaseUnavailable,
+            http=self._slow,
+            destination=there,
+            timing=timing,
+            patience=patience,
+        )
+        self._leases = Leases(leasing, self._waiting, timing, patience=patience)
 
     # --- tokens -----------------------------------------------------------------------------------------------------
 
@@ -209,12 +225,53 @@ class Client:
         asked = {name: value for name, value in wish.items() if value is not None}
         return OpenTask(self._api, asked, self._cache.drop_task, subject_token=subject_token, timing=self._timing)
 
+    # --- leases -----------------------------------------------------------------------------------------------------
+
+    def lease(  # noqa: PLR0913 - what a lease can be, passed by name
+        self,
+        secret: str,
+        *,
+        task: str | None = None,
+        ttl: int | str | None = None,
+        encrypted: bool = False,
+        break_glass: str | None = None,
+        auth_req_id: str | None = None,
+        subject_token: Token | str | None = None,
+        on_warning: OnWarning | None = None,
+    ) -> LeasedSecret:
+        """Return a leased secret to be used with ``async with``: taken at the start, renewed, given back at the end.
+
+        ``secret`` is its name in the policy; ``task`` the id of one that was opened, which the lease ends with. ``ttl``
+        is how long it lasts when nobody renews it: seconds, or a text such as ``5m``; without it, as long as it may.
+        With ``encrypted`` it comes encrypted to a key that lives for this one delivery. ``break_glass`` and
+        ``auth_req_id`` are as with :meth:`token`. ``on_warning`` is told in words when the lease cannot be renewed or
+        given back; otherwise that is logged. The agent's role needs ``leases:take`` for the broker's own API; a
+        sub-agent that works with what it was handed uses a ``subject_token`` for that API.
+        """
+        wanted = LeaseWant(
+            secret=secret,
+            task=task,
+            ttl=format_duration(ttl) if isinstance(ttl, int) else ttl,
+            subject=None if subject_token is None else subject_of(subject_token),
+            break_glass=break_glass,
+        )
+        return LeasedSecret(
+            self._leases,
+            wanted,
+            encrypted=encrypted,
+            auth_req_id=auth_req_id,
+            on_warning=on_warning,
+            timing=self._timing,
+        )
+
     # --- life -------------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
         """Stop renewing and waiting, and close all connections."""
+        await self._leases.close()
         await self._cache.close()
         await self._endpoint.close()
+        await self._slow.close()
         await self._http.close()
 
     async def __aenter__(self) -> Self:

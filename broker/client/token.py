@@ -112,7 +112,7 @@ def want(
         audience=audience,
         scopes=tuple(sorted({name for name in names if name})),
         task=task,
-        subject=None if subject_token is None else _subject(subject_token),
+        subject=None if subject_token is None else subject_of(subject_token),
         details=None if details is None else _json(details),
         may_act=may_act,
         break_glass=break_glass,
@@ -127,7 +127,8 @@ def _check_sendable(*texts: str) -> None:
             raise Malformed("a parameter has characters that are none (lone surrogates)") from error
 
 
-def _subject(token: Token | str) -> Subject:
+def subject_of(token: Token | str) -> Subject:
+    """Return a token that is to be exchanged. Raises ``Malformed`` (``SUBJECT_TOKEN_INVALID``) for what cannot be."""
     if isinstance(token, str) and _TOKEN.fullmatch(token) is None:
         raise Malformed("subject_token: not a token", Code.SUBJECT_TOKEN_INVALID)
     secret = token.secret if isinstance(token, Token) else Secret(token)

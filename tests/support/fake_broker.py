@@ -67,10 +67,14 @@ class FakeBroker:
         app.router.add_get(JWKS, self._jwks)
         app.router.add_post(TOKEN, self._token)
         app.router.add_get(SNAPSHOT, self._snapshot)
+        self.add_routes(app)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", port).start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    def add_routes(self, app: web.Application) -> None:
+        """More that a broker of a test has."""
 
     async def stop(self) -> None:
         if self._runner is not None:

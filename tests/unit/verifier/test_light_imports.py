@@ -7,6 +7,7 @@ import pytest
 
 HEAVY = {
     "alembic",
+    "joserfc",
     "prometheus_client",
     "rich",
     "sqlalchemy",
