@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,14 @@ import boto3  # type: ignore[import-untyped]
 import pytest
 from botocore.config import Config  # type: ignore[import-untyped]
 
+from broker.core.secret import Secret
+
 REGION = "eu-central-1"
 ACCOUNT = "123456789012"
 START_SECONDS = 60.0
 SECRET_KEY = "testing-secret-key"
+AwsClient = Any
+"""A client of boto3, which has no types."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Asked:
 
 @dataclass
 class Fault:
-    """What the relay does instead of passing moto's answer on: it waits, then answers, or hangs up if there is no status.
+    """What the relay does instead of passing moto's answer on: it waits, then answers; without a status it hangs up.
 
     With ``after``, moto has done what was asked.
     """
@@ -170,7 +175,7 @@ def _handler(relay: Relay, host: str) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _asked(headers: Any, body: bytes) -> Asked:  # noqa: ANN401 - of http.server
+def _asked(headers: Message, body: bytes) -> Asked:
     key = headers.get("Authorization", "").partition("Credential=")[2].partition("/")[0]
     target = headers.get("X-Amz-Target")
     if target is not None:
@@ -190,6 +195,29 @@ def json_error(code: str, status: int = 400) -> Fault:
     return Fault(status, json.dumps({"__type": code, "message": "hush-hush"}).encode())
 
 
+def once(fault: Fault, *actions: str) -> Callable[[Asked], Fault | None]:
+    """Return what breaks the first request of each of these actions."""
+    left = set(actions)
+
+    def broken(asked: Asked) -> Fault | None:
+        if asked.action not in left:
+            return None
+        left.discard(asked.action)
+        return fault
+
+    return broken
+
+
+def always(fault: Fault, *actions: str) -> Callable[[Asked], Fault | None]:
+    """Return what breaks every request of these actions."""
+    return lambda asked: fault if asked.action in actions else None
+
+
+async def own_token(audience: str) -> Secret:
+    """Return an identity token of the broker, as far as moto looks at it."""
+    return Secret(f"jwt-of-the-broker-for-{audience}")
+
+
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give boto credentials for moto, and keep it from looking anywhere else."""
     for name in [name for name in os.environ if name.startswith("AWS_") or name.lower().endswith("_proxy")]:
@@ -206,7 +234,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def client(service: str, url: str) -> Iterator[Any]:
+def client(service: str, url: str) -> Iterator[AwsClient]:
     """Return a client of moto itself, to look at what there is."""
     made = boto3.Session("testing", SECRET_KEY, region_name=REGION).client(
         service, endpoint_url=url, config=Config(retries={"total_max_attempts": 1})
