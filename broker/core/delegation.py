@@ -11,7 +11,7 @@ from typing import Final
 from broker.core.access_token import VerifiedToken
 from broker.core.claims import MAX_INHERITED, MAX_PARENTS, AccessClaims
 from broker.core.decide import NO_AUDIENCE, Offer, conditions, offered
-from broker.core.details import covers
+from broker.core.details import ceilings_at, covers
 from broker.core.errors import Code
 from broker.core.grant import Ask, Decision, Denied
 from broker.core.identity import Agent
@@ -160,7 +160,8 @@ def _offer(policy: Policy, parent: AccessClaims, delegate: Delegate | None, ask:
     role = policy.roles.get(parent.role if delegate is None else delegate.role)
     if role is None:
         return NOT_ALLOWED
-    if parent.details and ask.details and not covers(parent.details, ask.details):
+    here, there = policy.audiences.get(parent.aud), policy.audiences.get(ask.audience or parent.aud)
+    if parent.details and ask.details and not covers(parent.details, ask.details, ceilings_at(here, there)):
         return _MORE_DETAILS
     within = replace(ask, details=ask.details or parent.details or None)  # asking for none of them sheds none
     if delegate is None or not delegate.own_grants:

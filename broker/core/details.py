@@ -6,7 +6,7 @@ An element of a child must be covered by one of its parent, member by member: wh
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -26,6 +26,10 @@ _MAX_NUMBER: Final = 2**53
 _MAX_TYPE: Final = 128
 
 Element = Mapping[str, Any]
+Ceilings = Mapping[str, frozenset[tuple[str, ...]]]
+"""By type: the members (as paths) whose numbers are upper bounds."""
+
+NO_CEILINGS: Final[Ceilings] = {}
 
 
 def parse_details(text: str) -> tuple[Element, ...]:
@@ -68,20 +72,36 @@ def check_details(audience: Audience, allowed: AudienceAllow, details: Sequence[
     return None
 
 
-def covers(granted: Sequence[Element], asked: Sequence[Element]) -> bool:
+def covers(granted: Sequence[Element], asked: Sequence[Element], ceilings: Ceilings = NO_CEILINGS) -> bool:
     """Whether every element that is asked for is covered by one that was granted.
 
     That is: the same type and the same members; of a list a part that is not empty; of an object each member likewise;
-    every other value equal, and of the same kind.
+    every other value equal, and of the same kind, but for numbers that ``ceilings`` names, by type and path: those may
+    be lower.
     """
-    return all(any(_covers(whole, part) for whole in granted) for part in asked)
+    return all(any(_covers_element(whole, part, ceilings) for whole in granted) for part in asked)
 
 
-def _covers(whole: object, part: object) -> bool:
+def ceilings_at(*audiences: Audience | None) -> Ceilings:
+    """Return the numbers that are upper bounds at every one of these audiences: elsewhere a lower one may mean more."""
+    known = [{} if audience is None else audience.details for audience in audiences]
+    names = set(known[0]).intersection(*known[1:])
+    return {name: frozenset.intersection(*(types[name].ceilings for types in known)) for name in names}
+
+
+def _covers_element(whole: Element, part: Element, ceilings: Ceilings) -> bool:
+    return _covers(whole, part, ceilings.get(str(whole.get("type")), frozenset()), ())
+
+
+def _covers(whole: object, part: object, ceilings: Collection[tuple[str, ...]], path: tuple[str, ...]) -> bool:
     if isinstance(whole, Mapping):
         return (
-            isinstance(part, Mapping) and whole.keys() == part.keys() and all(_covers(whole[k], part[k]) for k in whole)
+            isinstance(part, Mapping)
+            and whole.keys() == part.keys()
+            and all(_covers(whole[name], part[name], ceilings, (*path, name)) for name in whole)
         )
+    if path in ceilings and type(whole) is int and type(part) is int:
+        return part <= whole
     if isinstance(whole, list | tuple):
         if not isinstance(part, list | tuple) or bool(part) != bool(whole):
             return False

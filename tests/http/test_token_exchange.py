@@ -157,6 +157,20 @@ async def test_details_are_covered_element_by_element(app: BrokerApp) -> None:
     assert (reply.json["error"], reply.json["code"]) == ("invalid_authorization_details", "details_invalid")
 
 
+async def test_a_ceiling_in_the_details_only_sinks(app: BrokerApp) -> None:
+    """Where the schema says that a number is an upper bound, each token of a line has the same or a lower one."""
+
+    def with_most(most: int | bool) -> str:
+        return json.dumps([{"type": "ticket", "ids": ["T-1"], "most": most}])
+
+    parent = await app.token("planner", TICKETS, BOTH, authorization_details=with_most(10))
+    child = await delegated(app, "worker", parent, scope="tickets:read", authorization_details=with_most(4))
+    assert claims_of(child)["authorization_details"] == json.loads(with_most(4))
+    for token, most in ((parent, 11), (child, 5), (child, 10), (child, True)):
+        reply = await exchange(app, "worker", token, scope="tickets:read", authorization_details=with_most(most))
+        assert reply.json["code"] == "details_invalid", reply.body
+
+
 async def test_a_bound_token_is_exchanged_only_against_a_key_of_ones_own(app: BrokerApp) -> None:
     """A sender-constrained parent has sender-constrained children, bound to the actor's key, not to the parent's."""
     endpoint = f"{app.issuer}/oauth2/token"

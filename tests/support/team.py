@@ -32,6 +32,7 @@ audiences:
           properties:
             type: {const: ticket}
             ids: {type: array, items: {type: string, pattern: "^T-[0-9]{1,6}$"}}
+            most: {type: integer, x-ceiling: true}
   https://payments.internal:
     scopes: {"refunds:create": {tier: sensitive}}
     served_by: [{agent: gateway}]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from jsonschema import Draft202012Validator
@@ -16,6 +16,9 @@ from broker.core.policy.pattern import PatternError, compile_pattern
 
 BUILT_IN: Final = "agent_task"
 """The type that every audience understands without a schema."""
+
+CEILING: Final = "x-ceiling"
+"""The annotation of a whole number that is an upper bound, so that a delegate may have a lower one."""
 
 MAX_SCHEMA: Final = 16_384
 _MAX_TYPE: Final = 128
@@ -31,7 +34,8 @@ def compile_details(node: Node) -> dict[str, DetailType]:
         if name == BUILT_IN or not name.isprintable() or not 0 < len(name) <= _MAX_TYPE:
             entry.fail(f"a type has 1 to {_MAX_TYPE} printable characters, and {BUILT_IN} is built in")
         elif "schema" in found and (schema := _schema(found["schema"])) is not None:
-            types[name] = DetailType(name=name, mismatch=_mismatch(schema))
+            ceilings = frozenset(_ceilings(schema, ()))
+            types[name] = DetailType(name=name, mismatch=_mismatch(schema), ceilings=ceilings)
     return types
 
 
@@ -49,6 +53,7 @@ def _schema(node: Node) -> Mapping[str, Any] | None:
     except SchemaError as error:
         place = "/".join(map(str, error.absolute_path)) or "the schema"
         node.fail(f"is not a JSON Schema (2020-12): {place}: {str(error.validator)[:_MAX_POINTER]}")
+    _check_ceilings(node)
     return schema if len(node.problems) == before else None
 
 
@@ -70,6 +75,42 @@ def _check_keywords(node: Node) -> None:
             child.fail("is not supported: name the properties")
         else:
             _check_keywords(child)
+
+
+def _check_ceilings(node: Node) -> None:
+    """Report annotations that would be without effect: elsewhere than at a number that only ``properties`` lead to."""
+    good, found = set(_ceilings(node.value, ())), list(_annotated(node))
+    for child, path in found:
+        if child.value is not True or path not in good:
+            child.fail("may only be true, at a property of type: integer, in nothing but properties")
+
+
+def _ceilings(schema: object, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Yield the paths of the numbers that are upper bounds."""
+    if not isinstance(schema, Mapping):
+        return
+    if path and schema.get(CEILING) is True and schema.get("type") == "integer":
+        yield path
+    properties = schema.get("properties")
+    for name, inner in properties.items() if isinstance(properties, Mapping) else ():
+        yield from _ceilings(inner, (*path, name))
+
+
+def _annotated(node: Node, path: tuple[str, ...] | None = ()) -> Iterator[tuple[Node, tuple[str, ...] | None]]:
+    """Yield every annotation, with the path of what it stands at; None if that is not reached by properties alone."""
+    value = node.value
+    if isinstance(value, list | tuple):
+        for place, item in enumerate(value):
+            yield from _annotated(node.child(place, item), None)
+    for name, inner in value.items() if isinstance(value, Mapping) else ():
+        child = node.child(name, inner)
+        if name == CEILING:
+            yield child, path
+        elif name == "properties" and isinstance(inner, Mapping):
+            for key, schema in inner.items():
+                yield from _annotated(child.child(key, schema), None if path is None else (*path, key))
+        else:
+            yield from _annotated(child, None)
 
 
 def _check_pattern(node: Node, pattern: str) -> None:

@@ -49,10 +49,12 @@ class Delegate:
 class DetailType:
     """A type of ``authorization_details`` (RFC 9396) that an audience understands, and the check of its elements.
 
-    ``mismatch`` returns what is wrong with an element in words that are safe to show, or None.
+    ``mismatch`` returns what is wrong with an element in words that are safe to show, or None. ``ceilings`` are the
+    members (as paths) whose numbers are upper bounds: a token that comes of another may have lower ones there.
     """
 
     name: str
+    ceilings: frozenset[tuple[str, ...]] = frozenset()
     mismatch: Callable[[Mapping[str, Any]], str | None] = field(compare=False, repr=False)
 
 
