@@ -133,6 +133,9 @@ class Leasing:
         if known.fingerprint != case.wish.fingerprint():
             raise Refused(Code.IDEMPOTENCY_KEY_REUSED, "this Idempotency-Key was used for another request")
         state = await self._leases.lease(known.ref)
+        if state is not None and state.status is LeaseStatus.FAILED:
+            text = f"the request with this Idempotency-Key failed ({state.note}): try again with another one"
+            raise BackendFailed(Code.BACKEND_UNAVAILABLE, text, retry_after=1)
         return None if state is None else Leased(state=state)
 
     # --- the secret -------------------------------------------------------------------------------------------------
@@ -237,8 +240,13 @@ class Leasing:
     def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.ensure_future(work)
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits for it gets it; nobody waiting is no fault to report
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something in the background."""

@@ -111,6 +111,8 @@ class Intents:
         handle = handles.get(lease.backend)
         if handle is None:
             handle = handles[lease.backend] = await backend.prepare(order)
+        if self._policy() is not ground.policy:
+            raise EpochMoved  # asking people and the backend took so long that the policy is another one now
         intent = Intent(lease=lease, order=order, backend=backend, handle=handle)
         await self._record(case, ground, decision, leave, intent, stored=stored)
         return intent

@@ -71,8 +71,11 @@ async def test_a_backend_that_refuses_costs_no_budget(app: BrokerApp, backend: S
     token = await app.token("alpha", "broker", "leases:take leases:read tasks:open")
     opened = await app.call("POST", "/v1/tasks", token=token, json={"purpose": "sort", "budget": {"leases": 1}})
     backend.before["take"] = raising(BackendFailed(Code.BACKEND_REFUSED, "no permission"))
-    reply = await take(app, token, task=opened.json["id"])
+    reply = await take(app, token, key="k", task=opened.json["id"])
     assert (reply.status, reply.json["code"]) == (502, "backend_refused")
+    again = await take(app, token, key="k", task=opened.json["id"])
+    assert (again.status, again.json["code"]) == (503, "backend_unavailable")
+    assert "no permission" in again.json["detail"], "the same request again is told what became of the first"
     lease = await only_lease(app)
     assert (await state_of(app, lease)).status is LeaseStatus.FAILED
     del backend.before["take"]
