@@ -67,8 +67,6 @@ def undelivered(name: str, error: Exception) -> BackendFailed:
         return unavailable(f"{name} cannot be reached")
     if any(isinstance(cause, urllib3.exceptions.TimeoutError | requests.Timeout | TimeoutError) for cause in causes):
         return too_slow(name)
-    if any(isinstance(cause, ValueError) for cause in causes):  # among requests' own: bad headers, bad URLs
-        return not_to_be_sent(name)
     return unavailable(f"the connection to {name} broke", uncertain=True)
 
 

@@ -139,7 +139,7 @@ class VaultSession:
     async def _renewed(self, held: _Own) -> _Own | None:
         """Renew a token. None if that does not gain a third of what it had: its greatest age is near."""
         answer = await self._http.send(Ask("POST", "auth/token/renew-self", self._namespace, body={}), token=held.token)
-        if not answer.ok or answer.auth is None or answer.auth.lease_duration * 3 < held.seconds:
+        if not answer.ok or answer.auth is None or answer.auth.lease_duration * 3 <= held.seconds:
             return None
         return self._held(answer.auth)
 
