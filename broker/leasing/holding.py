@@ -23,6 +23,7 @@ from broker.core.lease import ENDING, RETURNED, Lease, LeaseState, LeaseStatus, 
 from broker.core.lease_entries import confirmed_entry, ended_entry, renewed_entry, retried_entry, settled_entry
 from broker.core.policy import Policy
 from broker.core.revoking import check_text
+from broker.core.tally import Allowance
 from broker.core.task_reach import OPERATOR, reach_of
 from broker.leasing.intents import BUSY, MAX_ATTEMPTS
 from broker.leasing.wish import claims_of
@@ -41,6 +42,9 @@ from broker.ports import (
 
 GONE: Final = "gone"
 """Why a lease ended that the backend did not know any more when it was to be renewed."""
+
+RENEWALS_PER_MINUTE: Final = 30
+"""Renewals of one lease: each asks the backend, and is an entry of the ledger."""
 
 LOOK_SECONDS: Final = 0.1
 """How often it is looked whether the backend has confirmed an end that somebody waits for."""
@@ -75,6 +79,7 @@ class Holdings:
         self._clock = clock
         self._meter = meter
         self._confirmed = confirmed
+        self._renewals = Allowance(RENEWALS_PER_MINUTE)
 
     async def show(self, lease_id: str, by: Admitted) -> LeaseState:
         """Return a lease of the caller's, or any for operators. Raises ``Refused`` (``NOT_FOUND``)."""
@@ -113,6 +118,8 @@ class Holdings:
             state = await self._own(lease_id, by)
             epoch, now = self._revocations.rules.epoch, self._clock.now()
             seconds = self._renewable_for(state, ttl, by, now)
+            if not self._renewals.admit(lease_id, now):
+                raise Refused(Code.RATE_LIMITED, f"no more than {RENEWALS_PER_MINUTE} in a minute", retry_after=60)
             try:
                 granted = await self._backends.of(state.lease.backend).renew(state.handle, seconds)
             except BackendFailed as failed:

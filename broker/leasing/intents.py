@@ -37,6 +37,9 @@ MAX_ATTEMPTS: Final = 16
 RECORDED_REFUSALS: Final = 60
 """Refusals per agent and minute that get an entry of their own; more are only counted."""
 
+PREPARED_PER_MINUTE: Final = 300
+"""Requests of one agent that reach a backend in a minute, whether or not a lease comes of them."""
+
 BUSY: Final = "revocations are being made faster than this request can be decided; try again"
 
 _NO_TASK: Final = "there is no such task, or it is not open, or it is not this agent's"
@@ -80,6 +83,7 @@ class Intents:
         self._ids = ids
         self._meter = meter
         self._recorded = Allowance(RECORDED_REFUSALS)
+        self._prepared = Allowance(PREPARED_PER_MINUTE)
 
     async def make(self, case: Case, handles: dict[str, Mapping[str, str]]) -> Intent:
         """Decide until the decision is durable. ``handles`` is given what backends were made to prepare, by their name.
@@ -110,6 +114,8 @@ class Intents:
         backend = self._backends.of(lease.backend)
         handle = handles.get(lease.backend)
         if handle is None:
+            if not self._prepared.admit(lease.agent, ground.now):
+                raise Refused(Code.RATE_LIMITED, f"no more than {PREPARED_PER_MINUTE} in a minute", retry_after=60)
             handle = handles[lease.backend] = await backend.prepare(order)
         if self._policy() is not ground.policy:
             raise EpochMoved  # asking people and the backend took so long that the policy is another one now

@@ -291,3 +291,13 @@ async def test_every_step_of_a_lease_is_recorded_without_the_secret(app: BrokerA
     assert taken["data"]["value"] not in everything
     sealed = (await app.entries("lease.sealed"))[0]
     assert len(sealed["fingerprint"]) == 64
+
+
+async def test_a_lease_is_not_renewed_all_the_time(app: BrokerApp) -> None:
+    """Each renewal asks the backend and is recorded, so their number has a bound."""
+    token = await leasing_token(app)
+    lease = (await take(app, token)).json["lease_id"]
+    replies = [await app.call("POST", f"/v1/leases/{lease}/renew", token=token, json={}) for _ in range(31)]
+    assert {reply.status for reply in replies[:30]} == {200}
+    assert (replies[30].status, replies[30].json["code"]) == (429, "rate_limited")
+    assert len(await app.entries("lease.renewed")) == 30
