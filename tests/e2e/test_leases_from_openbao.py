@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -143,3 +144,26 @@ async def test_a_server_that_dies_while_leases_are_revoked_revokes_them_when_it_
         assert (await settled(app, reply.json["lease_id"], within=60)).status is LeaseStatus.REVOKED, done
     assert not any(works(ground, each) for each in replies)
     assert ground.bao.leases(PREFIX) == []
+
+
+async def test_the_broker_signs_in_with_its_own_identity_token(
+    template: Template, tmp_path: Path, ground: Ground
+) -> None:
+    """No secret zero: OpenBao discovers the broker's keys, and takes its word for who it is."""
+    folder = tmp_path / "broker"
+    shutil.copytree(template.folder, folder)
+    settings = (folder / "broker.toml").read_text()
+    sign_in = 'sign_in = {method = "jwt", role = "broker", audience = "openbao"}'
+    (folder / "broker.toml").write_text(
+        settings.replace('sign_in = {method = "token", token_file = "bao-token"}', sign_in)
+    )
+    (folder / "bao-token").unlink()
+    async with running_app(replace(template, folder=folder), tmp_path / "again") as app, reaping(app):
+        await asyncio.to_thread(ground.bao.with_jwt, app.issuer, audience="openbao", subject="broker")
+        token = await leasing_token(app)
+        lease = await take(app, token, "orders")
+        assert lease.status == 201, lease.body
+        assert works(ground, lease)
+        back = await app.call("DELETE", f"/v1/leases/{lease.json['lease_id']}?wait=10", token=token)
+        assert back.json["state"] == "revoked"
+        assert not works(ground, lease)
