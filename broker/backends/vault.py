@@ -31,6 +31,11 @@ CERTIFICATE: Final = "certificate"
 """What a handle is of: nothing that is known yet, a lease of Vault's (``lease``), a static value, a certificate."""
 
 _FORBIDDEN: Final = 403
+_LEFT: Final = {
+    "lease": "Vault ends what the token for it had made",
+    "kv2": "the token that would have read it was revoked",
+    "pki": "if a certificate was issued, nobody has its key",
+}
 _GONE: Final = ("lease not found", "lease expired", "invalid lease")
 
 
@@ -62,6 +67,7 @@ class VaultBackend:
         token = await self._tokens.open(order, until)
         handle = {
             "kind": UNSEALED,
+            "engine": secret.engine,
             "path": secret.path,
             "accessor": token.accessor,
             "task_accessor": token.task_accessor,
@@ -124,7 +130,9 @@ class VaultBackend:
                 return Ended(revoked=False, note="a static value: it is good until somebody changes it in Vault")
             case _:
                 await self._tokens.revoke(_of(handle, "accessor"))
-                return Ended(revoked=True, note="never handed out; the token that it was read with was revoked")
+                return Ended(
+                    revoked=True, note=f"never handed out; {_LEFT.get(handle.get('engine', ''), _LEFT[LEASE])}"
+                )
 
     async def close(self) -> None:
         """Forget all tokens and give back threads and connections (see the port)."""
@@ -210,19 +218,19 @@ class VaultBackend:
         return Ended(revoked=True)
 
     async def _revoke_certificate(self, handle: Mapping[str, str]) -> Ended:
-        expires_at, now = int(_of(handle, "expires_at")), int(self._clock.now())
+        expires_at = int(_of(handle, "expires_at"))
+        if expires_at <= self._clock.now():
+            return Ended(revoked=True, note="it had expired")
         body = {"serial_number": _of(handle, "serial")}
         ask = Ask("POST", f"{_of(handle, 'mount')}/revoke", handle.get("namespace"), body=body)
         answer = await self._session.send(ask)
-        gone = answer.says("not found", "expired")
-        if not answer.ok and not gone:
+        stored = not answer.says("certificate with serial")  # that it was not found; another mount says other words
+        if not answer.ok and stored:
             raise self._http.refusal(ask, answer)
         with contextlib.suppress(BackendFailed):
             await self._tokens.revoke(_of(handle, "accessor"))
         if answer.ok:
             return Ended(revoked=True, note="on the revocation list: it counts for whoever asks for that or OCSP")
-        if expires_at <= now:
-            return Ended(revoked=True, note="it had expired")
         note = "Vault does not store this certificate, so it cannot be revoked: see no_store of its role"
         return Ended(revoked=False, expires_at=expires_at, note=note)
 

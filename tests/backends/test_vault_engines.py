@@ -135,6 +135,21 @@ async def test_a_certificate_is_revoked_by_its_serial_number(backend: VaultBacke
     assert certificate.serial_number in crl(bao)
 
 
+async def test_a_certificate_that_was_never_handed_out_is_ended_with_a_true_word(backend: VaultBackend) -> None:
+    """A certificate may have been issued, whose key nobody has; and expired ones need no revocation."""
+    ended = await backend.revoke(await backend.prepare(order(CERTIFICATE)))
+    assert ended.revoked
+    assert "nobody has its key" in (ended.note or "")
+
+
+async def test_a_certificate_whose_mount_is_gone_is_not_called_revoked(backend: VaultBackend) -> None:
+    """Vault's word that there is no such path says nothing about the certificate."""
+    issued = await taken(backend, order(CERTIFICATE))
+    with pytest.raises(BackendFailed) as failure:
+        await backend.revoke({**issued.handle, "mount": "secret"})
+    assert failure.value.code is Code.BACKEND_REFUSED
+
+
 async def test_a_certificate_that_is_not_stored_is_not_called_revoked(backend: VaultBackend, clock: AheadClock) -> None:
     """It is good until it expires, which is what the broker says; later, that it has."""
     unstored = {**CERTIFICATE, "path": "pki/issue/unstored"}

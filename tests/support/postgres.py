@@ -43,6 +43,12 @@ class Postgres:
         self._server.cleanup()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    @property
+    def pid(self) -> int:
+        """The process that started all the others of the server."""
+        pid: int = self._server.get_pid()
+        return pid
+
     def execute(self, statement: str, *parameters: str) -> list[tuple[Any, ...]]:
         """Run a statement as the superuser, with a parameter for each ``%s``, and return its rows."""
         with psycopg.connect(host=self.host, user="postgres", dbname="postgres", autocommit=True) as connection:
