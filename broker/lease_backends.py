@@ -17,7 +17,7 @@ from broker.core.circuit import Circuit, CircuitState, Passage
 from broker.core.errors import BackendFailed, Code
 from broker.core.lease import Ended, LeaseOrder, Taken
 from broker.core.pacing import Timing
-from broker.ports import Backend
+from broker.ports import Backend, RevokesPrefixes
 
 MAX_WAITING: Final = 16
 """How many agents may wait for one place, at most; the next one is told to come back."""
@@ -42,6 +42,13 @@ class GatedBackends:
         if gate is None:
             raise BackendFailed(Code.BACKEND_REFUSED, "no such backend is configured")
         return gate
+
+    async def revoke_prefix(self, name: str, prefix: str) -> None:
+        """End everything below a path of a backend (see the port)."""
+        gate = self._gates.get(name)
+        if gate is None:
+            raise BackendFailed(Code.BACKEND_REFUSED, "no such backend is configured")
+        await gate.revoke_prefix(prefix)
 
     def names(self) -> frozenset[str]:
         """Return the names of all backends."""
@@ -92,6 +99,12 @@ class _Gate:
     async def revoke(self, handle: Mapping[str, str]) -> Ended:
         # That a secret cannot be ended is known without asking.
         return await self._revocations.ask(lambda: self._backend.revoke(handle), proves=lambda ended: ended.revoked)
+
+    async def revoke_prefix(self, prefix: str) -> None:
+        backend = self._backend
+        if not isinstance(backend, RevokesPrefixes):
+            raise BackendFailed(Code.BACKEND_REFUSED, "this kind of backend has no paths to revoke below")
+        await self._revocations.ask(lambda: backend.revoke_prefix(prefix), proves=lambda _: True)
 
     async def close(self) -> None:
         await self._backend.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from broker.core.action import ActionState
 from broker.core.approval import ApprovalState
@@ -456,11 +456,30 @@ class Backend(Protocol):
         ...
 
 
+@runtime_checkable
+class RevokesPrefixes(Protocol):
+    """A backend that can end everything below a path at once, whoever took it."""
+
+    async def revoke_prefix(self, prefix: str) -> None:
+        """End every secret below a path. Returns once the backend says so; raises ``BackendFailed``.
+
+        Some may have been ended then.
+        """
+        ...
+
+
 class Backends(Protocol):
     """The configured backends, each behind a gate that bounds what goes on at once."""
 
     def of(self, name: str) -> Backend:
         """Return a backend by its name. Raises ``BackendFailed`` (``BACKEND_REFUSED``) if none is configured so."""
+        ...
+
+    async def revoke_prefix(self, name: str, prefix: str) -> None:
+        """End everything below a path of a backend; see :class:`RevokesPrefixes`.
+
+        Raises ``BackendFailed`` (``BACKEND_REFUSED``) if there is no such backend, or if it knows no paths.
+        """
         ...
 
     def states(self) -> Mapping[str, str]:

@@ -62,6 +62,7 @@ class Kind(StrEnum):
     LEASE_SETTLED = "lease.settled"
     LEASE_RETRIED = "lease.retried"
     LEASES_CONFIRMED = "leases.confirmed"
+    PREFIX_REVOKED = "prefix.revoked"
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,11 @@ def confirmed_entry(by: str, reason: str, now: float, origin: Mapping[str, str])
     return entry(Kind.LEASES_CONFIRMED, now, by=by, reason=reason, **origin)
 
 
+def prefix_entry(backend: str, prefix: str, by: str, reason: str, now: float, origin: Mapping[str, str]) -> Entry:
+    """Return the entry of an operator's order to end everything below a path of a backend."""
+    return entry(Kind.PREFIX_REVOKED, now, backend=backend, prefix=prefix, by=by, reason=reason, **origin)
+
+
 def _of(lease: Lease) -> dict[str, Any]:
     return {
         "ref": lease.id,

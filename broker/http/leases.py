@@ -40,6 +40,14 @@ class RenewalBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     ttl: int | str | None = None
 
 
+class PrefixBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What ``POST /v1/leases/revoke-prefix`` takes: the name of a backend, and a path of it."""
+
+    backend: str
+    prefix: str
+    reason: str
+
+
 class ReasonBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What operators' orders about leases take."""
 
@@ -119,6 +127,15 @@ async def confirm(call: Call) -> web.Response:
     body = await read_json(call, ReasonBody)
     await call.services.holdings.confirm(body.reason, call.operator, call.caller)
     return nothing()
+
+
+async def revoke_prefix(call: Call) -> web.Response:
+    """``POST /v1/leases/revoke-prefix``: end everything below a path of a backend, whoever took it."""
+    body = await read_json(call, PrefixBody)
+    ended = await call.services.holdings.revoke_prefix(
+        body.backend, body.prefix, body.reason, call.operator, call.caller
+    )
+    return answer({"backend": body.backend, "prefix": body.prefix, "leases": ended})
 
 
 def described(state: LeaseState) -> dict[str, Any]:

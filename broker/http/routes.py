@@ -53,6 +53,7 @@ API_ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/v1/ledger/consistency", "ledger:read", ledger.consistency),
     Route("POST", "/v1/leases", "leases:take", leases.create),
     Route("POST", "/v1/leases/confirm", "revocations:write", leases.confirm),
+    Route("POST", "/v1/leases/revoke-prefix", "revocations:write", leases.revoke_prefix),
     Route("POST", "/v1/leases/{id}/renew", "leases:take", leases.renew),
     Route("DELETE", "/v1/leases/{id}", "leases:take", leases.give_back),
     Route("GET", "/v1/leases", "leases:read", leases.index),

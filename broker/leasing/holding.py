@@ -18,9 +18,16 @@ from broker.core.change import (
     SettleLease,
 )
 from broker.core.claims import AccessClaims
-from broker.core.errors import BackendFailed, Code, EpochMoved, GuardFailed, Refused, Unavailable
+from broker.core.errors import BackendFailed, Code, EpochMoved, GuardFailed, Malformed, Refused, Unavailable
 from broker.core.lease import ENDING, RETURNED, Lease, LeaseState, LeaseStatus, killer_of
-from broker.core.lease_entries import confirmed_entry, ended_entry, renewed_entry, retried_entry, settled_entry
+from broker.core.lease_entries import (
+    confirmed_entry,
+    ended_entry,
+    prefix_entry,
+    renewed_entry,
+    retried_entry,
+    settled_entry,
+)
 from broker.core.policy import Policy
 from broker.core.revoking import check_text
 from broker.core.tally import Allowance
@@ -42,6 +49,11 @@ from broker.ports import (
 
 GONE: Final = "gone"
 """Why a lease ended that the backend did not know any more when it was to be renewed."""
+
+PREFIX: Final = "prefix"
+"""Why a lease ended when everything below a path of its backend was revoked."""
+
+MAX_PREFIX: Final = 512
 
 RENEWALS_PER_MINUTE: Final = 30
 """Renewals of one lease: each asks the backend, and is an entry of the ledger."""
@@ -176,6 +188,29 @@ class Holdings:
         await self._ledger.commit(Change(record, (), (ReleaseHeldLeases(now),)))
         self._confirmed()
 
+    async def revoke_prefix(self, backend: str, prefix: str, reason: str, by: Admitted, caller: Caller) -> int:
+        """End everything below a path of a backend, whoever took it; return how many leases of the broker's that were.
+
+        These are on the list of what is to be revoked by then, so that each gets its outcome. The order is recorded
+        before it is carried out. Raises ``Malformed``, ``BackendFailed`` or ``Unavailable``.
+        """
+        check_text("reason", reason)
+        prefix = prefix.strip("/")
+        if not 0 < len(prefix) <= MAX_PREFIX or not prefix.isprintable():
+            raise Malformed(f"prefix: must be printable text of 1 to {MAX_PREFIX} characters")
+        self._backends.of(backend)
+        now = self._clock.now()
+        await self._ledger.commit(Change(prefix_entry(backend, prefix, by.agent.id, reason, now, caller.members())))
+        ended = 0
+        after = ""
+        while page := await self._leases.running_leases(after=after):
+            after = page[-1].lease.id
+            hit = [state for state in page if state.lease.backend == backend and _is_under(state, prefix)]
+            await asyncio.gather(*(self._end(state, PREFIX, caller) for state in hit))
+            ended += len(hit)
+        await self._backends.revoke_prefix(backend, prefix)
+        return ended
+
     def _renewable_for(self, state: LeaseState, ttl: int | None, by: Admitted, now: float) -> int:
         """Return for how many seconds from ``now`` a lease may go on. Raises ``Refused`` if it may not."""
         lease, rules = state.lease, self._revocations.rules
@@ -240,6 +275,11 @@ class Holdings:
 
 def _is_below(lease: Lease, task: str) -> bool:
     return task == lease.task or task in lease.path
+
+
+def _is_under(state: LeaseState, prefix: str) -> bool:
+    path = state.handle.get("path", "")
+    return state.status is LeaseStatus.LIVE and (path == prefix or path.startswith(f"{prefix}/"))
 
 
 def _not_found() -> Refused:

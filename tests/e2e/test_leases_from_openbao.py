@@ -13,7 +13,7 @@ import pytest
 from broker.core.lease import LeaseStatus
 from tests.support.broker_app import BrokerApp, Reply, Template, make_template, running_app
 from tests.support.leases import LEASING, POLICY, leasing_token, reaping, revoke, settled, state_of, take
-from tests.support.openbao import OpenBao
+from tests.support.openbao import BROKER_POLICY, OpenBao
 from tests.support.postgres import Postgres
 
 SECRETS = """
@@ -22,6 +22,7 @@ SECRETS = """
   note: {backend: vault, tier: read, engine: kv2, path: secret/demo, key: password}
 """
 PREFIX = "database/creds/orders-ro"
+INCIDENTS = 'path "sys/leases/revoke-prefix/*" { capabilities = ["update", "sudo"] }'
 
 
 @dataclass
@@ -114,6 +115,31 @@ async def test_a_rule_ends_many_at_once_and_one_that_cannot_be_ended_is_stuck(ap
     operator = await app.operator("operator:read")
     outcome = (await app.call("GET", f"/v1/revocations/{rule['rule']}", token=operator)).json["leases"]
     assert outcome == {"revoked": 40, "retrying": 0, "expires_only": 0, "stuck": 1, "abandoned": 0}
+
+
+async def test_an_operator_ends_everything_below_a_path(app: BrokerApp, ground: Ground) -> None:
+    """What others took there dies too; the broker's own leases get their outcome."""
+    token = await leasing_token(app)
+    mine = await take(app, token, "orders")
+    theirs = ground.bao.call("GET", PREFIX)["data"]
+    assert ground.postgres.lets_in(theirs["username"], theirs["password"])
+    body = {"backend": "vault", "prefix": PREFIX, "reason": "the database was copied"}
+    ground.bao.write_policy("broker", BROKER_POLICY + INCIDENTS)
+    reply = await app.call("POST", "/v1/leases/revoke-prefix", token=await app.operator("revocations:write"), json=body)
+    assert (reply.status, reply.json["leases"]) == (200, 1), reply.body
+    assert not ground.postgres.lets_in(theirs["username"], theirs["password"])
+    state = await settled(app, mine.json["lease_id"])
+    assert (state.status, state.because) == (LeaseStatus.REVOKED, "prefix")
+    assert not works(ground, mine)
+    recorded = (await app.entries("prefix.revoked"))[0]
+    assert (recorded["prefix"], recorded["by"]) == (PREFIX, "operator")
+    unknown = await app.call(
+        "POST",
+        "/v1/leases/revoke-prefix",
+        token=await app.operator("revocations:write"),
+        json={**body, "backend": "local"},
+    )
+    assert (unknown.status, unknown.json["code"]) == (502, "backend_refused")
 
 
 async def test_a_static_value_says_that_it_cannot_be_revoked(app: BrokerApp) -> None:
