@@ -30,7 +30,7 @@ from broker.core.token_check import TokenCheck
 from broker.http.surface import Services, Site
 from broker.ids import RandomIds
 from broker.introspection import Introspection
-from broker.issuance import Applicants, Issuance
+from broker.issuance import Applicants, Intake, Issuance
 from broker.key_rotation import KeyRotation
 from broker.lease_backends import GatedBackends
 from broker.lease_wiring import JweEnvelope, open_backends
@@ -234,8 +234,10 @@ def _services(ground: _Ground, site: Site) -> Services:
         rules=lambda: revocations.rules,
         first_hand=True,
     )
+    applicants = _applicants(ground, site, authenticator, check)
+    intake = _intake(ground, applicants)
     return Services(
-        issuance=_issuance(ground, site, authenticator, check),
+        issuance=_issuance(ground, applicants, intake),
         admission=Admission(
             audience=config.api_audience,
             check=check,
@@ -279,16 +281,34 @@ def _services(ground: _Ground, site: Site) -> Services:
     )
 
 
-def _issuance(ground: _Ground, site: Site, authenticator: Dispatch, check: TokenCheck) -> Issuance:
+def _applicants(ground: _Ground, site: Site, authenticator: Dispatch, check: TokenCheck) -> Applicants:
+    return Applicants(
+        authenticator=authenticator,
+        check=check,
+        token_endpoint=site.token_endpoint,
+        api_audience=ground.config.api_audience,
+        nonce_key=ground.nonce_key if ground.config.dpop_nonces else None,
+    )
+
+
+def _intake(ground: _Ground, applicants: Applicants) -> Intake:
+    return Intake(
+        applicants=applicants,
+        policy=ground.policy_control.current,
+        ledger=ground.ledger,
+        records=ground.ledger,
+        clock=ground.clock,
+        ids=ground.ids,
+        meter=ground.metrics,
+        strangers=ground.strangers,
+    )
+
+
+def _issuance(ground: _Ground, applicants: Applicants, intake: Intake) -> Issuance:
     return Issuance(
         issuer=ground.issuer,
-        applicants=Applicants(
-            authenticator=authenticator,
-            check=check,
-            token_endpoint=site.token_endpoint,
-            api_audience=ground.config.api_audience,
-            nonce_key=ground.nonce_key if ground.config.dpop_nonces else None,
-        ),
+        applicants=applicants,
+        intake=intake,
         consent=ground.consent,
         policy=ground.policy_control.current,
         revocations=ground.revocations,
@@ -298,7 +318,6 @@ def _issuance(ground: _Ground, site: Site, authenticator: Dispatch, check: Token
         clock=ground.clock,
         ids=ground.ids,
         meter=ground.metrics,
-        strangers=ground.strangers,
     )
 
 

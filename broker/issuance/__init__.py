@@ -1,6 +1,16 @@
 """Issuing tokens: who applies, what is decided, what is recorded, and only then released."""
 
 from broker.issuance.applicants import Applicants, Exchange, TokenRequest
-from broker.issuance.conductor import MAX_ATTEMPTS, RECORDED_REFUSALS, Issuance, Issued
+from broker.issuance.conductor import MAX_ATTEMPTS, Issuance, Issued
+from broker.issuance.intake import RECORDED_REFUSALS, Intake
 
-__all__ = ["MAX_ATTEMPTS", "RECORDED_REFUSALS", "Applicants", "Exchange", "Issuance", "Issued", "TokenRequest"]
+__all__ = [
+    "MAX_ATTEMPTS",
+    "RECORDED_REFUSALS",
+    "Applicants",
+    "Exchange",
+    "Intake",
+    "Issuance",
+    "Issued",
+    "TokenRequest",
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -11,34 +10,24 @@ from broker.consent import Consent
 from broker.core.change import Change
 from broker.core.claims import AccessClaims
 from broker.core.delegation import finish
-from broker.core.errors import BrokerError, Code, EpochMoved, GuardFailed, Refused, Unavailable
+from broker.core.errors import Code, EpochMoved, GuardFailed, Refused, Unavailable
 from broker.core.grant import Denied, Granted, NeedsApproval
-from broker.core.identity import Agent
 from broker.core.policy import Policy
-from broker.core.tally import Allowance, Tally
 from broker.core.task import Task
 from broker.issuance.applicants import Applicant, Applicants, TokenRequest
 from broker.issuance.case import Case, judge_case
+from broker.issuance.intake import Intake
 from broker.issuance.leave import Leave, Leaves, Plea
-from broker.issuance.records import issued_entry, refused_entry
+from broker.issuance.records import issued_entry
 from broker.ports import Caller, Clock, Ids, Ledger, Meter, Records, Revocations, Signer
 
 MAX_ATTEMPTS: Final = 16
 """How often one request is decided again because revocations got in between, before it is told to come back."""
 
-RECORDED_REFUSALS: Final = 60
-"""Refusals per agent and minute that get an entry of their own; more are recorded in aggregate.
-
-Agents without any role share this number with all such agents of their issuer."""
+BUSY: Final = "revocations are being made faster than this request can be decided; try again"
 
 STALE_SECONDS: Final = 2.0
 """A decision that waited longer than this for a person is made again, at the time that it is then."""
-
-REMEMBERED_TASKS: Final = 4096
-"""How many tasks are remembered as they were opened, which never changes."""
-
-_STRANGERS: Final = frozenset({Code.ASSERTION_REPLAYED, Code.PROOF_REPLAYED})
-"""Guards that say the caller may not be who the assertion names; such a refusal is counted, not written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +48,7 @@ class Issuance:
         *,
         issuer: str,
         applicants: Applicants,
+        intake: Intake,
         consent: Consent,
         policy: Callable[[], Policy],
         revocations: Revocations,
@@ -68,24 +58,20 @@ class Issuance:
         clock: Clock,
         ids: Ids,
         meter: Meter,
-        strangers: Tally,
     ) -> None:
         """``issuer`` is the configured public URL; ``policy`` returns the one in force."""
         self._issuer = issuer
         self._applicants = applicants
+        self._intake = intake
         self._consent = consent
         self._leaves = Leaves(consent=consent, records=records, policy=policy, ids=ids)
         self._policy = policy
         self._revocations = revocations
         self._signer = signer
         self._ledger = ledger
-        self._records = records
         self._clock = clock
         self._ids = ids
         self._meter = meter
-        self._strangers = strangers
-        self._recorded = Allowance(RECORDED_REFUSALS)
-        self._tasks: OrderedDict[str, Task] = OrderedDict()
 
     async def issue(self, request: TokenRequest, caller: Caller) -> Issued:
         """Answer one token request.
@@ -97,17 +83,16 @@ class Issuance:
         request = await self._leaves.taken_over(request)
         for _ in range(MAX_ATTEMPTS):
             # Anew each time: who was removed, and then revoked, in between must not get a token that outlives the rule.
-            task = await self._stored_task(request)
-            applicant = await self._identify(request, caller)
+            task = await self._intake.stored_task(request)
+            applicant = await self._intake.identify(request, caller)
             try:
                 applicant = await self._applicants.with_subject(applicant)
                 return await self._attempt(applicant, task)
             except EpochMoved:
                 continue
             except (Refused, GuardFailed) as error:
-                raise await self._refusal(applicant, error) from error
-        busy = "revocations are being made faster than this request can be decided; try again"
-        raise Unavailable(Code.OVERLOADED, busy, retry_after=1)
+                raise await self._intake.refusal(applicant, error) from error
+        raise Unavailable(Code.OVERLOADED, BUSY, retry_after=1)
 
     async def _attempt(self, applicant: Applicant, task: Task | None) -> Issued:
         """Decide once and act on it. Raises ``EpochMoved`` if the rules changed before it was durable."""
@@ -155,31 +140,6 @@ class Issuance:
             token=minted.token, claims=claims, seq=receipt.seq, exchanged=case.parent is not None
         )
 
-    async def _identify(self, request: TokenRequest, caller: Caller) -> Applicant:
-        """Say who asks. What fails here costs nothing lasting (law 10)."""
-        try:
-            return await self._applicants.identify(request, caller, self._clock.now())
-        except BrokerError as error:
-            self._count(error.code)
-            raise
-
-    async def _stored_task(self, request: TokenRequest) -> Task | None:
-        """Return the stored task that a request is about, as it was opened; None if there is none."""
-        task_id = request.ask.task or self._applicants.task_of(request, self._clock.now())
-        if task_id is None:
-            return None
-        known = self._tasks.get(task_id)
-        if known is not None:
-            self._tasks.move_to_end(task_id)
-            return known
-        state = await self._records.task(task_id)
-        if state is None:
-            return None
-        self._tasks[task_id] = state.task
-        if len(self._tasks) > REMEMBERED_TASKS:
-            self._tasks.popitem(last=False)
-        return state.task
-
     def _claims(self, case: Case, granted: Granted) -> AccessClaims:
         applicant, task, lineage = case.applicant, case.task, case.lineage
         agent, iat = applicant.agent, int(applicant.now)
@@ -206,37 +166,3 @@ class Issuance:
             may_act=applicant.ask.may_act,
         )
         return claims if case.parent is None else finish(claims, case.parent)
-
-    def _count(self, code: Code) -> None:
-        """Count a refusal that is recorded in aggregate."""
-        self._strangers.add(code.value)
-        self._meter.refused(code.value)
-
-    async def _refusal(self, applicant: Applicant, error: Refused | GuardFailed) -> BrokerError:
-        """Record a refusal of an authenticated agent and return what to raise.
-
-        The assertion is used up with it. An agent that is refused all the time gets no entry of its own for each
-        refusal, and its assertion is then left unused: it can only ask again. A refusal that cannot be recorded is
-        answered with the ledger's failure.
-        """
-        code, reason, retry_after = error.code, error.public, error.retry_after
-        if code in _STRANGERS or not self._recorded.admit(self._refused_as(applicant.agent), applicant.now):
-            self._count(code)
-            return Refused(code, reason, retry_after=retry_after)
-        refusal = self._ids.new("ref")
-        record = refused_entry(applicant, refusal, code, reason, self._policy().digest)
-        try:
-            await self._ledger.commit(Change(record, applicant.guards))
-        except GuardFailed as failed:
-            self._count(failed.code)
-            return Refused(failed.code, failed.public)
-        self._meter.refused(code.value)
-        return Refused(code, reason, refusal=refusal, retry_after=retry_after)
-
-    def _refused_as(self, agent: Agent) -> str:
-        """Return under which name an agent's refusals are counted.
-
-        An issuer may vouch for anybody (GitHub does, under as many names as one likes). Whoever has no role here is as
-        good as a stranger, so all of them together get no more entries than one agent (law 10).
-        """
-        return agent.id if self._policy().roles_of(agent) else f"{agent.issuer}/"

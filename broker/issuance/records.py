@@ -55,11 +55,13 @@ def issued_entry(
     )
 
 
-def refused_entry(applicant: Applicant, refusal: str, code: Code, reason: str, policy_digest: str) -> Entry:
+def refused_entry(
+    applicant: Applicant, refusal: str, code: Code, reason: str, policy_digest: str, kind: Kind = Kind.TOKEN_REFUSED
+) -> Entry:
     """Return the entry of a refusal; ``refusal`` is the reference that the agent is told."""
     agent, ask = applicant.agent, applicant.ask
     return entry(
-        Kind.TOKEN_REFUSED,
+        kind,
         applicant.now,
         ref=refusal,
         agent=agent.id,

@@ -81,7 +81,7 @@ async def test_strangers_fill_no_memory(world: World) -> None:
         with pytest.raises(Refused):
             await world.issuance.issue(TokenRequest(assertion=forged, ask=Ask(audience=None, scopes=None)), CALLER)
     assert len(world.check._verified) == 0
-    assert len(world.issuance._recorded._seen) == 0
+    assert len(world.intake._recorded._seen) == 0
     assert len(world.strangers.counts) == 2
 
 

@@ -24,7 +24,7 @@ from broker.core.selector import Selector, parse_selector
 from broker.core.tally import Tally
 from broker.core.token_check import TokenCheck
 from broker.introspection import Introspection
-from broker.issuance import Applicants, Issuance, Issued, TokenRequest
+from broker.issuance import Applicants, Intake, Issuance, Issued, TokenRequest
 from broker.ledger import SqlLedger
 from broker.ports import Ledger, Records, Revocations, UnverifiedAssertion
 from broker.revocation import BlockFor, Order, Outcome, Revocation
@@ -153,11 +153,23 @@ class World:
             meter=self.meter,
             events=self.events,
         )
+        applicants = Applicants(
+            authenticator=self.authenticator, check=self.check, token_endpoint=TOKEN_ENDPOINT, api_audience=API
+        )
+        self.intake = Intake(
+            applicants=applicants,
+            policy=lambda: self.policy,
+            ledger=self.ledger,
+            records=self.records,
+            clock=self.clock,
+            ids=self.ids,
+            meter=self.meter,
+            strangers=self.strangers,
+        )
         self.issuance = Issuance(
             issuer=ISSUER,
-            applicants=Applicants(
-                authenticator=self.authenticator, check=self.check, token_endpoint=TOKEN_ENDPOINT, api_audience=API
-            ),
+            applicants=applicants,
+            intake=self.intake,
             consent=self.consent,
             policy=lambda: self.policy,
             revocations=self.revocations,
@@ -167,7 +179,6 @@ class World:
             clock=self.clock,
             ids=self.ids,
             meter=self.meter,
-            strangers=self.strangers,
         )
         self.admission = Admission(
             audience=API,
