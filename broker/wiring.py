@@ -34,7 +34,7 @@ from broker.issuance import Applicants, Intake, Issuance
 from broker.key_rotation import KeyRotation
 from broker.lease_backends import GatedBackends
 from broker.lease_wiring import JweEnvelope, open_backends
-from broker.leasing import Holdings, Leasing
+from broker.leasing import Holdings, Leasing, Oversight
 from broker.ledger.store import SqlLedger
 from broker.metrics import Metrics
 from broker.outbound import Destination, Outbound
@@ -255,6 +255,14 @@ def _services(ground: _Ground, site: Site) -> Services:
         actions=_actions(ground, check),
         leasing=_leasing(ground),
         holdings=_holdings(ground),
+        oversight=Oversight(
+            backends=ground.backends,
+            ledger=ledger,
+            leases=ledger,
+            clock=clock,
+            meter=metrics,
+            confirmed=ledger.accept_behind,
+        ),
         tasks=Tasks(
             ledger=ledger,
             records=ledger,
@@ -363,7 +371,6 @@ def _holdings(ground: _Ground) -> Holdings:
         leases=ground.ledger,
         clock=ground.clock,
         meter=ground.metrics,
-        confirmed=ground.ledger.accept_behind,
     )
 
 

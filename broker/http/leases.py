@@ -112,27 +112,27 @@ async def show(call: Call) -> web.Response:
 
 async def retry(call: Call) -> web.Response:
     """``POST /v1/leases/{id}/retry``: try again to revoke a lease, from the beginning."""
-    return answer(described(await call.services.holdings.retry(call.path_value("id"), call.operator, call.caller)))
+    return answer(described(await call.services.oversight.retry(call.path_value("id"), call.operator, call.caller)))
 
 
 async def abandon(call: Call) -> web.Response:
     """``POST /v1/leases/{id}/abandon``: give up revoking a lease; somebody has seen to it otherwise."""
     body = await read_json(call, ReasonBody)
-    state = await call.services.holdings.abandon(call.path_value("id"), body.reason, call.operator, call.caller)
+    state = await call.services.oversight.abandon(call.path_value("id"), body.reason, call.operator, call.caller)
     return answer(described(state))
 
 
 async def confirm(call: Call) -> web.Response:
     """``POST /v1/leases/confirm``: let leases be revoked that were held because an older ledger was restored."""
     body = await read_json(call, ReasonBody)
-    await call.services.holdings.confirm(body.reason, call.operator, call.caller)
+    await call.services.oversight.confirm(body.reason, call.operator, call.caller)
     return nothing()
 
 
 async def revoke_prefix(call: Call) -> web.Response:
     """``POST /v1/leases/revoke-prefix``: end everything below a path of a backend, whoever took it."""
     body = await read_json(call, PrefixBody)
-    ended = await call.services.holdings.revoke_prefix(
+    ended = await call.services.oversight.revoke_prefix(
         body.backend, body.prefix, body.reason, call.operator, call.caller
     )
     return answer({"backend": body.backend, "prefix": body.prefix, "leases": ended})

@@ -147,7 +147,7 @@ async def _lease_outcomes(call: Call, outcome: Outcome) -> dict[str, int] | None
     if number is None or hits is None:
         return None
     try:
-        found = await call.services.holdings.outcomes(number)
+        found = await call.services.oversight.outcomes(number)
     except BrokerError:
         return None
     settled = {status.value: found.get(status, 0) for status in _SETTLED}

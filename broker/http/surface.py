@@ -15,7 +15,7 @@ from broker.http.paths import API, API_METADATA, TOKEN
 from broker.introspection import Introspection
 from broker.issuance import Issuance
 from broker.key_rotation import KeyRotation
-from broker.leasing import Holdings, Leasing
+from broker.leasing import Holdings, Leasing, Oversight
 from broker.metrics import Metrics
 from broker.policy_control import PolicyControl
 from broker.ports import Clock, Events, Ids, Records, Revocations
@@ -51,6 +51,7 @@ class Services:
     actions: Actions
     leasing: Leasing
     holdings: Holdings
+    oversight: Oversight
     policy_control: PolicyControl
     right_sizing: RightSizing
     records: Records

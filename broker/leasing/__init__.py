@@ -2,6 +2,7 @@
 
 from broker.leasing.conductor import Leasing
 from broker.leasing.holding import Holdings
+from broker.leasing.oversight import Oversight
 from broker.leasing.wish import Leased, LeaseWish
 
-__all__ = ["Holdings", "LeaseWish", "Leased", "Leasing"]
+__all__ = ["Holdings", "LeaseWish", "Leased", "Leasing", "Oversight"]

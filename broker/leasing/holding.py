@@ -1,9 +1,9 @@
-"""Holding leases: looking at them, renewing them, giving them back; and what operators do about stuck ones."""
+"""Holding leases: looking at them, renewing them, giving them back."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -12,24 +12,16 @@ from broker.core.change import (
     EndLease,
     EpochIs,
     LeaseIn,
-    ReleaseHeldLeases,
     RenewLease,
-    RetryLease,
-    SettleLease,
 )
 from broker.core.claims import AccessClaims
-from broker.core.errors import BackendFailed, Code, EpochMoved, GuardFailed, Malformed, Refused, Unavailable
-from broker.core.lease import ENDING, RETURNED, Lease, LeaseState, LeaseStatus, killer_of
+from broker.core.errors import BackendFailed, Code, EpochMoved, GuardFailed, Refused, Unavailable
+from broker.core.lease import RETURNED, Lease, LeaseState, LeaseStatus, killer_of
 from broker.core.lease_entries import (
-    confirmed_entry,
     ended_entry,
-    prefix_entry,
     renewed_entry,
-    retried_entry,
-    settled_entry,
 )
 from broker.core.policy import Policy
-from broker.core.revoking import check_text
 from broker.core.tally import Allowance
 from broker.core.task_reach import OPERATOR, reach_of
 from broker.leasing.intents import BUSY, MAX_ATTEMPTS
@@ -50,11 +42,6 @@ from broker.ports import (
 GONE: Final = "gone"
 """Why a lease ended that the backend did not know any more when it was to be renewed."""
 
-PREFIX: Final = "prefix"
-"""Why a lease ended when everything below a path of its backend was revoked."""
-
-MAX_PREFIX: Final = 512
-
 RENEWALS_PER_MINUTE: Final = 30
 """Renewals of one lease: each asks the backend, and is an entry of the ledger."""
 
@@ -66,7 +53,7 @@ _WAITING: Final = frozenset({LeaseStatus.OPENING, LeaseStatus.LIVE, LeaseStatus.
 
 
 class Holdings:
-    """Leases that were taken: for their agents, and for operators."""
+    """Leases that were taken, for those who hold them and those who may see them."""
 
     def __init__(  # noqa: PLR0913 - a composition root passes each port by name
         self,
@@ -79,9 +66,8 @@ class Holdings:
         leases: LeaseRecords,
         clock: Clock,
         meter: Meter,
-        confirmed: Callable[[], None],
     ) -> None:
-        """``policy`` returns the one in force; ``confirmed`` is told when held leases are let go."""
+        """``policy`` returns the one in force."""
         self._backends = backends
         self._policy = policy
         self._revocations = revocations
@@ -90,7 +76,6 @@ class Holdings:
         self._leases = leases
         self._clock = clock
         self._meter = meter
-        self._confirmed = confirmed
         self._renewals = Allowance(RENEWALS_PER_MINUTE)
 
     async def show(self, lease_id: str, by: Admitted) -> LeaseState:
@@ -115,10 +100,6 @@ class Holdings:
                 raise Refused(Code.INSUFFICIENT_SCOPE, "a token of a task lists the leases of that task only")
             below = claims.task
         return await self._leases.leases(replace(wanted, agent=claims.client_id, below=below))
-
-    async def outcomes(self, rule: int) -> Mapping[LeaseStatus, int]:
-        """Return how many of the leases that a rule ended are in each state. Raises ``Unavailable``."""
-        return await self._leases.lease_outcomes(rule)
 
     async def renew(self, lease_id: str, ttl: int | None, by: Admitted, caller: Caller) -> LeaseState:
         """Let a lease go on for ``ttl`` seconds from now, as far as tier, task, policy and backend allow.
@@ -161,55 +142,6 @@ class Holdings:
         if state.status is LeaseStatus.LIVE:
             await self._end(state, RETURNED, caller)
         return await self._awaited(lease_id, self._clock.now() + wait)
-
-    async def retry(self, lease_id: str, by: Admitted, caller: Caller) -> LeaseState:
-        """Let revoking a lease be tried again from the beginning. Raises ``Refused`` or ``GuardFailed``."""
-        state, now = await self.stored(lease_id), self._clock.now()
-        record = retried_entry(state.lease, by.agent.id, now, caller.members())
-        await self._ledger.commit(Change(record, (LeaseIn(lease_id, ENDING),), (RetryLease(lease_id, now),)))
-        return await self.stored(lease_id)
-
-    async def abandon(self, lease_id: str, reason: str, by: Admitted, caller: Caller) -> LeaseState:
-        """Give up revoking a lease: somebody has seen to it otherwise. Raises ``Refused`` or ``GuardFailed``."""
-        check_text("reason", reason)
-        state, now = await self.stored(lease_id), self._clock.now()
-        status = LeaseStatus.ABANDONED
-        record = settled_entry(state.lease, status, now, note=reason, by=by.agent.id, origin=caller.members())
-        settle = SettleLease(lease_id=lease_id, status=status, at=now, note=reason)
-        await self._ledger.commit(Change(record, (LeaseIn(lease_id, ENDING),), (settle,)))
-        self._meter.lease(status.value, state.lease.backend)
-        return await self.stored(lease_id)
-
-    async def confirm(self, reason: str, by: Admitted, caller: Caller) -> None:
-        """Let leases be revoked that were held because an older ledger was restored."""
-        check_text("reason", reason)
-        now = self._clock.now()
-        record = confirmed_entry(by.agent.id, reason, now, caller.members())
-        await self._ledger.commit(Change(record, (), (ReleaseHeldLeases(now),)))
-        self._confirmed()
-
-    async def revoke_prefix(self, backend: str, prefix: str, reason: str, by: Admitted, caller: Caller) -> int:
-        """End everything below a path of a backend, whoever took it; return how many leases of the broker's that were.
-
-        These are on the list of what is to be revoked by then, so that each gets its outcome. The order is recorded
-        before it is carried out. Raises ``Malformed``, ``BackendFailed`` or ``Unavailable``.
-        """
-        check_text("reason", reason)
-        prefix = prefix.strip("/")
-        if not 0 < len(prefix) <= MAX_PREFIX or not prefix.isprintable():
-            raise Malformed(f"prefix: must be printable text of 1 to {MAX_PREFIX} characters")
-        self._backends.of(backend)
-        now = self._clock.now()
-        await self._ledger.commit(Change(prefix_entry(backend, prefix, by.agent.id, reason, now, caller.members())))
-        ended = 0
-        after = ""
-        while page := await self._leases.running_leases(after=after):
-            after = page[-1].lease.id
-            hit = [state for state in page if state.lease.backend == backend and _is_under(state, prefix)]
-            await asyncio.gather(*(self._end(state, PREFIX, caller) for state in hit))
-            ended += len(hit)
-        await self._backends.revoke_prefix(backend, prefix)
-        return ended
 
     def _renewable_for(self, state: LeaseState, ttl: int | None, by: Admitted, now: float) -> int:
         """Return for how many seconds from ``now`` a lease may go on. Raises ``Refused`` if it may not."""
@@ -275,11 +207,6 @@ class Holdings:
 
 def _is_below(lease: Lease, task: str) -> bool:
     return task == lease.task or task in lease.path
-
-
-def _is_under(state: LeaseState, prefix: str) -> bool:
-    path = state.handle.get("path", "")
-    return state.status is LeaseStatus.LIVE and (path == prefix or path.startswith(f"{prefix}/"))
 
 
 def _not_found() -> Refused:
