@@ -2,46 +2,53 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from broker.core.audience import canonical_audience
-from broker.core.decide import decide
+from broker.core.details import Element, parse_details
 from broker.core.errors import Code, Malformed
 from broker.core.explain import outcome
 from broker.core.grant import Ask, Decision, Denied, Granted, NeedsApproval
 from broker.core.identity import REGISTERED, Agent, Attribute, federated_id
 from broker.core.lifetime import format_duration
 from broker.core.policy import BROKER, Policy, PolicyError
+from broker.core.policy.compile_tiers import MOST_APPROVERS
 from broker.core.policy.document import Node, Problem, plain_problems
 from broker.core.rules import BlockIndex
 from broker.core.scope import is_scope
+from broker.core.supposing import Supposed, suppose
 from broker.strict_yaml import read_document
 
 GRANTED: Final = "granted"
 DENIED: Final = "denied"
 NEEDS_APPROVAL: Final = "needs_approval"
 
+_EXPECTATIONS: Final = ("code", "role", "tier", "ttl", "approvers", "quorum")
 _PROOF: Final = "0" * 43
 """Stands for the thumbprint of the key that a case with ``proof: true`` has proved possession of."""
 
 _REASONS: Final = (
     Code.NO_ROLE, Code.AUDIENCE_REQUIRED, Code.AUDIENCE_NOT_ALLOWED, Code.SCOPE_REQUIRED, Code.SCOPE_NOT_ALLOWED,
-    Code.PROOF_REQUIRED,
+    Code.PROOF_REQUIRED, Code.DETAILS_NOT_SUPPORTED, Code.DETAILS_NOT_ALLOWED, Code.DETAILS_INVALID, Code.TASK_REQUIRED,
+    Code.APPROVAL_AMBIGUOUS, Code.BREAK_GLASS_NOT_ALLOWED, Code.DELEGATION_NOT_ALLOWED,
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What a case expects; what is None is not looked at. ``ttl`` is in seconds."""
+    """What a case expects; what is None is not looked at. ``ttl`` is in seconds, ``approvers`` a role."""
 
     outcome: str
     code: str | None = None
     role: str | None = None
     tier: str | None = None
     ttl: int | None = None
+    approvers: str | None = None
+    quorum: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +56,7 @@ class Case:
     """One agent, what it asks for, and what must come of it."""
 
     name: str
-    agent: Agent
-    ask: Ask
+    supposed: Supposed
     expected: Expected
 
 
@@ -93,7 +99,7 @@ def run_cases(policy: Policy, cases: Sequence[Case]) -> tuple[Result, ...]:
 
 
 def _run(policy: Policy, case: Case) -> Result:
-    decision = decide(policy, BlockIndex(), case.agent, case.ask, 0.0)
+    decision = suppose(policy, BlockIndex(), case.supposed, 0.0)
     actual = _observed(decision)
     expected = case.expected
     pairs = (
@@ -102,6 +108,8 @@ def _run(policy: Policy, case: Case) -> Result:
         ("role", expected.role, actual.role),
         ("tier", expected.tier, actual.tier),
         ("ttl", _lifetime(expected.ttl), _lifetime(actual.ttl)),
+        ("approvers", expected.approvers, actual.approvers),
+        ("quorum", expected.quorum, actual.quorum),
     )
     differences = [
         f"{name}: expected {wanted}, got {got or 'none'}"
@@ -124,18 +132,24 @@ def _observed(decision: Decision) -> Expected:
         case Denied():
             return Expected(outcome=DENIED, code=decision.code.value)
         case NeedsApproval():
-            return Expected(outcome=NEEDS_APPROVAL, tier=decision.tier)
+            return Expected(
+                outcome=NEEDS_APPROVAL,
+                role=decision.granted.role,
+                tier=decision.tier,
+                approvers=decision.approvers,
+                quorum=decision.quorum,
+            )
 
 
 def _case(node: Node, policy: Policy) -> Case | None:
-    found = node.members("code", "role", "tier", "ttl", required=("name", "agent", "ask", "expect"))
+    found = node.members(*_EXPECTATIONS, required=("name", "agent", "ask", "expect"))
     name = found["name"].text() if "name" in found else None
     agent = _agent(found["agent"], policy) if "agent" in found else None
-    ask = _ask(found["ask"], policy) if "ask" in found else None
+    supposed = None if agent is None or "ask" not in found else _supposed(found["ask"], agent, policy)
     expected = _expected(found, policy) if "expect" in found else None
-    if name is None or agent is None or ask is None or expected is None:
+    if name is None or supposed is None or expected is None:
         return None
-    return Case(name=name, agent=agent, ask=ask, expected=expected)
+    return Case(name=name, supposed=supposed, expected=expected)
 
 
 def _check_names(cases: Sequence[Case], nodes: Sequence[Node]) -> None:
@@ -149,10 +163,14 @@ def _check_names(cases: Sequence[Case], nodes: Sequence[Node]) -> None:
 
 def _expected(found: Mapping[str, Node], policy: Policy) -> Expected | None:
     wanted = found["expect"].choice((GRANTED, DENIED, NEEDS_APPROVAL))
-    meaningful = {GRANTED: {"role", "tier", "ttl"}, DENIED: {"code"}, NEEDS_APPROVAL: {"tier"}}
+    meaningful = {
+        GRANTED: {"role", "tier", "ttl"},
+        DENIED: {"code"},
+        NEEDS_APPROVAL: {"role", "tier", "approvers", "quorum"},
+    }
     if wanted is None:
         return None
-    for name in found.keys() & {"code", "role", "tier", "ttl"} - meaningful[wanted]:
+    for name in found.keys() & set(_EXPECTATIONS) - meaningful[wanted]:
         found[name].fail(f"says nothing about a case that is {wanted}: leave it out")
     tiers = [tier.name for tier in policy.tiers]
     return Expected(
@@ -161,6 +179,8 @@ def _expected(found: Mapping[str, Node], policy: Policy) -> Expected | None:
         role=found["role"].reference(policy.roles, "a role") if "role" in found else None,
         tier=found["tier"].reference(tiers, "a tier") if "tier" in found else None,
         ttl=found["ttl"].duration() if "ttl" in found else None,
+        approvers=found["approvers"].reference(policy.roles, "a role") if "approvers" in found else None,
+        quorum=found["quorum"].number(1, MOST_APPROVERS) if "quorum" in found else None,
     )
 
 
@@ -205,15 +225,31 @@ def _claims(node: Node) -> dict[str, Attribute]:
     return claims
 
 
-def _ask(node: Node, policy: Policy) -> Ask:
-    found = node.members("audience", "scopes", "proof", "task")
+def _supposed(node: Node, agent: Agent, policy: Policy) -> Supposed:
+    found = node.members("audience", "scopes", "proof", "task", "details", "delegated_by", "break_glass")
     proof = found["proof"].flag() if "proof" in found else False
-    return Ask(
+    ask = Ask(
         audience=_audience(found["audience"], policy) if "audience" in found else None,
         scopes=_scopes(found["scopes"]) if "scopes" in found else None,
         task=found["task"].text(128) if "task" in found else None,
         jkt=_PROOF if proof else None,
+        details=_details(found["details"]) if "details" in found else None,
     )
+    role = found["delegated_by"].reference(policy.roles, "a role") if "delegated_by" in found else None
+    return Supposed(
+        agent=agent,
+        ask=ask,
+        delegated_by=None if role is None else policy.roles[role],
+        break_glass="break_glass" in found and found["break_glass"].flag() is True,
+    )
+
+
+def _details(node: Node) -> tuple[Element, ...] | None:
+    try:
+        return parse_details(json.dumps(node.value))
+    except Malformed as error:
+        node.fail(error.public.removeprefix("authorization_details: "))
+        return None
 
 
 def _audience(node: Node, policy: Policy) -> str | None:

@@ -96,6 +96,11 @@ def explain(
     audience: Annotated[str | None, typer.Option(metavar="URL", help="The resource asked for.")] = None,
     scope: Annotated[list[str] | None, typer.Option(metavar="S", help="A scope asked for; repeatable.")] = None,
     proof: Annotated[bool, typer.Option("--proof", help="The agent proves possession of a key.")] = False,
+    details: Annotated[str | None, typer.Option(metavar="JSON", help="The authorization_details asked for.")] = None,
+    delegated_by: Annotated[
+        str | None, typer.Option(metavar="ROLE", help="The role of a token that the agent exchanges.")
+    ] = None,
+    break_glass: Annotated[bool, typer.Option("--break-glass", help="The agent gives a reason to go ahead.")] = False,
     refusal: Annotated[str | None, typer.Option(metavar="ID", help="Explain a past refusal instead.")] = None,
     config: ConfigFile = None,
     port: Port = None,
@@ -104,11 +109,19 @@ def explain(
     """Say, role by role, why the policy in force gives an agent a token or does not."""
     identity = any(value is not None for value in (agent, issuer, subject)) or bool(claim)
     if refusal is not None:
-        if identity or audience is not None or scope or proof:
+        asked = audience is not None or scope or proof or details is not None or delegated_by is not None or break_glass
+        if identity or asked:
             raise unusable("--refusal: stands alone; the ledger knows who asked for what")
         body: dict[str, Any] = {"refusal": refusal}
     else:
-        ask = {"audience": audience, "scopes": scope or None, "proof": proof}
+        ask = {
+            "audience": audience,
+            "scopes": scope or None,
+            "proof": proof,
+            "details": None if details is None else _json("--details", details),
+            "delegated_by": delegated_by,
+            "break_glass": break_glass,
+        }
         body = {"agent": _agent(agent, issuer, subject, claim or []), "ask": ask}
     path = "/v1/policy/explain"
     answer = call(settings(config, port), lambda session: session.post(path, "operator:read", body))
@@ -180,15 +193,19 @@ def _claim(text: str) -> tuple[str, str | int | bool | list[str]]:
         raise unusable("--claim: must be NAME=TEXT, or NAME:=JSON for a number, true, false or a list")
     if not name.endswith(":"):
         return name, value
-    try:
-        parsed = json.loads(value)
-    except ValueError as error:
-        raise unusable("--claim: what follows := is not JSON") from error
+    parsed = _json("--claim", value)
     if isinstance(parsed, list) and all(isinstance(item, str) for item in parsed):
         return name[:-1], parsed
     if isinstance(parsed, str | int):
         return name[:-1], parsed
     raise unusable("--claim: must be text, a whole number, true, false, or a list of texts")
+
+
+def _json(option: str, text: str) -> Any:  # noqa: ANN401 - any JSON value
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise unusable(f"{option}: is not JSON") from error
 
 
 def _refused(refusal: dict[str, Any] | None) -> list[Facts]:

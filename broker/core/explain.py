@@ -1,6 +1,6 @@
 """Explaining a decision: what every role says to an ask, line by line, in plain words, for the operator's eyes.
 
-The verdicts are those of :mod:`broker.core.decide` itself, so an explanation cannot differ from the decision. Unlike a
+The verdicts are those of the decision itself, so an explanation cannot differ from the decision. Unlike a
 denial's reason it speaks of the whole policy: it is never sent to the agent.
 """
 
@@ -10,14 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from broker.core.decide import NO_AUDIENCE, judge, offered, settle
+from broker.core.decide import judge, offered
 from broker.core.grant import Ask, Decision, Denied, Granted, NeedsApproval
 from broker.core.identity import Agent, Attribute
 from broker.core.lifetime import format_duration
 from broker.core.policy import Policy, Role
+from broker.core.policy.compile_details import BUILT_IN
 from broker.core.policy.document import path_of
 from broker.core.policy.model import AudienceAllow, ScopeAllow
 from broker.core.rules import BlockIndex
+from broker.core.supposing import Supposed, delegate_of, suppose
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +48,19 @@ class Explanation:
         return text
 
 
-def explain(policy: Policy, blocks: BlockIndex, agent: Agent, ask: Ask, now: float) -> Explanation:
-    """Explain what :func:`broker.core.decide.decide` says to the same arguments, and why."""
+def explain(policy: Policy, blocks: BlockIndex, supposed: Supposed, now: float) -> Explanation:
+    """Explain what :func:`broker.core.supposing.suppose` says to the same arguments, and why."""
+    agent, ask = supposed.agent, supposed.ask
     mine = {role.name for role in policy.roles_of(agent)}
+    decision = suppose(policy, blocks, supposed, now)
+    notes = tuple(_notes(policy, supposed))
+    if supposed.delegated_by is not None:
+        delegate = delegate_of(policy, supposed)
+        chosen = None if delegate is None else delegate.role
+        handed = [_delegated(role, supposed, decision, mine=mine, chosen=chosen) for role in policy.roles.values()]
+        return Explanation(decision, notes, tuple(handed))
     roles = [_role(policy, role, blocks, agent, ask, now, member=role.name in mine) for role in policy.roles.values()]
-    verdicts = [role.verdict for role in roles if role.verdict is not None]
-    decision = NO_AUDIENCE if ask.audience is None else settle(ask, verdicts)
-    return Explanation(decision, tuple(_notes(policy, ask)), tuple(roles))
+    return Explanation(decision, notes, tuple(roles))
 
 
 def outcome(decision: Decision) -> str:
@@ -90,11 +98,16 @@ def recorded_request(members: Mapping[str, Any]) -> tuple[Agent, Ask]:
         scopes=None if scope is None else tuple(scope.split(" ")),
         task=members.get("task"),
         jkt=members.get("bound_key"),
+        details=tuple(members.get("details", ())) or None,
     )
     return Agent(agent, issuer, subject, attributes), ask
 
 
-def _notes(policy: Policy, ask: Ask) -> Iterator[str]:
+def _notes(policy: Policy, supposed: Supposed) -> Iterator[str]:
+    ask, role = supposed.ask, supposed.delegated_by
+    if role is not None:
+        yield f"in exchange for a token of role {role.name} with all that this role allows there"
+        yield from _terms_of_delegation(policy, supposed)
     audience = policy.audiences.get(ask.audience or "")
     if ask.audience is None:
         return
@@ -104,6 +117,37 @@ def _notes(policy: Policy, ask: Ask) -> Iterator[str]:
     for scope in ask.scopes or ():
         if scope not in audience.scopes:
             yield f"the policy does not know the scope {scope} at {ask.audience}"
+    for element in ask.details or ():
+        if element["type"] not in (*audience.details, BUILT_IN):
+            yield f"the policy does not know details of type {element['type']} at {ask.audience}"
+
+
+def _terms_of_delegation(policy: Policy, supposed: Supposed) -> Iterator[str]:
+    delegate = delegate_of(policy, supposed)
+    if delegate is None or supposed.delegated_by is None:
+        yield "that role may not delegate to this agent"
+        return
+    path = path_of(("roles", supposed.delegated_by.name, "may_delegate_to"))
+    what = (
+        "has what its own role allows" if delegate.own_grants else "has a part of that token which its own role allows"
+    )
+    shown = ", and is not shown as actor" if delegate.impersonation else ""
+    yield f"by {path} it acts in role {delegate.role}, {what}{shown}"
+
+
+def _delegated(
+    role: Role, supposed: Supposed, decision: Decision, *, mine: set[str], chosen: str | None
+) -> RoleExplanation:
+    """Explain a role to an exchange: only the first that the other role may delegate to has a say."""
+    if role.name != chosen:
+        return RoleExplanation(role.name, role.name in mine, tuple(_membership(role, supposed.agent)), None)
+    lines = (*_membership(role, supposed.agent), *_allowed(role, supposed.ask), *_way_out(role, decision))
+    return RoleExplanation(role.name, member=True, lines=lines, verdict=decision)
+
+
+def _way_out(role: Role, verdict: Decision) -> Iterator[str]:
+    if role.break_glass and isinstance(verdict, NeedsApproval):
+        yield "it may go ahead without approval by giving a reason (break_glass), which is reviewed afterwards"
 
 
 def _role(
@@ -112,7 +156,12 @@ def _role(
     if not member or ask.audience is None:
         return RoleExplanation(role.name, member, tuple(_membership(role, agent)), None)
     verdict = judge(policy, role, blocks, agent, ask, now)
-    lines = (*_membership(role, agent), *_allowed(role, ask), *_blocked(policy, role, blocks, agent, ask, now))
+    lines = (
+        *_membership(role, agent),
+        *_allowed(role, ask),
+        *_blocked(policy, role, blocks, agent, ask, now),
+        *_way_out(role, verdict),
+    )
     return RoleExplanation(role.name, member, lines, verdict)
 
 
@@ -141,6 +190,9 @@ def _allowed(role: Role, ask: Ask) -> Iterator[str]:
     for scope in scopes:
         line = allowed.scopes.get(scope)
         yield f"{scope}: is not allowed here" if line is None else f"{scope}: {_terms(line, ask)}"
+    for element in ask.details or ():
+        name = element["type"]
+        yield f"details of type {name}: " + ("allowed here" if name in allowed.details else "not allowed here")
 
 
 def _asked(allowed: AudienceAllow, ask: Ask) -> Sequence[str]:
@@ -154,8 +206,9 @@ def _terms(line: ScopeAllow, ask: Ask) -> str:
     if tier.proof_required:
         shown = "not shown" if ask.jkt is None else "shown"
         parts.append(f"with proof of possession ({shown})")
-    if tier.approval is not None:
-        parts.append(f"after approval by {tier.approval.quorum} of role {tier.approval.approvers}")
+    if line.asks is not None:
+        whose = "" if line.approval is None else ", which the line asks for"
+        parts.append(f"after approval by {line.asks.quorum} of role {line.asks.approvers}{whose}")
     return ", ".join(parts)
 
 

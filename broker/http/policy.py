@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from broker.core.audience import canonical_audience
+from broker.core.details import parse_details
 from broker.core.entry import Kind
 from broker.core.errors import BrokerError, Code, Malformed
 from broker.core.explain import Explanation, recorded_request
@@ -17,6 +19,7 @@ from broker.core.grant import Ask, Denied, Granted, NeedsApproval
 from broker.core.identity import REGISTERED, Agent, Attribute
 from broker.core.policy import BROKER
 from broker.core.scope import parse_scopes
+from broker.core.supposing import Supposed
 from broker.core.task import parse_task_id
 from broker.http.answer import answer
 from broker.http.bodies import read_json
@@ -30,6 +33,10 @@ from broker.right_sizing import DEFAULT_DAYS
 ANY_KEY: Final = "any key"
 """Stands for the key of an explained request that is made with a proof of possession."""
 
+_EXCHANGED: Final = (
+    "the request was to exchange a token, of which nothing is recorded; this is what the agent gets in its own name: "
+    "explain it with the role that delegates for the rest"
+)
 _OUTCOMES: Final = {Granted: "granted", Denied: "denied", NeedsApproval: "needs_approval"}
 
 
@@ -43,11 +50,17 @@ class AgentWish(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class AskWish(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What that agent would ask for. ``proof`` says that it proves possession of a key."""
+    """What that agent would ask for. ``proof`` says that it proves possession of a key.
+
+    ``delegated_by`` is the role whose token it would exchange; ``break_glass`` says that it gives a reason to go ahead.
+    """
 
     audience: str | None = None
     scopes: list[str] | None = None
     task: str | None = None
+    details: list[dict[str, Any]] | None = None
+    delegated_by: str | None = None
+    break_glass: bool = False
     proof: bool = False
 
 
@@ -91,19 +104,23 @@ async def advice(call: Call) -> web.Response:
 async def explain(call: Call) -> web.Response:
     """``POST /v1/policy/explain``: why the policy in force now grants or refuses a request, line by line."""
     body = await read_json(call, ExplanationBody)
-    recorded = None
+    recorded, exchanged = None, False
     if body.refusal is not None:
         if body.agent is not None or body.ask is not None:
             raise Malformed("give a refusal, or an agent and an ask, not both")
         record = await _refusal(call, body.refusal)
         agent, ask = recorded_request(record.members)
+        supposed = Supposed(agent=agent, ask=ask)
+        exchanged = record.members.get("exchange") is True
         recorded = {"seq": record.seq, "entry": msgspec.Raw(record.body)}
     elif body.agent is None or body.ask is None:
         raise Malformed("give a refusal, or an agent and an ask")
     else:
-        agent, ask = _agent(body.agent), _ask(call, body.ask)
+        supposed = _supposed(call, body.agent, body.ask)
     policy, blocks = call.services.policy_control.current(), call.services.revocations.blocks
-    explanation = explain_decision(policy, blocks, agent, ask, call.services.clock.now())
+    explanation = explain_decision(policy, blocks, supposed, call.services.clock.now())
+    if exchanged:
+        explanation = replace(explanation, notes=(_EXCHANGED, *explanation.notes))
     return answer({"policy": policy.digest, **_described(explanation), "refusal": recorded})
 
 
@@ -159,6 +176,15 @@ def _agent(wish: AgentWish) -> Agent:
     return Agent(wish.id, wish.issuer, wish.id if wish.subject is None else wish.subject, attributes)
 
 
+def _supposed(call: Call, agent: AgentWish, wish: AskWish) -> Supposed:
+    role = None
+    if wish.delegated_by is not None:
+        role = call.services.policy_control.current().roles.get(wish.delegated_by)
+        if role is None:
+            raise Malformed("delegated_by: is not a role of the policy")
+    return Supposed(agent=_agent(agent), ask=_ask(call, wish), delegated_by=role, break_glass=wish.break_glass)
+
+
 def _ask(call: Call, wish: AskWish) -> Ask:
     audience = wish.audience
     if audience is not None:
@@ -168,6 +194,7 @@ def _ask(call: Call, wish: AskWish) -> Ask:
         scopes=None if wish.scopes is None else parse_scopes(" ".join(wish.scopes)),
         task=None if wish.task is None else parse_task_id(wish.task),
         jkt=ANY_KEY if wish.proof else None,
+        details=None if wish.details is None else parse_details(msgspec.json.encode(wish.details).decode()),
     )
 
 

@@ -74,6 +74,8 @@ async def test_a_past_refusal_is_explained(app: BrokerApp) -> None:
         {"agent": {"id": "alpha"}, "ask": {"audience": "tickets"}},
         {"agent": {"id": "alpha"}, "ask": {"audience": TICKETS, "scopes": ["a b\n"]}},
         {"agent": {"id": "alpha"}, "ask": {"audience": TICKETS, "task": "/"}},
+        {"agent": {"id": "alpha"}, "ask": {"audience": TICKETS, "details": [{"kind": "x"}]}},
+        {"agent": {"id": "alpha"}, "ask": {"audience": TICKETS, "delegated_by": "nobody"}},
         {"agent": {"name": "alpha"}, "ask": {"audience": TICKETS}},
         {"agent": {"id": "alpha", "attributes": {"a": 1.5}}, "ask": {"audience": TICKETS}},
         {"agent": {"id": "alpha", "attributes": {"a": {"b": "c"}}}, "ask": {"audience": TICKETS}},

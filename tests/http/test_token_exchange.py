@@ -114,6 +114,20 @@ async def test_a_subject_token_must_be_ours_and_good(app: BrokerApp, change: str
     assert (reply.json["error"], reply.json["code"]) == ("invalid_request", "subject_token_invalid")
 
 
+async def test_a_refused_exchange_is_explained_for_what_it_was(app: BrokerApp) -> None:
+    """The ledger does not know what the token allowed that was to be exchanged, and the explanation says so."""
+    parent = await app.token("planner", TICKETS, BOTH)
+    refusal = (await exchange(app, "helper", parent)).json["refusal"]
+    operator = await app.operator("operator:read")
+    told = (await app.call("POST", "/v1/policy/explain", token=operator, json={"refusal": refusal})).json
+    assert "to exchange a token" in told["notes"][0]
+    asked = {"audience": TICKETS, "scopes": ["tickets:read"], "delegated_by": "planners"}
+    for agent, outcome in (("helper", "denied"), ("worker", "granted")):
+        body = {"agent": {"id": agent}, "ask": asked}
+        told = (await app.call("POST", "/v1/policy/explain", token=operator, json=body)).json
+        assert told["outcome"] == outcome, told
+
+
 async def test_a_revoked_token_cannot_be_exchanged(app: BrokerApp) -> None:
     """Once a rule covers the parent, nothing comes of it any more."""
     parent = await app.token("planner", TICKETS, BOTH)

@@ -17,6 +17,7 @@ from broker.core.identity import Agent
 from broker.core.lifetime import format_duration
 from broker.core.rules import Block, BlockIndex
 from broker.core.selector import parse_selector
+from broker.core.supposing import Supposed
 from tests.support.policies import BROKER_AUDIENCE, compiled
 
 AUDIENCES = {"https://a.example": ["a:1", "a:2", "a:3"], "https://b.example": ["b:1", "b:2"]}
@@ -239,7 +240,7 @@ def test_an_explanation_agrees_with_the_decision(
     """Whatever the policy, explain and decide come to the same, and the lines of members say who is one."""
     document, agent, ask = world
     policy, index = compiled(document), BlockIndex(in_force)
-    explanation = explain(policy, index, agent, ask, 0.0)
+    explanation = explain(policy, index, Supposed(agent=agent, ask=ask), 0.0)
     assert explanation.decision == decide(policy, index, agent, ask, 0.0)
     for role in explanation.roles:
         assert role.member == any(line.endswith(": matches") for line in role.lines)

@@ -106,6 +106,127 @@ def test_claims_of_a_case(tmp_path: Path) -> None:
     assert run(tmp_path, case(agent=bad, expect="denied", code="no_role"), policy)[0].passed
 
 
+WORKING = """
+cases:
+  - name: a line asks for two
+    agent: {id: planner}
+    ask: {audience: "https://tickets.internal", scopes: ["tickets:close", "tickets:read"]}
+    expect: needs_approval
+    role: planners
+    approvers: people
+    quorum: 2
+  - name: with a reason it goes ahead
+    agent: {id: planner}
+    ask: {audience: "https://tickets.internal", scopes: ["tickets:close"], break_glass: true}
+    expect: granted
+    role: planners
+  - name: others may not
+    agent: {id: helper}
+    ask: {audience: "https://tickets.internal", scopes: ["tickets:close"], break_glass: true, task: T-1}
+    expect: denied
+    code: break_glass_not_allowed
+  - name: a reason changes nothing where nobody is asked
+    agent: {id: planner}
+    ask: {audience: "https://tickets.internal", scopes: ["tickets:read"], break_glass: true}
+    expect: granted
+  - name: a helper needs a task
+    agent: {id: helper}
+    ask: {audience: "https://tickets.internal", scopes: ["tickets:read"]}
+    expect: denied
+    code: task_required
+  - name: but not for what it is handed
+    agent: {id: helper}
+    ask: {audience: "https://tickets.internal", delegated_by: planners, scopes: ["tickets:read"]}
+    expect: granted
+    role: helpers
+    ttl: 5m
+  - name: no more than the planner has
+    agent: {id: helper}
+    ask: {audience: "https://tickets.internal", delegated_by: planners, scopes: ["tickets:comment"]}
+    expect: denied
+    code: scope_not_allowed
+  - name: approval counts in exchanges, too
+    agent: {id: helper}
+    ask: {audience: "https://tickets.internal", delegated_by: planners, scopes: ["tickets:close"]}
+    expect: needs_approval
+    quorum: 1
+  - name: own grants
+    agent: {id: worker}
+    ask: {audience: "https://tickets.internal", delegated_by: planners, scopes: ["tickets:comment"]}
+    expect: granted
+  - name: not the other way round
+    agent: {id: planner}
+    ask: {audience: "https://tickets.internal", delegated_by: helpers, scopes: ["tickets:read"]}
+    expect: denied
+    code: delegation_not_allowed
+  - name: details that fit
+    agent: {id: planner}
+    ask: {audience: "https://tickets.internal", scopes: ["tickets:read"], details: [{type: ticket, ids: [T-1]}]}
+    expect: granted
+  - name: details that do not
+    agent: {id: planner}
+    ask: {audience: "https://tickets.internal", scopes: ["tickets:read"], details: [{type: ticket, ids: T-1}]}
+    expect: denied
+    code: details_invalid
+  - name: details of no type that the role has
+    agent: {id: planner}
+    ask: {audience: "https://tickets.internal", scopes: ["tickets:read"], details: [{type: agent_task}]}
+    expect: denied
+    code: details_not_allowed
+"""
+
+
+def working() -> Policy:
+    """Return a policy with approvals of lines, break-glass, delegation, explicit tasks and details."""
+    ask = {"approvers": "people", "quorum": 1, "expires": "5m"}
+    schema = {"type": "object", "properties": {"ids": {"type": "array"}}}
+    scopes = {name: {"tier": "read"} for name in ("tickets:read", "tickets:comment", "tickets:close")}
+    reading = {"audience": TICKETS, "scopes": ["tickets:read"], "details": ["ticket"], "max_ttl": "5m"}
+    closing = {"audience": TICKETS, "scopes": ["tickets:close"]}
+    return compiled(
+        {
+            "version": 1,
+            "tiers": {"read": {"max_ttl": "15m"}},
+            "audiences": {TICKETS: {"scopes": scopes, "details": {"ticket": {"schema": schema}}}},
+            "roles": {
+                "planners": {
+                    "members": [{"agent": "planner"}],
+                    "allow": [reading, {**closing, "approval": {**ask, "quorum": 2}}],
+                    "may_delegate_to": ["helpers", {"role": "workers", "own_grants": True}],
+                    "break_glass": True,
+                },
+                "helpers": {
+                    "members": [{"agent": "helper"}],
+                    "allow": [{**reading, "max_ttl": "15m"}, {**closing, "approval": ask}],
+                    "tasks": "explicit",
+                },
+                "workers": {
+                    "members": [{"agent": "worker"}],
+                    "allow": [{"audience": TICKETS, "scopes": ["tickets:comment"]}],
+                },
+                "people": {
+                    "members": [{"agent": "carol"}, {"agent": "dave"}],
+                    "allow": [{"audience": "broker", "scopes": ["approvals:decide"]}],
+                },
+            },
+        }
+    )
+
+
+def test_approvals_delegation_and_break_glass(tmp_path: Path) -> None:
+    """What a request would come to can be written down, whatever it needs and whoever hands it on."""
+    results = run(tmp_path, WORKING, working())
+    assert len(results) == 13
+    assert [(result.case.name, result.differences) for result in results if not result.passed] == []
+
+
+def test_what_is_expected_of_an_approval_is_compared(tmp_path: Path) -> None:
+    """Other people, or fewer of them, are a difference."""
+    text = "\n".join(WORKING.split("\n")[:9]).replace("quorum: 2", "quorum: 1")
+    (result,) = run(tmp_path, text.replace("approvers: people", "approvers: workers"), working())
+    assert result.differences[:2] == ("approvers: expected workers, got people", "quorum: expected 1, got 2")
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -129,6 +250,15 @@ def test_claims_of_a_case(tmp_path: Path) -> None:
         (case(ask="{audience: tickets}"), "cases[0].ask.audience: must be an absolute URI"),
         (case(ask="{scopes: []}"), "cases[0].ask.scopes: must not be empty"),
         (case(ask="{scopes: ['a b']}"), "cases[0].ask.scopes[0]: is not a scope"),
+        (case(ask="{delegated_by: nobody}"), "cases[0].ask.delegated_by: 'nobody' is not a role"),
+        (case(ask="{break_glass: please}"), "cases[0].ask.break_glass: must be true or false"),
+        (case(ask="{details: []}"), "cases[0].ask.details: must be a JSON array"),
+        (case(ask="{details: [{type: 1}]}"), "cases[0].ask.details: every element must be an object with a type"),
+        (case(ask="{details: ticket}"), "cases[0].ask.details: must be a JSON array"),
+        (case(quorum="1"), "cases[0].quorum: says nothing about a case that is granted"),
+        (case(expect="needs_approval", quorum="0"), "cases[0].quorum: must be a whole number from 1 to 10"),
+        (case(expect="needs_approval", approvers="x"), "cases[0].approvers: 'x' is not a role"),
+        (case(expect="needs_approval", ttl="1m"), "cases[0].ttl: says nothing about a case that is needs_approval"),
         (case(ask="{proof: maybe}"), "cases[0].ask.proof: must be true or false"),
         (case() + case().removeprefix("cases:\n"), "cases[1].name: is the name of more than one case"),
     ],

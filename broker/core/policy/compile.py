@@ -50,8 +50,8 @@ def _compile(root: Node, broker_audience: str, broker_issuer: str) -> Policy:
     if "version" in top and (top["version"].value != VERSION or isinstance(top["version"].value, bool)):
         top["version"].fail(f"must be {VERSION}")
     roles_value = top["roles"].value if "roles" in top else None
-    role_names = tuple(roles_value) if isinstance(roles_value, Mapping) else ()
-    tiers = compile_tiers(top.get("tiers"), role_names)
+    members = {name: _members(role) for name, role in roles_value.items()} if isinstance(roles_value, Mapping) else {}
+    tiers = compile_tiers(top.get("tiers"), members)
     issuers = compile_issuers(top["issuers"], broker_issuer) if "issuers" in top else {}
     audiences = _audiences(top.get("audiences"), tiers, issuers, broker_audience)
     secrets = compile_secrets(top["secrets"], tiers) if "secrets" in top else {}
@@ -59,7 +59,7 @@ def _compile(root: Node, broker_audience: str, broker_issuer: str) -> Policy:
         issuers=issuers,
         audiences=audiences,
         secrets=secrets,
-        roles=role_names,
+        roles=members,
         broker_audience=broker_audience,
         broker_issuer=broker_issuer,
     )
@@ -76,6 +76,14 @@ def _compile(root: Node, broker_audience: str, broker_issuer: str) -> Policy:
         membership=Membership((role.name, member) for role in roles.values() for member in role.members),
         on_narrowing=narrowing or KEEP,
     )
+
+
+def _members(role: object) -> int | None:
+    """Return how many members a role has, if each of its lines names one agent; what is wrong is told elsewhere."""
+    lines = role.get("members") if isinstance(role, Mapping) else None
+    if not isinstance(lines, list | tuple) or not all(isinstance(line, Mapping) and "agent" in line for line in lines):
+        return None
+    return len({str(line["agent"]) for line in lines})
 
 
 def _audiences(

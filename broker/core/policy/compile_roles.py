@@ -52,13 +52,14 @@ _encoder: Final = msgspec.json.Encoder(order="sorted")
 class Defined:
     """What roles may refer to. ``audiences`` are keyed by URI.
 
-    ``broker_audience`` is the URI of ``broker``, ``broker_issuer`` the broker itself.
+    ``roles`` says how many members each role has, if it names them all. ``broker_audience`` is the URI of ``broker``,
+    ``broker_issuer`` the broker itself.
     """
 
     issuers: Mapping[str, TrustedIssuer]
     audiences: Mapping[str, Audience]
     secrets: Mapping[str, SecretRef]
-    roles: Collection[str]
+    roles: Mapping[str, int | None]
     broker_audience: str
     broker_issuer: str
 
@@ -117,7 +118,7 @@ def _delegates(node: Node, roles: Collection[str]) -> dict[str, Delegate]:
     return delegates
 
 
-def _budget_approval(node: Node, roles: Collection[str]) -> BudgetApproval | None:
+def _budget_approval(node: Node, roles: Mapping[str, int | None]) -> BudgetApproval | None:
     approval = compile_approval(node, roles, "adds")
     adds = node.members("adds", required=("approvers", "quorum", "expires")).get("adds") if approval else None
     count = 1 if adds is None else adds.number(1, _MOST)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Final
 
 from broker.core.policy.document import Node
@@ -18,11 +18,11 @@ LONG_TTL: Final = 3600
 LONGEST_TTL: Final = 24 * 3600
 """Seconds that no grant may exceed, whatever the policy says."""
 
-_MOST_APPROVERS: Final = 10
+MOST_APPROVERS: Final = 10
 _OPTIONAL: Final = ("max_ttl", "allow_long", "proof_of_possession", "approval", "encrypted_delivery")
 
 
-def compile_tiers(node: Node | None, roles: Collection[str]) -> dict[str, Tier]:
+def compile_tiers(node: Node | None, roles: Mapping[str, int | None]) -> dict[str, Tier]:
     """Compile ``tiers``, and put the built-in tier ``operator`` above them unless the policy places it itself."""
     entries = [] if node is None else list(node.names("a tier"))
     tiers = {name: _tier(name, rank, entry, roles) for rank, (name, entry) in enumerate(entries)}
@@ -30,7 +30,7 @@ def compile_tiers(node: Node | None, roles: Collection[str]) -> dict[str, Tier]:
     return tiers
 
 
-def _tier(name: str, rank: int, node: Node, roles: Collection[str]) -> Tier:
+def _tier(name: str, rank: int, node: Node, roles: Mapping[str, int | None]) -> Tier:
     found = node.members(*_OPTIONAL)
     allow_long = "allow_long" in found and found["allow_long"].flag() is True
     return Tier(
@@ -55,12 +55,18 @@ def _max_ttl(node: Node, *, allow_long: bool) -> int:
     return seconds
 
 
-def compile_approval(node: Node, roles: Collection[str], *optional: str) -> Approval | None:
-    """Compile whose approval is needed; ``optional`` names further members, which the caller reads."""
+def compile_approval(node: Node, roles: Mapping[str, int | None], *optional: str) -> Approval | None:
+    """Compile whose approval is needed; ``optional`` names further members, which the caller reads.
+
+    ``roles`` says of each role how many members it has, if it names all of them.
+    """
     found = node.members(*optional, required=("approvers", "quorum", "expires"))
     approvers = found["approvers"].reference(roles, "a role") if "approvers" in found else None
-    quorum = found["quorum"].number(1, _MOST_APPROVERS) if "quorum" in found else None
+    quorum = found["quorum"].number(1, MOST_APPROVERS) if "quorum" in found else None
     expires = found["expires"].duration(LONGEST_TTL) if "expires" in found else None
+    most = None if approvers is None else roles[approvers]
+    if quorum is not None and most is not None and quorum > most:
+        found["quorum"].fail(f"the role {approvers} names fewer agents ({most}): nobody could ever approve this")
     if approvers is None or quorum is None or expires is None:
         return None
     return Approval(approvers=approvers, quorum=quorum, expires=expires)

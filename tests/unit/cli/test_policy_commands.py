@@ -105,6 +105,14 @@ def test_explaining_before_it_happens(shell: Shell, broker: BrokerThread) -> Non
     asked = ("--agent", "alpha", "--audience", TICKETS, "--scope", "tickets:comment")
     assert shell("policy", "explain", *asked, "--json").json["outcome"] == "denied"
     assert shell("policy", "explain", *asked, "--proof", "--json").json["outcome"] == "granted"
+    refund = ("--agent", "alpha", "--audience", "https://payments.internal", "--scope", "refunds:create", "--json")
+    assert shell("policy", "explain", *refund).json["outcome"] == "needs_approval"
+    assert shell("policy", "explain", *refund, "--break-glass").json["decision"]["code"] == "break_glass_not_allowed"
+    handed = shell("policy", "explain", *refund, "--delegated-by", "watchers").json
+    assert handed["decision"]["code"] == "delegation_not_allowed"
+    details = shell("policy", "explain", *refund, "--details", '[{"type": "agent_task"}]').json
+    assert details["decision"]["code"] == "details_not_allowed"
+    assert shell("policy", "explain", *refund, "--delegated-by", "nobody").code == 1
 
 
 def test_explaining_what_happened(shell: Shell, broker: BrokerThread) -> None:
@@ -145,7 +153,10 @@ def test_agents_of_a_platform(shell: Shell, broker: BrokerThread) -> None:
         ("--agent", "alpha", "--claim", "a:=1.5"),
         ("--agent", "alpha", "--claim", "a:=null"),
         ("--refusal", "ref_1", "--agent", "alpha"),
+        ("--agent", "alpha", "--details", "{"),
         ("--refusal", "ref_1", "--audience", "x"),
+        ("--refusal", "ref_1", "--delegated-by", "x"),
+        ("--refusal", "ref_1", "--break-glass"),
     ],
 )
 def test_questions_that_make_no_sense(shell: Shell, made: Path, arguments: tuple[str, ...]) -> None:

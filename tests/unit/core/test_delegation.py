@@ -84,7 +84,10 @@ DOCUMENT: dict[str, Any] = {
         "ghosts": role("ghost", at(TICKETS, "read"), may_delegate_to=["helpers"]),
         "elsewhere": role("exporter", at(EXPORTS, "export")),
         "gateways": role("gateway", at("broker", "actions:reserve")),
-        "finance": role("boss", at("broker", "approvals:decide")),
+        "finance": {
+            **role("boss", at("broker", "approvals:decide")),
+            "members": [{"agent": "boss"}, {"agent": "deputy"}],
+        },
     },
 }
 POLICY = compiled(DOCUMENT)

@@ -75,7 +75,11 @@ CASES: list[tuple[str, dict[str, Any], list[tuple[Part, Selector | None, bool]]]
     ),
     (
         "an approval of a line",
-        put(OLD, [*ROLE, "allow", 1, "approval"], {"approvers": "finance", "quorum": 2, "expires": "5m"}),
+        put(
+            put(OLD, ["roles", "finance", "members"], [{"agent": "boss"}, {"agent": "deputy"}]),
+            [*ROLE, "allow", 1, "approval"],
+            {"approvers": "finance", "quorum": 2, "expires": "5m"},
+        ),
         [(Part.APPROVAL, triage(audience=PAYMENTS, scope="refunds:create"), False)],
     ),
     (

@@ -11,6 +11,7 @@ ROLE: dict[str, list[dict[str, object]]] = {
     "members": [{"agent": "a"}],
     "allow": [{"audience": TICKETS, "scopes": ["tickets:read"]}],
 }
+OPEN: dict[str, object] = {**ROLE}
 ALLOW: list[str | int] = ["roles", "finance", "allow", 0]
 AT_ALLOW = "roles.finance.allow[0]"
 MEMBER: list[str | int] = ["roles", "finance", "members", 0]
@@ -19,6 +20,13 @@ KV2 = {"backend": "vault", "engine": "kv2", "path": "secret/orders", "tier": "re
 MAIL = {"backend": "aws-secrets-manager", "secret_id": "prod/mail", "tier": "read"}
 BUCKET = {"backend": "aws-sts", "role_arn": "arn:aws:iam::123456789012:role/agent", "tier": "read"}
 SCRATCH = {"backend": "local", "generate": 32, "tier": "read"}
+
+APPROVAL: dict[str, object] = {"approvers": "finance", "quorum": 1, "expires": "5m"}
+BUDGET: dict[str, object] = {**APPROVAL, "adds": 3}
+SCHEMA: dict[str, object] = {"type": "object"}
+DETAILS: list[str | int] = ["audiences", TICKETS, "details"]
+AT_DETAILS = f"audiences['{TICKETS}'].details"
+AT_SCHEMA = f"{AT_DETAILS}.ticket.schema"
 
 BAD: list[tuple[list[str | int], object, str, str]] = [
     # the document
@@ -49,7 +57,14 @@ BAD: list[tuple[list[str | int], object, str, str]] = [
         "'nobody' is not",
     ),
     (["tiers", "sensitive", "approval", "quorum"], 0, "tiers.sensitive.approval.quorum", "whole number from 1 to 10"),
+    (["tiers", "sensitive", "approval", "quorum"], 11, "tiers.sensitive.approval.quorum", "whole number from 1 to 10"),
+    (["tiers", "sensitive", "approval", "quorum"], "1", "tiers.sensitive.approval.quorum", "whole number from 1 to 10"),
+    (["tiers", "sensitive", "approval", "quorum"], 2, "tiers.sensitive.approval.quorum", "fewer agents (1)"),
     (["tiers", "sensitive", "approval"], {"approvers": "finance"}, "tiers.sensitive.approval", "quorum is missing"),
+    (["tiers", "sensitive", "approval", "expires"], "25h", "tiers.sensitive.approval.expires", "must be at most 24h"),
+    (["tiers", "sensitive", "approval", "expires"], 600, "tiers.sensitive.approval.expires", "must be a duration"),
+    (["tiers", "sensitive", "approval", "who"], "x", "tiers.sensitive.approval.who", "unknown key"),
+    (["tiers", "sensitive", "approval"], "finance", "tiers.sensitive.approval", "must be a mapping"),
     # audiences
     (["audiences", "tickets"], DOCUMENT["audiences"][TICKETS], "audiences.tickets", "must be an absolute URI"),
     (
@@ -69,6 +84,13 @@ BAD: list[tuple[list[str | int], object, str, str]] = [
         "'no' is not a tier",
     ),
     (["audiences", TICKETS, "scopes", "x"], {}, f"audiences['{TICKETS}'].scopes.x", "must not be empty"),
+    # authorization details
+    (DETAILS, {}, AT_DETAILS, "must not be empty"),
+    (DETAILS, ["ticket"], AT_DETAILS, "must be a mapping"),
+    (DETAILS, {"agent_task": {"schema": SCHEMA}}, f"{AT_DETAILS}.agent_task", "is built in"),
+    (DETAILS, {"x" * 129: {"schema": SCHEMA}}, f"{AT_DETAILS}.{'x' * 129}", "1 to 128 printable characters"),
+    (DETAILS, {"ticket": {}}, f"{AT_DETAILS}.ticket", "must not be empty"),
+    (DETAILS, {"ticket": {"schema": SCHEMA, "of": "x"}}, f"{AT_DETAILS}.ticket.of", "unknown key"),
     (["audiences", TICKETS, "served_by"], [], f"audiences['{TICKETS}'].served_by", "must not be empty"),
     (
         ["audiences", "broker"],
@@ -203,6 +225,84 @@ BAD: list[tuple[list[str | int], object, str, str]] = [
     (["roles", "r"], {**ROLE, "members": []}, "roles.r.members", "must not be empty"),
     (["roles", "r"], {**ROLE, "deny": []}, "roles.r.deny", "unknown key"),
     (["roles", "r"], {**ROLE, "may_delegate_to": ["x"]}, "roles.r.may_delegate_to[0]", "'x' is not a role"),
+    (["roles", "r"], {**ROLE, "may_delegate_to": []}, "roles.r.may_delegate_to", "must not be empty"),
+    (["roles", "r"], {**ROLE, "may_delegate_to": "finance"}, "roles.r.may_delegate_to", "must be a list"),
+    (["roles", "r"], {**ROLE, "may_delegate_to": [5]}, "roles.r.may_delegate_to[0]", "must be a mapping"),
+    (
+        ["roles", "r"],
+        {**ROLE, "may_delegate_to": ["finance", {"role": "finance"}]},
+        "roles.r.may_delegate_to[1]",
+        "twice",
+    ),
+    (
+        ["roles", "r"],
+        {**ROLE, "may_delegate_to": [{"own_grants": True}]},
+        "roles.r.may_delegate_to[0]",
+        "role is missing",
+    ),
+    (["roles", "r"], {**ROLE, "may_delegate_to": [{"role": "x"}]}, "roles.r.may_delegate_to[0].role", "is not a role"),
+    (
+        ["roles", "r"],
+        {**ROLE, "may_delegate_to": [{"role": "finance", "own_grants": 1}]},
+        "roles.r.may_delegate_to[0].own_grants",
+        "must be true or false",
+    ),
+    (
+        ["roles", "r"],
+        {**ROLE, "may_delegate_to": [{"role": "finance", "impersonation": "yes"}]},
+        "roles.r.may_delegate_to[0].impersonation",
+        "must be true or false",
+    ),
+    (
+        ["roles", "r"],
+        {**ROLE, "may_delegate_to": [{"role": "finance", "depth": 2}]},
+        "roles.r.may_delegate_to[0].depth",
+        "unknown key",
+    ),
+    (["roles", "r"], {**ROLE, "tasks": "always"}, "roles.r.tasks", "must be one of: implicit, explicit"),
+    (["roles", "r"], {**ROLE, "tasks": True}, "roles.r.tasks", "must be one of: implicit, explicit"),
+    (["roles", "r"], {**ROLE, "break_glass": "yes"}, "roles.r.break_glass", "must be true or false"),
+    (["roles", "r"], {**OPEN, "budget_approval": {"adds": 1}}, "roles.r.budget_approval", "approvers is missing"),
+    (
+        ["roles", "r"],
+        {**OPEN, "budget_approval": {**BUDGET, "adds": 0}},
+        "roles.r.budget_approval.adds",
+        "whole number",
+    ),
+    (
+        ["roles", "r"],
+        {**OPEN, "budget_approval": {**BUDGET, "quorum": 2}},
+        "roles.r.budget_approval.quorum",
+        "fewer agents (1)",
+    ),
+    (
+        ["roles", "r"],
+        {**OPEN, "budget_approval": {**BUDGET, "approvers": "x"}},
+        "roles.r.budget_approval.approvers",
+        "'x' is not a role",
+    ),
+    (
+        ["roles", "r"],
+        {**ROLE, "limits": {"delegation_depth": 0}},
+        "roles.r.limits.delegation_depth",
+        "whole number from 1 to 16",
+    ),
+    (["roles", "r"], {**ROLE, "limits": {"delegation_depth": 17}}, "roles.r.limits.delegation_depth", "from 1 to 16"),
+    (["roles", "r"], {**ROLE, "limits": {"idle_timeout": "9s"}}, "roles.r.limits.idle_timeout", "must be at least 10s"),
+    (["roles", "r"], {**ROLE, "limits": {"idle_timeout": "25h"}}, "roles.r.limits.idle_timeout", "must be at most 24h"),
+    (["roles", "r"], {**ROLE, "limits": {"idle_timeout": 60}}, "roles.r.limits.idle_timeout", "must be a duration"),
+    (["roles", "r"], {**ROLE, "limits": {"task_ttl": 60}}, "roles.r.limits.task_ttl", "must be a duration"),
+    (["roles", "r"], {**ROLE, "limits": {"tokens_per_task": 0}}, "roles.r.limits.tokens_per_task", "whole number"),
+    (["roles", "r"], {**ROLE, "limits": {"tasks_per_minute": True}}, "roles.r.limits.tasks_per_minute", "whole number"),
+    (["roles", "r"], {**ROLE, "limits": {"actions": {}}}, "roles.r.limits.actions", "must not be empty"),
+    (["roles", "r"], {**ROLE, "limits": {"actions": ["a"]}}, "roles.r.limits.actions", "must be a mapping"),
+    (["roles", "r"], {**ROLE, "limits": {"actions": {"a": 0}}}, "roles.r.limits.actions.a", "whole number"),
+    (
+        ["roles", "r"],
+        {**ROLE, "limits": {"actions": {"a b": 1}}},
+        "roles.r.limits.actions['a b']",
+        "an action is named",
+    ),
     (["roles", "r"], {**ROLE, "limits": {}}, "roles.r.limits", "must not be empty"),
     (["roles", "r"], {**ROLE, "limits": {"live_leases": 0}}, "roles.r.limits.live_leases", "must be a whole number"),
     (
@@ -241,6 +341,19 @@ BAD: list[tuple[list[str | int], object, str, str]] = [
         f"{AT_ALLOW}.approval.approvers",
         "'nobody' is not",
     ),
+    ([*ALLOW, "details"], ["x"], f"{AT_ALLOW}.details[0]", "'x' is not"),
+    ([*ALLOW, "details"], [], f"{AT_ALLOW}.details", "must not be empty"),
+    ([*ALLOW, "details"], "agent_task", f"{AT_ALLOW}.details", "must be a list"),
+    ([*ALLOW, "approval"], {"approvers": "finance", "quorum": 1}, f"{AT_ALLOW}.approval", "expires is missing"),
+    ([*ALLOW, "approval"], {**APPROVAL, "quorum": 2}, f"{AT_ALLOW}.approval.quorum", "finance names fewer"),
+    ([*ALLOW, "approval"], {**APPROVAL, "adds": 1}, f"{AT_ALLOW}.approval.adds", "unknown key"),
+    (
+        ALLOW,
+        {"secret": "orders-db", "approval": {**APPROVAL, "quorum": 2}},
+        f"{AT_ALLOW}.approval.quorum",
+        "fewer agents (1)",
+    ),
+    (["on_narrowing"], "ask", "on_narrowing", "must be one of: keep, revoke"),
     (["roles", "finance", "allow"], [{"secret": "orders-db"}] * 2, "roles.finance.allow[1].secret", "allowed by"),
     # identity tokens
     (ALLOW, {"identity_token": "vault", "secret": "orders-db"}, AT_ALLOW, "either an audience"),
@@ -359,6 +472,43 @@ BAD: list[tuple[list[str | int], object, str, str]] = [
         "project_path is a name that can change hands",
     ),
 ]
+
+
+BAD_SCHEMAS: list[tuple[object, str, str]] = [
+    ([], AT_SCHEMA, "as a mapping that is not empty"),
+    ("object", AT_SCHEMA, "must be a JSON Schema"),
+    ({"type": "objekt"}, AT_SCHEMA, "is not a JSON Schema"),
+    ({"title": "x" * 17_000}, AT_SCHEMA, "at most 16384 characters"),
+    ({"$ref": "https://x.example/schema"}, f"{AT_SCHEMA}['$ref']", "its own parts only"),
+    ({"$schema": "http://json-schema.org/draft-04/schema#"}, f"{AT_SCHEMA}['$schema']", "its own parts"),
+    ({"allOf": [{"$dynamicRef": "x"}]}, f"{AT_SCHEMA}.allOf[0]['$dynamicRef']", "its own parts only"),
+    ({"pattern": "T-[0-9]+"}, f"{AT_SCHEMA}.pattern", "must start with ^ and end with $"),
+    ({"pattern": "^(a+)+$"}, f"{AT_SCHEMA}.pattern", "not repeated"),
+    ({"patternProperties": {"^x$": {}}}, f"{AT_SCHEMA}.patternProperties", "is not supported"),
+    ({"x-ceiling": True, "type": "integer"}, f"{AT_SCHEMA}.x-ceiling", "at a property"),
+    ({"properties": {"a": {"x-ceiling": True}}}, f"{AT_SCHEMA}.properties.a.x-ceiling", "type: integer"),
+    (
+        {"properties": {"a": {"x-ceiling": "yes", "type": "integer"}}},
+        f"{AT_SCHEMA}.properties.a.x-ceiling",
+        "may only be true",
+    ),
+    (
+        {"properties": {"a": {"x-ceiling": True, "type": ["integer", "null"]}}},
+        f"{AT_SCHEMA}.properties.a.x-ceiling",
+        "type: integer",
+    ),
+    (
+        {"properties": {"a": {"type": "array", "items": {"x-ceiling": True, "type": "integer"}}}},
+        f"{AT_SCHEMA}.properties.a.items.x-ceiling",
+        "in nothing but properties",
+    ),
+    (
+        {"allOf": [{"properties": {"a": {"x-ceiling": True, "type": "integer"}}}]},
+        f"{AT_SCHEMA}.allOf[0].properties.a.x-ceiling",
+        "in nothing but properties",
+    ),
+]
+BAD += [(DETAILS, {"ticket": {"schema": schema}}, path, reason) for schema, path, reason in BAD_SCHEMAS]
 
 
 @pytest.mark.parametrize(("keys", "value", "path", "reason"), BAD)
