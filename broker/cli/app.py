@@ -12,7 +12,24 @@ import typer.main
 from typer.exceptions import Abort, TyperException
 
 import broker
-from broker.cli import agent, approvals, blocks, demo, init, keys, ledger, policy, revoke, secret, serve, task, token
+from broker.cli import (
+    agent,
+    approvals,
+    blocks,
+    demo,
+    init,
+    keys,
+    lease,
+    leases,
+    ledger,
+    policy,
+    revoke,
+    run_with_leases,
+    secret,
+    serve,
+    task,
+    token,
+)
 from broker.cli.outcome import ExitCode, Failure, failure_of, package_missing
 from broker.cli.output import show, show_failure
 from broker.core.errors import BrokerError
@@ -32,9 +49,12 @@ app.command("serve")(serve.command)
 app.add_typer(agent.app, name="agent")
 app.command("token")(token.command)
 app.add_typer(task.app, name="task")
+app.add_typer(lease.app, name="lease")
+app.command("exec", context_settings={"allow_interspersed_args": False})(run_with_leases.command)
 app.add_typer(approvals.app, name="approvals")
 app.command("revoke")(revoke.command)
 app.add_typer(blocks.app, name="blocks")
+app.add_typer(leases.app, name="leases")
 app.add_typer(policy.app, name="policy")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(keys.app, name="keys")
@@ -69,7 +89,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last net: a traceback could hold anything
         failure = _told(error)
         # Looked for here, since arguments that cannot be parsed are told as JSON as well.
-        show_failure(failure, as_json="--json" in arguments)
+        show_failure(failure, as_json="--json" in _own(arguments))
         return failure.exit_code
 
 
@@ -87,6 +107,11 @@ def _run(arguments: list[str]) -> int:
     finally:
         sys.stdout.flush()
     return ExitCode.OK
+
+
+def _own(arguments: Sequence[str]) -> Sequence[str]:
+    """Return the arguments that are for us: what follows ``--`` is another program's."""
+    return arguments[: arguments.index("--")] if "--" in arguments else arguments
 
 
 def _told(error: BaseException) -> Failure:

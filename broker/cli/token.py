@@ -10,17 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TypedDict
 
 import typer
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-from broker.cli.keyfile import create_private_key, load_private_key
+from broker.cli.agent_options import Agent, AgentKey, AgentName, Dpop, DpopKeyFile, Wait, agent_of
 from broker.cli.options import ConfigFile, IssuerUrl, Json, Port, issuer_of
-from broker.cli.outcome import ExitCode, Failure, unusable
+from broker.cli.outcome import unusable
 from broker.cli.output import show, show_secret
-from broker.cli.session import PATIENCE, is_sign_in_failure, tell_pending, unreachable
-from broker.client import Client, DpopKey, KeyIdentity, Token, TokenPending, TokenRefused, TokenUnavailable
+from broker.client import Token
 from broker.client.answers import ACCESS_TOKEN_TYPE
-from broker.core.errors import Code, Malformed
-from broker.outbound import Outbound
 
 MAX_TOKEN: Final = 16 * 1024
 _TOKEN: Final = re.compile(r"[!-~]+")
@@ -40,8 +36,8 @@ class _Wish(TypedDict):
 
 def command(
     *,
-    agent: Annotated[str, typer.Option("--agent", metavar="NAME", help="The registered agent.")],
-    key: Annotated[Path, typer.Option("--key", metavar="FILE", help="The agent's private key (PEM).")],
+    agent: AgentName,
+    key: AgentKey,
     audience: Annotated[
         str, typer.Option("--audience", metavar="URL", help="The resource that the token is for; broker for the API.")
     ],
@@ -67,14 +63,9 @@ def command(
         str | None,
         typer.Option("--auth-req-id", metavar="ID", help="Go on with this request, which people were asked about."),
     ] = None,
-    wait: Annotated[
-        float, typer.Option("--wait", metavar="SECONDS", help="How long to wait for a person's approval.", min=0)
-    ] = 600,
-    dpop: Annotated[bool, typer.Option("--dpop", help="Bind the token to a key: --dpop-key, else --key.")] = False,
-    dpop_key: Annotated[
-        Path | None,
-        typer.Option("--dpop-key", metavar="FILE", help="The key to bind to (PEM, P-256); made if it is not there."),
-    ] = None,
+    wait: Wait = 600,
+    dpop: Dpop = False,
+    dpop_key: DpopKeyFile = None,
     issuer_url: IssuerUrl = None,
     config: ConfigFile = None,
     port: Port = None,
@@ -82,13 +73,9 @@ def command(
 ) -> None:
     """Get a token as an agent, and print it; with --json the whole answer."""
     issuer = issuer_of(issuer_url, config, port)
-    identity = KeyIdentity(agent, load_private_key(key))
-    bound_to = _dpop_key(dpop_key, key) if dpop or dpop_key is not None else False
+    who = agent_of(issuer, agent, key, wait, dpop=dpop, dpop_key=dpop_key)
     audience = f"{issuer}/v1" if audience == "broker" else audience
     subject = None if exchange is None else _subject(exchange)
-    client = Client(
-        issuer, identity=identity, dpop=bound_to, patience=PATIENCE, approval_seconds=wait, on_pending=tell_pending
-    )
     wish = _Wish(
         audience=audience,
         scopes=scope or [],
@@ -98,28 +85,18 @@ def command(
         break_glass=break_glass,
         auth_req_id=auth_req_id,
     )
-    token = asyncio.run(_obtain(client, wish, subject))
+    token = asyncio.run(_obtain(who, wish, subject))
     if as_json:
         show(_answer(token), as_json=True)
     else:
         show_secret(token.access_token)
 
 
-async def _obtain(client: Client, wish: _Wish, subject: str | None) -> Token:
-    async with client, Outbound() as http:
-        try:
-            if subject is None:
-                return await client.token(**wish)
-            return await client.exchange(subject, **wish)
-        except TokenRefused as refused:
-            failed = is_sign_in_failure(refused)
-            exit_code = ExitCode.NOT_AUTHORISED if failed else ExitCode.REFUSED
-            raise Failure(exit_code, refused.code.value, refused.description, refusal=refused.refusal) from refused
-        except TokenPending as pending:
-            code, text = Code.AUTHORIZATION_PENDING.value, pending.public
-            raise Failure(ExitCode.PENDING, code, text, auth_req_id=pending.auth_req_id) from pending
-        except TokenUnavailable as error:
-            raise await unreachable(client.issuer, http, error) from error
+async def _obtain(who: Agent, wish: _Wish, subject: str | None) -> Token:
+    async with who.client() as client:
+        if subject is None:
+            return await client.token(**wish)
+        return await client.exchange(subject, **wish)
 
 
 def _subject(path: Path) -> str:
@@ -147,21 +124,6 @@ def _details(text: str) -> list[dict[str, Any]]:
     if not isinstance(elements, list) or not all(isinstance(element, dict) for element in elements):
         raise unusable("--details: must be a JSON array of objects")
     return elements
-
-
-def _dpop_key(path: Path | None, own: Path) -> DpopKey:
-    if path is None:
-        key = load_private_key(own)
-    else:
-        key = load_private_key(path) if path.exists() else create_private_key(path)
-    try:
-        if isinstance(key, EllipticCurvePrivateKey):
-            return DpopKey(key)
-    except Malformed:
-        pass
-    raise unusable(
-        f"{path or own}: a token can be bound to an EC P-256 key only; name one with --dpop-key", "key_unusable"
-    )
 
 
 def _answer(token: Token) -> dict[str, Any]:

@@ -136,6 +136,10 @@ class LeasedSecret:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give it back. If that fails, the block's own outcome stands: the lease ends by itself."""
+        await self.end()
+
+    async def end(self) -> None:
+        """Stop renewing it and give it back; that this fails is only told, since it ends by itself."""
         if self._renewing is not None:
             self._renewing.cancel()
             self._renewing = None

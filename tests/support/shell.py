@@ -27,6 +27,11 @@ class Done:
         """What it printed, as JSON."""
         return json.loads(self.out)
 
+    @property
+    def json_error(self) -> Any:  # noqa: ANN401 - JSON
+        """How it failed, as JSON; notes stand before it."""
+        return json.loads(self.err.splitlines()[-1])
+
 
 class Shell:
     """Runs commands, and keeps what they print."""

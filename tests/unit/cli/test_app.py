@@ -31,6 +31,11 @@ ONLINE = (
     ("blocks", "lift", "blk_1"),
     ("keys", "list"),
     ("keys", "rotate"),
+    ("leases", "list"),
+    ("leases", "show", "lease_1"),
+    ("leases", "retry", "lease_1"),
+    ("leases", "abandon", "lease_1", "--reason", "x"),
+    ("leases", "confirm", "--reason", "x"),
     ("ledger", "tail"),
     ("ledger", "show", "0"),
     ("policy", "explain", "--agent", "a"),
@@ -93,7 +98,7 @@ def test_every_command_has_json_and_help() -> None:
                 yield from commands(inner, f"{name} {child}")
 
     found = dict(commands(typer.main.get_command(cli.app), "broker"))
-    assert len(found) == 36
+    assert len(found) == 46
     for name, command in found.items():
         parameters = command.params  # type: ignore[attr-defined]
         assert any("--json" in parameter.opts for parameter in parameters), name
