@@ -102,6 +102,17 @@ async def serving(proxy: Proxy, port: int) -> AsyncIterator[None]:
         await runner.cleanup()
 
 
+@asynccontextmanager
+async def stopped_at_the_end(broker: RunningBroker) -> AsyncIterator[None]:
+    """Leave no process behind, whatever happens."""
+    try:
+        yield
+    except BaseException:
+        broker.kill()
+        raise
+    assert broker.stop() == 0
+
+
 @pytest.fixture(scope="module")
 def servers() -> Iterator[tuple[OpenBao, Postgres]]:
     """Start OpenBao, and the database whose credentials it leases."""
@@ -183,7 +194,7 @@ async def test_no_lease_is_left_that_nobody_knows(
     assert isinstance(loaded, EllipticCurvePrivateKey)
     proxy = Proxy(bao.url, broker)
     before = set(bao.leases("database/creds/orders-ro"))
-    async with serving(proxy, port), aiohttp.ClientSession() as session:
+    async with stopped_at_the_end(broker), serving(proxy, port), aiohttp.ClientSession() as session:
         for _ in range(KILLS):
             proxy.struck.clear()
             proxy.strike = moment
@@ -193,6 +204,5 @@ async def test_no_lease_is_left_that_nobody_knows(
             await asyncio.to_thread(broker.start)
             await _settled(broker.ledger)
             await _same(bao, broker.ledger, before)
-    assert broker.stop() == 0
     broker.command("ledger", "verify", "--file", str(broker.ledger))
     assert len(_rows(broker.ledger)) >= KILLS
