@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Final
 
-from broker.backends.vault_engines import KV2, LEASE, VaultSecret, certificate, leased, secret_of, static
+from broker.backends.vault_engines import KV2, LEASE, VaultSecret, certificate, leased, prefix_of, secret_of, static
 from broker.backends.vault_failures import needs, reason, refused, unavailable
 from broker.backends.vault_http import Answer, Ask, VaultHttp
 from broker.backends.vault_server import VaultServer
@@ -151,17 +151,25 @@ class VaultBackend:
         await self._tokens.revoke(task_accessor)
 
     async def revoke_prefix(self, prefix: str, *, namespace: str | None = None) -> None:
-        """End every lease below a path, such as ``database/creds/orders-ro``, whoever took it.
+        """End every lease below a path, such as ``database/creds/orders-ro`` or ``database``, whoever took it.
 
-        Raises ``BackendFailed``; some may have been ended then.
+        Vault is told to do it in any case, and then asked to say when it has. Raises ``BackendFailed``:
+        ``BACKEND_UNAVAILABLE`` if that takes longer than a request may. Vault goes on then, and asking again tells.
         """
-        path = f"sys/leases/revoke-prefix/{secret_of({'path': prefix.strip('/')}, None).path}"
-        ask = Ask("POST", path, namespace or self._namespace, body={"sync": True})
-        answer = await self._session.send(ask)
-        if answer.status == _FORBIDDEN:
-            raise refused(f"{self._name} refused: {needs('POST', path, sudo=True)}")
-        if not answer.ok:
-            raise self._http.refusal(ask, answer)
+        path = f"sys/leases/revoke-prefix/{prefix_of(prefix)}"
+        for sync in (False, True):
+            ask = Ask("POST", path, namespace or self._namespace, body={"sync": sync})
+            try:
+                answer = await self._session.send(ask)
+            except BackendFailed as error:
+                if sync and error.uncertain:
+                    text = f"{self._name} goes on to revoke what is below {prefix}: ask again to hear that it is done"
+                    raise unavailable(text, uncertain=True) from error
+                raise
+            if answer.status == _FORBIDDEN:
+                raise refused(f"{self._name} refused: {needs('POST', path, sudo=True)}")
+            if not answer.ok:
+                raise self._http.refusal(ask, answer)
 
     # --- taking -----------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ KV2: Final = "kv2"
 PKI: Final = "pki"
 
 _PATH: Final = re.compile(r"[A-Za-z0-9._~@:+-]+(?:/[A-Za-z0-9._~@:+-]+)+")
+_PREFIX: Final = re.compile(r"[A-Za-z0-9._~@:+-]+(?:/[A-Za-z0-9._~@:+-]+)*")
 _ISSUES: Final = re.compile(r"(?P<mount>.+?)(?:/issuer/[^/]+)?/(?:issue|sign)/[^/]+")
 
 
@@ -57,8 +58,8 @@ def secret_of(settings: Mapping[str, object], namespace: str | None) -> VaultSec
     """
     known: dict[str, Any] = dict(settings)
     engine, path = known.get("engine", LEASE), known["path"]
-    if _PATH.fullmatch(path) is None or not {".", ".."}.isdisjoint(path.split("/")):
-        raise refused("the secret's path is not one of Vault's: no empty parts, no dots alone")
+    if _PATH.fullmatch(path) is None or _climbs(path):
+        raise refused("the secret's path is not one of Vault's: at least two parts, none empty, and no dots alone")
     mount = ""
     if engine == KV2:
         mount = path.partition("/")[0]
@@ -76,6 +77,18 @@ def secret_of(settings: Mapping[str, object], namespace: str | None) -> VaultSec
         version=known.get("version"),
         key=known.get("key"),
     )
+
+
+def prefix_of(path: str) -> str:
+    """Return a path below which leases are to be revoked. Raises ``BackendFailed`` if it is none."""
+    prefix = path.strip("/")
+    if _PREFIX.fullmatch(prefix) is None or _climbs(prefix):
+        raise refused("the prefix is not a path of Vault's: no part may be empty, and no dots alone")
+    return prefix
+
+
+def _climbs(path: str) -> bool:
+    return not {".", ".."}.isdisjoint(path.split("/"))
 
 
 @dataclass(frozen=True, slots=True)

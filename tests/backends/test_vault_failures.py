@@ -218,6 +218,42 @@ async def test_a_revocation_that_fails_says_why_without_telling(backend: VaultBa
     assert (await backend.revoke(lease.handle)).revoked
 
 
+# --- what the operator has not allowed -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lacking", "named"),
+    [
+        ("auth/token/create-orphan", "auth/token/create-orphan"),
+        ("auth/token/create", "auth/token/create"),
+        ("database/creds/*", "database/creds/orders-ro"),
+        ("sys/leases/revoke", "sys/leases/revoke"),
+        ("auth/token/revoke-accessor", "auth/token/revoke-accessor"),
+    ],
+)
+async def test_each_rule_of_the_broker_s_policy_is_needed_and_missed_by_its_name(
+    bao: OpenBao, tmp_path: Path, lacking: str, named: str
+) -> None:
+    """The documented policy holds nothing to spare, and whoever forgets a part of it reads which."""
+    rules = [line for line in BROKER_POLICY.splitlines() if f'"{lacking}"' not in line]
+    assert len(rules) == len(BROKER_POLICY.splitlines()) - 1
+    bao.write_policy("lacking", "\n".join(rules))
+    async with backend_on(bao.url, token_file(tmp_path, bao.token("lacking"))) as backend:
+        with pytest.raises(BackendFailed) as failure:
+            await whole_life(backend)
+    assert failure.value.code is REFUSED
+    assert f'path "{named}" {{ capabilities = [' in failure.value.public
+
+
+async def whole_life(backend: VaultBackend) -> None:
+    """Take a lease, end it, and end what was prepared for it."""
+    wanted = order(LEASE)
+    handle = await backend.prepare(wanted)
+    lease = await backend.take(wanted, handle)
+    await backend.revoke(lease.handle)
+    await backend.revoke(handle)
+
+
 # --- connections ----------------------------------------------------------------------------------------------------
 
 

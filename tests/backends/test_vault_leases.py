@@ -296,6 +296,34 @@ async def test_a_prefix_is_revoked_by_who_may(bao: OpenBao, postgres: Postgres, 
     assert not works(postgres, lease)
 
 
+async def test_what_is_below_a_prefix_ends_though_it_takes_longer_than_a_request_may(
+    bao: OpenBao, postgres: Postgres, tmp_path: Path
+) -> None:
+    """Vault goes on by itself, and the caller is not told that it is done before it is."""
+    slow = ["SELECT pg_sleep(0.3)", 'DROP ROLE "{{name}}"']
+    bao.with_role("slow", revocation_statements=slow)
+    bao.write_policy("incidents", 'path "sys/leases/revoke-prefix/*" { capabilities = ["update", "sudo"] }')
+    sign_in = token_file(tmp_path, bao.token("broker", "incidents"))
+    async with backend_on(bao.url, sign_in, timeout_seconds=1.0) as backend:
+        leases = [await taken(backend, order({"path": "database/creds/slow"})) for _ in range(8)]
+        with pytest.raises(BackendFailed) as failure:
+            await backend.revoke_prefix("database/creds/slow")
+        assert (failure.value.code, failure.value.uncertain) == (Code.BACKEND_UNAVAILABLE, True)
+        assert "ask again" in failure.value.public
+        assert all([await dies(postgres, lease) for lease in leases])
+        while bao.leases("database/creds/slow"):  # noqa: ASYNC110 - OpenBao tells nobody
+            await asyncio.sleep(0.05)
+        await backend.revoke_prefix("database/creds/slow")
+
+
+@pytest.mark.parametrize("prefix", ["", "/", "database/../auth", "database//creds", "database/creds?x=1", "a/#"])
+async def test_a_prefix_that_is_no_path_is_refused(backend: VaultBackend, prefix: str) -> None:
+    """Nothing of the kind reaches Vault, where it might mean more than was meant."""
+    with pytest.raises(BackendFailed) as failure:
+        await backend.revoke_prefix(prefix)
+    assert failure.value.code is Code.BACKEND_REFUSED
+
+
 # --- what cannot be ended -------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import ssl
 import subprocess
@@ -45,6 +46,7 @@ path "pki/revoke"                 { capabilities = ["update"] }
 """What the broker needs in Vault, and no more."""
 
 CREATION = """CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"""
+REVOCATION = """DROP ROLE IF EXISTS "{{name}}\""""  # OpenBao's own statements fail now and then when many run at once
 RENEWAL = """ALTER ROLE "{{name}}" VALID UNTIL '{{expiration}}'"""
 
 
@@ -91,6 +93,7 @@ class OpenBao:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -274,6 +277,7 @@ class OpenBao:
             "db_name": "orders",
             "creation_statements": [CREATION],
             "renew_statements": [RENEWAL],
+            "revocation_statements": [REVOCATION],
             "default_ttl": "1h",
             "max_ttl": "24h",
             **more,
