@@ -30,7 +30,7 @@ from broker.core.token_check import TokenCheck
 from broker.http.surface import Services, Site
 from broker.ids import RandomIds
 from broker.introspection import Introspection
-from broker.issuance import Applicants, Intake, Issuance
+from broker.issuance import Applicants, IdentityTokens, Intake, Issuance
 from broker.key_rotation import KeyRotation
 from broker.lease_backends import GatedBackends
 from broker.lease_wiring import JweEnvelope, open_backends
@@ -238,6 +238,7 @@ def _services(ground: _Ground, site: Site) -> Services:
     intake = _intake(ground, applicants)
     return Services(
         issuance=_issuance(ground, applicants, intake),
+        identities=_identities(ground, applicants, intake),
         admission=Admission(
             audience=config.api_audience,
             check=check,
@@ -323,6 +324,21 @@ def _issuance(ground: _Ground, applicants: Applicants, intake: Intake) -> Issuan
         signer=AccessTokenSigner(ground.ring, ground.clock, issuer=ground.issuer),
         ledger=ground.ledger,
         records=ground.ledger,
+        clock=ground.clock,
+        ids=ground.ids,
+        meter=ground.metrics,
+    )
+
+
+def _identities(ground: _Ground, applicants: Applicants, intake: Intake) -> IdentityTokens:
+    return IdentityTokens(
+        issuer=ground.issuer,
+        applicants=applicants,
+        intake=intake,
+        policy=ground.policy_control.current,
+        revocations=ground.revocations,
+        signer=ground.identities,
+        ledger=ground.ledger,
         clock=ground.clock,
         ids=ground.ids,
         meter=ground.metrics,

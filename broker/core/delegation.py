@@ -69,7 +69,7 @@ def judge_exchange(
     descent = lineage(parent.claims, actor, impersonates=delegate is not None and delegate.impersonation)
     if isinstance(permitted, Denied):
         return Exchange(decision=permitted, lineage=descent)
-    offer = _limits(policy, parent.claims, descent, ask, now) or _offer(policy, parent.claims, delegate, ask)
+    offer = obstacle(policy, parent.claims, descent, ask, now) or _offer(policy, parent.claims, delegate, ask)
     if isinstance(offer, Denied):
         return Exchange(decision=offer, lineage=descent)
     granted = replace(offer.granted, ttl=min(offer.granted.ttl, int(parent.claims.exp - now)))
@@ -134,7 +134,7 @@ def _kept(parent: AccessClaims, descent: Lineage) -> frozenset[Fact]:
     return frozenset([*agents, *(("task", task) for task in (parent.task, *parent.path))])
 
 
-def _limits(policy: Policy, parent: AccessClaims, descent: Lineage, ask: Ask, now: float) -> Denied | None:
+def obstacle(policy: Policy, parent: AccessClaims, descent: Lineage, ask: Ask, now: float) -> Denied | None:
     """Return what about the token to be exchanged itself stands in the way, whatever is asked for."""
     # Every role of the line has its say: else a role could be handed on further through one that allows more.
     origins = [policy.roles.get(name) for name in (parent.role, *_inherited(parent, "role"))]

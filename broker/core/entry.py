@@ -62,6 +62,8 @@ class Kind(StrEnum):
     LEASE_SETTLED = "lease.settled"
     LEASE_RETRIED = "lease.retried"
     LEASES_CONFIRMED = "leases.confirmed"
+    IDENTITY_TOKEN_ISSUED = "identity_token.issued"
+    IDENTITY_TOKEN_REFUSED = "identity_token.refused"
     PREFIX_REVOKED = "prefix.revoked"
 
 

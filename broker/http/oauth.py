@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from broker.http.bodies import read_form
 from broker.http.call import Call
 from broker.http.credentials import client_assertion, dpop_proof
 from broker.http.forms import Form
+from broker.http.identity_tokens import JWT_TYPE, identity_answer, read_identity_ask
 from broker.issuance import Exchange, Issued, TokenRequest
 from broker.ports import UnverifiedAssertion
 
@@ -33,7 +35,6 @@ GRANT_TYPES: Final = (CLIENT_CREDENTIALS, JWT_BEARER, TOKEN_EXCHANGE, CIBA)
 """The grant types that work; the metadata names exactly these."""
 
 ACCESS_TOKEN_TYPE: Final = "urn:ietf:params:oauth:token-type:access_token"
-JWT_TYPE: Final = "urn:ietf:params:oauth:token-type:jwt"
 ID_TOKEN_TYPE: Final = "urn:ietf:params:oauth:token-type:id_token"
 SUBJECT_TOKEN_TYPES: Final = (ACCESS_TOKEN_TYPE, ID_TOKEN_TYPE, JWT_TYPE)
 """What can be exchanged: access tokens of ours, and what trusted issuers say of the agents that they vouch for."""
@@ -45,11 +46,15 @@ _AUTH_REQ_ID: Final = re.compile(r"apr_[0-9A-Z]{26}")
 
 
 async def token(call: Call) -> web.Response:
-    """``POST /oauth2/token``: answer with an access token, which is durable in the ledger by then."""
+    """``POST /oauth2/token``: answer with a token, which is durable in the ledger by then."""
     if call.request.query_string:
         raise Malformed("send parameters in the body: this endpoint takes none in its URL")
     form = await read_form(call)
     request = parse_token_request(call, form)
+    if request.exchange is not None and request.exchange.identity:
+        identity = await call.services.identities.issue(request, call.caller)
+        call.agent = identity.claims.agent
+        return identity_answer(identity)
     issued = await call.services.issuance.issue(request, call.caller)
     call.agent = issued.claims.client_id
     return _issued(issued)
@@ -72,7 +77,7 @@ def parse_token_request(call: Call, form: Form) -> TokenRequest:
         assertion = _client(grant_type, client)
     return TokenRequest(
         assertion=assertion,
-        ask=_ask(call, form),
+        ask=read_identity_ask(form) if exchange is not None and exchange.identity else _ask(call, form),
         client_id=form.get("client_id"),
         proof=dpop_proof(call.request),
         exchange=exchange,
@@ -106,14 +111,7 @@ def _assertion_grant(call: Call, form: Form, client: UnverifiedAssertion | None)
 
 def _exchange(form: Form, client: UnverifiedAssertion | None) -> tuple[UnverifiedAssertion | None, Exchange]:
     """Return who acts, and what is exchanged (RFC 8693, 2.1). The client acts, unless an actor token says who does."""
-    if form.get("requested_token_type") not in (None, ACCESS_TOKEN_TYPE):
-        raise Malformed(f"requested_token_type: must be {ACCESS_TOKEN_TYPE}", Code.TOKEN_TYPE_NOT_SUPPORTED)
-    subject = form.require("subject_token")
-    subject_type = form.require("subject_token_type")
-    if subject_type not in SUBJECT_TOKEN_TYPES:
-        text = f"subject_token_type: must be {', '.join(SUBJECT_TOKEN_TYPES)}"
-        raise Malformed(text, Code.TOKEN_TYPE_NOT_SUPPORTED)
-    vouched = subject_type != ACCESS_TOKEN_TYPE
+    brought = _brought(form)
     actor, actor_type = form.get("actor_token"), form.get("actor_token_type")
     if (actor is None) != (actor_type is None):
         raise Malformed("actor_token and actor_token_type: send both or neither")
@@ -121,17 +119,30 @@ def _exchange(form: Form, client: UnverifiedAssertion | None) -> tuple[Unverifie
         if client is None:
             text = "authenticate the client with a client_assertion, or send an actor_token"
             raise BrokerError(Code.CLIENT_AUTHENTICATION_MISSING, text)
-        return client, Exchange(subject_token=subject, vouched=vouched)
+        return client, brought
     if client is not None:
         text = "the actor_token says who is acting: send no client_assertion besides it"
         raise BrokerError(Code.CLIENT_AUTHENTICATION_AMBIGUOUS, text)
     if actor_type == ACCESS_TOKEN_TYPE:
-        return None, Exchange(subject_token=subject, vouched=vouched, actor_token=actor)
+        return None, replace(brought, actor_token=actor)
     if actor_type != JWT_TYPE:
         text = f"actor_token_type: must be {ACCESS_TOKEN_TYPE} or {JWT_TYPE}"
         raise Malformed(text, Code.TOKEN_TYPE_NOT_SUPPORTED)
-    exchange = Exchange(subject_token=subject, vouched=vouched, actor_asserted=True)
-    return UnverifiedAssertion(actor, as_grant=True), exchange
+    return UnverifiedAssertion(actor, as_grant=True), replace(brought, actor_asserted=True)
+
+
+def _brought(form: Form) -> Exchange:
+    """Return which token is to be exchanged, and for what: an identity token only for one of ours."""
+    requested = form.get("requested_token_type")
+    if requested not in (None, ACCESS_TOKEN_TYPE, JWT_TYPE):
+        text = f"requested_token_type: must be {ACCESS_TOKEN_TYPE} or {JWT_TYPE}"
+        raise Malformed(text, Code.TOKEN_TYPE_NOT_SUPPORTED)
+    identity = requested == JWT_TYPE
+    subject, subject_type = form.require("subject_token"), form.require("subject_token_type")
+    accepted = (ACCESS_TOKEN_TYPE,) if identity else SUBJECT_TOKEN_TYPES
+    if subject_type not in accepted:
+        raise Malformed(f"subject_token_type: must be {', '.join(accepted)}", Code.TOKEN_TYPE_NOT_SUPPORTED)
+    return Exchange(subject_token=subject, vouched=subject_type != ACCESS_TOKEN_TYPE, identity=identity)
 
 
 def _auth_req_id(form: Form, *, required: bool) -> str | None:

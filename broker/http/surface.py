@@ -13,7 +13,7 @@ from broker.approvals import Approvals
 from broker.core.token_check import TokenCheck
 from broker.http.paths import API, API_METADATA, TOKEN
 from broker.introspection import Introspection
-from broker.issuance import Issuance
+from broker.issuance import IdentityTokens, Issuance
 from broker.key_rotation import KeyRotation
 from broker.leasing import Holdings, Leasing, Oversight
 from broker.metrics import Metrics
@@ -41,6 +41,7 @@ class Services:
     """
 
     issuance: Issuance
+    identities: IdentityTokens
     admission: Admission
     introspection: Introspection
     revocation: Revocation

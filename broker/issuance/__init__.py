@@ -2,6 +2,7 @@
 
 from broker.issuance.applicants import Applicants, Exchange, TokenRequest
 from broker.issuance.conductor import MAX_ATTEMPTS, Issuance, Issued
+from broker.issuance.identities import IdentityTokens, IssuedIdentity
 from broker.issuance.intake import RECORDED_REFUSALS, Intake
 
 __all__ = [
@@ -9,8 +10,10 @@ __all__ = [
     "RECORDED_REFUSALS",
     "Applicants",
     "Exchange",
+    "IdentityTokens",
     "Intake",
     "Issuance",
     "Issued",
+    "IssuedIdentity",
     "TokenRequest",
 ]

@@ -27,13 +27,15 @@ class Exchange:
 
     ``vouched`` says that it is a token of a trusted issuer, about the agent on whose behalf the actor asks.
     ``actor_token`` is the actor's own access token, if that is how the actor says who it is. ``actor_asserted`` says
-    that it does so by a token of a trusted issuer, which is the request's ``assertion`` then.
+    that it does so by a token of a trusted issuer, which is the request's ``assertion`` then. ``identity`` says that
+    an identity token is asked for, for others, in place of an access token.
     """
 
     subject_token: str = field(repr=False)
     vouched: bool = False
     actor_token: str | None = field(default=None, repr=False)
     actor_asserted: bool = False
+    identity: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

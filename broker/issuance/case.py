@@ -55,7 +55,7 @@ class Case:
             *applicant.guards,
             *applicant.subject_guards,
             *self._rates(granted),
-            *_spending(self.task, until, applicant.now),
+            *spending(self.task, until, applicant.now),
         )
 
     def _rates(self, granted: Granted) -> list[RateWithin]:
@@ -91,8 +91,8 @@ def judge_case(
     else:
         exchange = judge_exchange(policy, blocks, parent, agent, ask, now)
         decision, lineage = exchange.decision, exchange.lineage
-        task = task or _implicit(policy, parent.claims, ask.task)
-    if not _may_work_on(task, applicant, parent):
+        task = task or implicit_of(policy, parent.claims, ask.task)
+    if not may_work_on(task, applicant, parent):
         decision = _or_no_task(decision)
     return Case(
         applicant=applicant,
@@ -144,7 +144,7 @@ def _or_no_task(decision: Decision) -> Decision:
     return decision if isinstance(decision, Denied) else _NO_TASK
 
 
-def _implicit(policy: Policy, parent: AccessClaims, named: str | None) -> Task | None:
+def implicit_of(policy: Policy, parent: AccessClaims, named: str | None) -> Task | None:
     """Return the task of a token to be exchanged that is not stored yet: only one that was issued directly has none."""
     role = policy.roles.get(parent.role)
     if role is None or parent.parents or named not in (None, parent.task):
@@ -152,7 +152,7 @@ def _implicit(policy: Policy, parent: AccessClaims, named: str | None) -> Task |
     return implicit_task(parent, role.limits)
 
 
-def _may_work_on(task: Task | None, applicant: Applicant, parent: VerifiedToken | None) -> bool:
+def may_work_on(task: Task | None, applicant: Applicant, parent: VerifiedToken | None) -> bool:
     """Whether the applicant may have a token in a task: its own, or that of the token it exchanges, or one below it."""
     if task is None:
         return applicant.ask.task is None and parent is None
@@ -161,7 +161,7 @@ def _may_work_on(task: Task | None, applicant: Applicant, parent: VerifiedToken 
     return parent.claims.task in (task.id, *task.path)
 
 
-def _spending(task: Task | None, until: int, now: float) -> tuple[Guard, ...]:
+def spending(task: Task | None, until: int, now: float) -> tuple[Guard, ...]:
     """Return what a token takes from its task: that it is open, and one token of its budget."""
     if task is None:
         return ()

@@ -12,7 +12,9 @@ from broker.core.claims import AccessClaims
 from broker.core.entry import MAX_INT, Entry, Kind, entry
 from broker.core.errors import Code
 from broker.core.grant import Ask, Granted
-from broker.core.identity import Attribute
+from broker.core.identity import Agent, Attribute
+from broker.core.identity_decision import IdentityGranted, IdentityGround
+from broker.core.identity_token import IdentityClaims
 from broker.core.selector import facts_text
 from broker.issuance.applicants import Applicant
 
@@ -34,7 +36,7 @@ def issued_entry(
         agent=agent.id,
         issuer=agent.issuer,
         subject=agent.subject,
-        attributes_digest=hashlib.sha256(_sorted_json.encode(dict(agent.attributes))).hexdigest(),
+        attributes_digest=_attributes_digest(agent),
         role=claims.role,
         tier=claims.tier,
         task=claims.task,
@@ -51,6 +53,40 @@ def issued_entry(
         **_descent(claims, kid),
         **_subject(applicant),
         **why,
+        **applicant.provenance(),
+    )
+
+
+def identity_entry(
+    applicant: Applicant, ground: IdentityGround, granted: IdentityGranted, claims: IdentityClaims, kid: str
+) -> Entry:
+    """Return the entry of an identity token: everything that it says, and what it came of."""
+    agent, lineage = applicant.agent, granted.lineage
+    return entry(
+        Kind.IDENTITY_TOKEN_ISSUED,
+        applicant.now,
+        ref=claims.jti,
+        agent=agent.id,
+        issuer=agent.issuer,
+        subject=agent.subject,
+        attributes_digest=_attributes_digest(agent),
+        role=claims.role,
+        task=claims.task,
+        path=list(ground.task.path),
+        audience=claims.aud,
+        epoch=ground.rules.epoch,
+        expires_at=claims.exp,
+        key=kid,
+        bound_key=applicant.ask.jkt,
+        allowed_by=granted.allow.path,
+        policy=ground.policy.digest,
+        claims=dict(claims.more),
+        groups=list(claims.groups),
+        parents=list(lineage.parents),
+        actors=list(lineage.agents),
+        on_behalf_of=claims.sub,
+        impersonates=True if lineage.impersonates else None,
+        lineage=facts_text(granted.facts),
         **applicant.provenance(),
     )
 
@@ -100,6 +136,10 @@ def asked(agent: str, ask: Ask, granted: Granted, parent: AccessClaims | None) -
         "subject_token": None if parent is None else parent.jti,
     }
     return {name: value for name, value in members.items() if value not in (None, [])}
+
+
+def _attributes_digest(agent: Agent) -> str:
+    return hashlib.sha256(_sorted_json.encode(dict(agent.attributes))).hexdigest()
 
 
 def _descent(claims: AccessClaims, kid: str) -> Mapping[str, Any]:

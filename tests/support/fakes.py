@@ -47,7 +47,7 @@ from broker.core.identity import Agent
 from broker.core.merkle import Frontier, consistency_proof, inclusion_proof, leaf_hash
 from broker.core.rules import Block, Rule, RuleIndex
 from broker.core.selector import Fact, Selector
-from broker.core.task import TaskState
+from broker.core.task import Task, TaskState
 from broker.core.usage import Usage
 from broker.ports import (
     Authenticated,
@@ -297,6 +297,8 @@ class MemoryLedger:
             case IdempotencyFresh(key, fingerprint) if key in self.idempotency:
                 same = self.idempotency[key].fingerprint == fingerprint
                 raise GuardFailed(Code.IDEMPOTENCY_KEY_IN_USE if same else Code.IDEMPOTENCY_KEY_REUSED, "used before")
+            case TaskOpen(implicit=Task()):
+                pass  # the task of a token that nobody opened one for is as good as stored
             case TaskOpen() | TaskUnclosed() | TaskHoldsNothing() | Spend() | ActionUnsettled():
                 raise GuardFailed(Code.TASK_NOT_OPEN, "this ledger keeps no tasks")
             case _:

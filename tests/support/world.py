@@ -24,11 +24,12 @@ from broker.core.selector import Selector, parse_selector
 from broker.core.tally import Tally
 from broker.core.token_check import TokenCheck
 from broker.introspection import Introspection
-from broker.issuance import Applicants, Intake, Issuance, Issued, TokenRequest
+from broker.issuance import Applicants, IdentityTokens, Intake, Issuance, Issued, TokenRequest
 from broker.ledger import SqlLedger
 from broker.ports import Ledger, Records, Revocations, UnverifiedAssertion
 from broker.revocation import BlockFor, Order, Outcome, Revocation
 from broker.signing.access_token import AccessTokenSigner
+from broker.signing.identity_token import IdentityTokenSigner
 from broker.signing.keyring import KeyRing
 from broker.signing.sealing import Sealer
 from tests.support.fakes import (
@@ -176,6 +177,18 @@ class World:
             signer=self.signer,
             ledger=self.ledger,
             records=self.records,
+            clock=self.clock,
+            ids=self.ids,
+            meter=self.meter,
+        )
+        self.identities = IdentityTokens(
+            issuer=ISSUER,
+            applicants=applicants,
+            intake=self.intake,
+            policy=lambda: self.policy,
+            revocations=self.revocations,
+            signer=IdentityTokenSigner(self.ring, self.clock, self.ids, issuer=ISSUER),
+            ledger=self.ledger,
             clock=self.clock,
             ids=self.ids,
             meter=self.meter,
