@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from broker.actions.records import refused_entry, reserved_entry, settled_entry
-from broker.actions.wish import Case, Wish, fingerprint, keyed, scoped_key
+from broker.actions.wish import Asked, Case, Reserved, Wish, fingerprint, keyed, scoped_key
 from broker.consent import Consent
 from broker.core.access_token import VerifiedToken
 from broker.core.action import MAX_TARGET, OUTCOMES, Action, ActionState
@@ -27,7 +27,7 @@ from broker.core.errors import BrokerError, Code, EpochMoved, GuardFailed, Malfo
 from broker.core.implicit_task import implicit_task
 from broker.core.policy import Policy
 from broker.core.tally import Allowance
-from broker.core.task import Task
+from broker.core.task import ACTION, Task
 from broker.core.token_check import TokenCheck
 from broker.ports import Admitted, Caller, Clock, Ids, Ledger, Meter, Records, Revocations
 
@@ -70,7 +70,7 @@ class Actions:
         self._meter = meter
         self._recorded = Allowance(RECORDED_REFUSALS)
 
-    async def reserve(self, wish: Wish, by: Admitted, caller: Caller) -> ActionState:
+    async def reserve(self, wish: Wish, by: Admitted, caller: Caller) -> Reserved:
         """Reserve an action, durably, for the task of a token.
 
         Raises ``BrokerError``: ``SUBJECT_TOKEN_INVALID`` if the token is not good or not for a resource that ``by``
@@ -85,6 +85,9 @@ class Actions:
                 return await self._attempt(wish, by, caller)
             except EpochMoved:
                 continue
+            except (Refused, GuardFailed) as error:
+                await self._record(error, wish, by, caller)
+                raise
         busy = "revocations are being made faster than this request can be decided; try again"
         raise Unavailable(Code.OVERLOADED, busy, retry_after=1)
 
@@ -129,7 +132,7 @@ class Actions:
         """Return reservations, the youngest first: the action log of an incident."""
         return await self._records.actions(task=task, agent=agent, before=before, limit=limit)
 
-    async def _attempt(self, wish: Wish, by: Admitted, caller: Caller) -> ActionState:
+    async def _attempt(self, wish: Wish, by: Admitted, caller: Caller) -> Reserved:
         task_id = self._good_token(wish, by, self._clock.now()).claims.task
         state = await self._records.task(task_id)
         now = self._clock.now()
@@ -151,7 +154,7 @@ class Actions:
         await self._lift(case)
         return await self._commit(case)
 
-    async def _commit(self, case: Case) -> ActionState:
+    async def _commit(self, case: Case) -> Reserved:
         wish, claims, now = case.wish, case.claims, case.now
         action = Action(
             id=self._ids.new("act"),
@@ -174,14 +177,17 @@ class Actions:
         )
         change = Change(reserved_entry(case, action), (*guards, *keyed(case, action.id)), (AddAction(action),))
         try:
-            await self._ledger.commit(change)
+            receipt = await self._ledger.commit(change)
         except GuardFailed as failed:
             # The same request may have been under way twice: then the other one has used the budget, for both.
             earlier = await self._earlier(wish, case.by)
             if earlier is not None:
                 return earlier
-            raise await self._refusal(case, failed) from failed
-        return ActionState(action=action)
+            if failed.code is Code.BUDGET_USED_UP and (request := self._budget_request(case)) is not None:
+                rate = RateWithin(f"approval/{request.agent}", REQUESTS_PER_MINUTE, now)
+                raise await self._consent.ask(request, (rate,), case.caller, now) from failed
+            raise
+        return Reserved(ActionState(action=action), receipt.left)
 
     def _check_standing(self, by: Admitted) -> None:
         """Raise ``BrokerError`` (``TOKEN_REVOKED``) if the resource server itself was revoked since it was admitted."""
@@ -204,7 +210,7 @@ class Actions:
             raise Refused(Code.INSUFFICIENT_SCOPE, f"the token does not have the scope {wish.needed_scope}")
         return token
 
-    async def _earlier(self, wish: Wish, by: Admitted) -> ActionState | None:
+    async def _earlier(self, wish: Wish, by: Admitted) -> Reserved | None:
         """Return what an earlier request with the same idempotency key reserved."""
         if wish.idempotency_key is None:
             return None
@@ -213,21 +219,26 @@ class Actions:
             return None
         if known.fingerprint != fingerprint(wish):
             raise Refused(Code.IDEMPOTENCY_KEY_REUSED, "this Idempotency-Key was used for another request")
-        return await self._records.action(known.ref)
+        state = await self._records.action(known.ref)
+        if state is None:
+            return None
+        task = await self._records.task(state.action.task)
+        balance = None if task is None else task.balances.get(ACTION + state.action.name)
+        return Reserved(state, None if balance is None else balance.left)
 
-    async def _refusal(self, case: Case, failed: GuardFailed) -> Exception:
-        """Record a refusal and return what to raise: a pending request if people can lift the budget."""
-        if failed.code in {Code.IDEMPOTENCY_KEY_IN_USE, Code.IDEMPOTENCY_KEY_REUSED}:
-            return failed
-        if failed.code is Code.BUDGET_USED_UP:
-            request = self._budget_request(case)
-            if request is not None:
-                rate = RateWithin(f"approval/{request.agent}", REQUESTS_PER_MINUTE, case.now)
-                return await self._consent.ask(request, (rate,), case.caller, case.now)
-        self._meter.refused(failed.code.value)
-        if self._recorded.admit(case.claims.client_id, case.now):
-            await self._ledger.commit(Change(refused_entry(case, failed)))
-        return failed
+    async def _record(self, error: Refused | GuardFailed, wish: Wish, by: Admitted, caller: Caller) -> None:
+        """Record a refusal of what an agent's token was presented for; one that is none of the server's is counted."""
+        if error.code in {Code.IDEMPOTENCY_KEY_IN_USE, Code.IDEMPOTENCY_KEY_REUSED}:
+            return
+        self._meter.refused(error.code.value)
+        now, policy = self._clock.now(), self._policy()
+        token = self._check.read(wish.token, now)
+        if token is None or not policy.serves(by.agent, audience=token.claims.aud):
+            return
+        if self._recorded.admit(token.claims.client_id, now):
+            epoch = self._revocations.rules.epoch
+            asked = Asked(wish=wish, by=by, token=token, epoch=epoch, now=now, policy=policy, caller=caller)
+            await self._ledger.commit(Change(refused_entry(asked, error)))
 
     async def _lift(self, case: Case) -> None:
         """Carry out the lifting of the budget that this request goes on with, if it names one that was approved."""

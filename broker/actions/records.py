@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from broker.actions.wish import Case
+from broker.actions.wish import Asked, Case
 from broker.core.action import Action
 from broker.core.entry import Entry, Kind, entry
-from broker.core.errors import GuardFailed
+from broker.core.errors import BrokerError
 from broker.ports import Caller
 
 
@@ -24,13 +24,13 @@ def reserved_entry(case: Case, action: Action) -> Entry:
     )
 
 
-def refused_entry(case: Case, failed: GuardFailed) -> Entry:
+def refused_entry(asked: Asked, refused: BrokerError) -> Entry:
     """Return the entry of a reservation that was refused."""
-    return entry(Kind.ACTION_REFUSED, case.now, code=failed.code.value, reason=failed.public, **_about(case))
+    return entry(Kind.ACTION_REFUSED, asked.now, code=refused.code.value, reason=refused.public, **_about(asked))
 
 
-def _about(case: Case) -> dict[str, Any]:
-    claims, wish = case.claims, case.wish
+def _about(asked: Asked) -> dict[str, Any]:
+    claims, wish = asked.claims, asked.wish
     return {
         "agent": claims.client_id,
         "issuer": claims.issuer,
@@ -38,16 +38,16 @@ def _about(case: Case) -> dict[str, Any]:
         "task": claims.task,
         "audience": claims.aud,
         "scope": wish.needed_scope,
-        "epoch": case.epoch,
+        "epoch": asked.epoch,
         "token": claims.jti,
         "on_behalf_of": claims.sub,
         "actors": list(claims.agents),
         "action": wish.action,
         "count": wish.count,
         "target": wish.target,
-        "by": case.by.agent.id,
-        "policy": case.policy.digest,
-        **case.caller.members(),
+        "by": asked.by.agent.id,
+        "policy": asked.policy.digest,
+        **asked.caller.members(),
     }
 
 

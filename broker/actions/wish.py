@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from broker.core.access_token import VerifiedToken
-from broker.core.action import MAX_COUNT, MAX_TARGET, is_digest
+from broker.core.action import MAX_COUNT, MAX_TARGET, ActionState, is_digest
 from broker.core.change import Guard, IdempotencyFresh
 from broker.core.claims import AccessClaims
 from broker.core.errors import Malformed
@@ -57,14 +57,12 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One attempt: a wish with the token and the task that it is about, as of one epoch."""
+class Asked:
+    """A wish with the token that it is about, as of one epoch."""
 
     wish: Wish
     by: Admitted
     token: VerifiedToken
-    task: Task
-    stored: bool
     epoch: int
     now: float
     policy: Policy
@@ -75,6 +73,14 @@ class Case:
         """What the presented token says."""
         return self.token.claims
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case(Asked):
+    """One attempt: what is asked, with the task whose budget it is taken from."""
+
+    task: Task
+    stored: bool
+
     @property
     def implicit(self) -> Task | None:
         """The task to store first, if it is not."""
@@ -84,6 +90,14 @@ class Case:
     def resource(self) -> str:
         """What the action uses of a budget."""
         return ACTION + self.wish.action
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """A reservation that was made; ``left`` is what its budget had left then, None if that is not limited."""
+
+    state: ActionState
+    left: int | None
 
 
 def keyed(case: Case, action_id: str) -> tuple[Guard, ...]:

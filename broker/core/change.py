@@ -553,7 +553,12 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The change is durable: ``seq`` is its place in the ledger (from 0), ``epoch`` the epoch after it."""
+    """The change is durable: ``seq`` is its place in the ledger (from 0), ``epoch`` the epoch after it.
+
+    ``left`` is what the task's budget then had left of the resource that the change spent; None if it spent none, or
+    one that is not limited.
+    """
 
     seq: int
     epoch: int
+    left: int | None = None

@@ -50,8 +50,9 @@ async def create(call: Call) -> web.Response:
         auth_req_id=body.auth_req_id,
         idempotency_key=idempotency_key(call.request),
     )
-    state = await call.services.actions.reserve(wish, call.operator, call.caller)
-    return answer(described(state), HTTPStatus.CREATED, location=f"/v1/actions/{state.action.id}")
+    reserved = await call.services.actions.reserve(wish, call.operator, call.caller)
+    made = {**described(reserved.state), "left": reserved.left}
+    return answer(made, HTTPStatus.CREATED, location=f"/v1/actions/{reserved.state.action.id}")
 
 
 async def settle(call: Call) -> web.Response:

@@ -8,11 +8,11 @@ from typing import Any, Self
 
 from sqlalchemy import Connection
 
-from broker.core.change import Change, PutAgent, Receipt, RemoveAgent
+from broker.core.change import Change, PutAgent, Receipt, RemoveAgent, Spend
 from broker.core.errors import BrokerError, Code, EpochMoved, Unavailable
 from broker.core.merkle import Frontier
 from broker.ledger import sqlite
-from broker.ledger.guards import judge, load_view
+from broker.ledger.guards import View, judge, load_view
 from broker.ledger.memory import Effects
 from broker.ledger.rows import entry_row
 from broker.ledger.writes import Writes
@@ -78,7 +78,9 @@ def write_batch(connection: Connection, head: Head, proposals: Sequence[Proposal
             view.note(proposal.change)
             writes.collect(proposal.change)
             rows.append((head.frontier.size + len(rows), *proposal.row))
-        outcomes.append(Receipt(head.frontier.size + len(rows) - 1, view.epoch) if verdict is None else verdict)
+            outcomes.append(Receipt(head.frontier.size + len(rows) - 1, view.epoch, _left(view, proposal.change)))
+        else:
+            outcomes.append(verdict)
     if not rows:
         return Written(tuple(outcomes), head, Effects())
     sqlite.insert_entries(connection, rows)
@@ -91,6 +93,14 @@ def write_batch(connection: Connection, head: Head, proposals: Sequence[Proposal
     new = Head(head.frontier.append([row[1] for row in rows]), view.epoch)
     _move(connection, head, new)
     return Written(tuple(outcomes), new, _effects(writes, proposals))
+
+
+def _left(view: View, change: Change) -> int | None:
+    """Return what a change has left of what it spent."""
+    if view.tasks is None:
+        return None
+    spent = [guard for guard in change.guards if isinstance(guard, Spend)]
+    return view.tasks.left(spent[0].task_id, spent[0].resource) if spent else None
 
 
 def _move(connection: Connection, old: Head, new: Head) -> None:

@@ -69,6 +69,12 @@ class TaskBook:
             return None
         return max([self._held.get(task_id, 0), *(node.holds_until for node in self._tree(task_id))])
 
+    def left(self, task_id: str, resource: str) -> int | None:
+        """Return how many of a resource a task may still use, as of this batch; None if that is not limited."""
+        node = self._nodes.get(task_id)
+        account = None if node is None else node.accounts.get(resource)
+        return None if account is None else account.left
+
     # --- judging ----------------------------------------------------------------------------------------------------
 
     def judge(self, change: Change) -> GuardFailed | None:

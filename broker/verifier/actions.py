@@ -30,6 +30,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 class _Reserved(msgspec.Struct):
     action_id: str
+    left: int | None = None
 
 
 class _Problem(msgspec.Struct):
@@ -42,9 +43,13 @@ class _Problem(msgspec.Struct):
 
 @dataclass(slots=True)
 class Reservation:
-    """An action that may be done now. Say :meth:`not_done` if it was not, so that it goes back into the budget."""
+    """An action that may be done now. Say :meth:`not_done` if it was not, so that it goes back into the budget.
+
+    ``left`` is how many more of it the task may have done, None if that is not limited.
+    """
 
     id: str
+    left: int | None = None
     outcome: str = DONE
     result: str | None = None
 
@@ -106,7 +111,8 @@ class Actions:
         digest = None if arguments is None else "sha256:" + hashlib.sha256(arguments).hexdigest()
         wish = {"token": token, "action": action, "count": count, "scope": scope, "digest": digest}
         wish |= {"target": _shown(target), "auth_req_id": auth_req_id}
-        reservation = Reservation(await self._reserve({name: one for name, one in wish.items() if one is not None}))
+        reserved = await self._reserve({name: one for name, one in wish.items() if one is not None})
+        reservation = Reservation(reserved.action_id, reserved.left)
         try:
             yield reservation
         except BaseException as error:
@@ -115,12 +121,12 @@ class Actions:
         finally:
             await self._settle(reservation)
 
-    async def _reserve(self, wish: dict[str, Any]) -> str:
+    async def _reserve(self, wish: dict[str, Any]) -> _Reserved:
         # The key makes a repeated attempt the same reservation.
         reply = await self._post("/v1/actions", wish, {"Idempotency-Key": str(uuid4())}, attempts=2)
         if reply.status != HTTPStatus.CREATED:
             raise _refused(reply)
-        return _read(reply, _Reserved).action_id
+        return _read(reply, _Reserved)
 
     async def _settle(self, reservation: Reservation) -> None:
         """Settle; what cannot be settled counts as done, which the log of this process says.

@@ -84,6 +84,19 @@ async def test_an_action_is_reserved_and_settled(app: BrokerApp, gateway: Gatewa
     assert [known["action_id"] for known in log.json["actions"]] == [action]
 
 
+async def test_what_is_left_is_told(app: BrokerApp, gateway: Gateway) -> None:
+    """A reservation says how many more there may be, also when it is asked for again; nothing of it is in the log."""
+    _, token = await limited(app, 10)
+    assert (await gateway.reserve(token, count=4)).json["left"] == 6
+    first = await gateway.reserve(token, key="k")
+    again = await gateway.reserve(token, key="k")
+    assert (first.json["left"], again.json["left"], again.status) == (5, 5, 201)
+    assert first.json == again.json
+    free = await gateway.reserve(await app.token("planner", TICKETS, "tickets:read"))
+    assert free.json["left"] is None
+    assert "left" not in (await gateway.settle(first.json["action_id"])).json
+
+
 async def test_two_hundred_at_once_get_exactly_what_there_is(app: BrokerApp, gateway: Gateway) -> None:
     """Of 200 reservations at the same time against a budget of 50, exactly 50 are made."""
     policy = app.broker.config.policy

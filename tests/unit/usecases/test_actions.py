@@ -87,7 +87,8 @@ class Gate:
 
     async def reserve(self, token: str, **wish: Any) -> ActionState:  # noqa: ANN401 - members of the wish
         """Reserve, by default one reading."""
-        return await self.actions.reserve(Wish(**{"token": token, "action": READ, **wish}), self.by, CALLER)
+        made = await self.actions.reserve(Wish(**{"token": token, "action": READ, **wish}), self.by, CALLER)
+        return made.state
 
     async def refused(self, token: str, **wish: Any) -> BrokerError:  # noqa: ANN401 - as above
         """Reserve what cannot be, and return why."""
@@ -176,6 +177,40 @@ async def test_an_action_must_be_within_the_token(gate: Gate) -> None:
     assert (await gate.refused(token, action="tickets:close")).code is Code.INSUFFICIENT_SCOPE
     assert (await gate.refused(token, scope="tickets:close")).code is Code.INSUFFICIENT_SCOPE
     assert (await gate.reserve(token, action="search", scope=READ)).action.name == "search"
+
+
+async def test_what_refuses_an_agent_is_recorded_up_to_a_number(gate: Gate) -> None:
+    """Too small, ended and revoked tokens of its own resource are a server's to report; strangers write nothing."""
+    revoked = gate.desk.claims(aud=TICKETS, scopes=(READ,))
+    await gate.world.revoke(token=revoked.jti)
+    ended = gate.token(exp=int(gate.world.clock.time))
+    small = gate.desk.claims(aud=TICKETS, scopes=("tickets:comment",))
+    for token in (gate.signed(small), gate.signed(revoked), ended):
+        await gate.refused(token, target="T-1")
+    entries = await gate.desk.entries("action.refused")
+    assert [entry["code"] for entry in entries] == ["insufficient_scope", *["subject_token_invalid"] * 2]
+    assert {(entry["agent"], entry["by"], entry["action"], entry["target"]) for entry in entries} == {
+        ("triage", "tickets-server", READ, "T-1")
+    }
+    assert [entry["token"] for entry in entries[:2]] == [small.jti, revoked.jti]
+    for token in (gate.token(aud=PAYMENTS, scopes=("refunds:create",)), "x.y.z", ended[:-8] + "AAAAAAAA"):
+        await gate.refused(token)
+    for _ in range(RECORDED_REFUSALS):
+        await gate.refused(gate.signed(small))
+    assert len(await gate.desk.entries("action.refused")) == RECORDED_REFUSALS
+    assert gate.world.meter.refusals["insufficient_scope"] == RECORDED_REFUSALS + 1
+    await gate.refused(gate.signed(gate.desk.claims("other", aud=TICKETS, scopes=("tickets:comment",))))
+    assert len(await gate.desk.entries("action.refused")) == RECORDED_REFUSALS + 1
+
+
+async def test_what_is_left_is_exact_for_each_of_many_at_once(gate: Gate) -> None:
+    """No two reservations of one budget are told the same number, and the last one is told that it was the last."""
+    _, token = await gate.task(20)
+    wish = Wish(token=token, action=READ)
+    made = await asyncio.gather(*(gate.actions.reserve(wish, gate.by, CALLER) for _ in range(20)))
+    assert sorted(one.left for one in made if one.left is not None) == list(range(20))
+    unlimited = await gate.actions.reserve(Wish(token=gate.token(), action=READ), gate.by, CALLER)
+    assert unlimited.left is None
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,16 @@ async def test_what_is_reserved_is_what_was_asked(actions: Actions, desk: Desk) 
     assert desk.bodies(SETTLE) == [{"outcome": "done", "result": "refund 99"}]
 
 
+async def test_what_is_left_is_known_while_it_is_done(actions: Actions, desk: Desk) -> None:
+    """How many more there may be; nothing if that is not limited, or if the broker does not say."""
+    told: list[int | None] = []
+    for body in ({"left": 3}, {"left": None}, {}):
+        desk.replies = [web.json_response({"action_id": "act_1", **body}, status=201)]
+        async with actions.acting("agents-token", "refund") as reservation:
+            told.append(reservation.left)
+    assert told == [3, None, None]
+
+
 async def test_a_lost_answer_is_asked_for_again_under_the_same_key(
     actions: Actions, desk: Desk, broker: FakeBroker
 ) -> None:
