@@ -17,6 +17,7 @@ from broker.cli.outcome import unusable
 from broker.cli.output import show, show_secret
 from broker.client import Token
 from broker.client.answers import ACCESS_TOKEN_TYPE
+from broker.client.token import JWT_TYPE
 
 MAX_TOKEN: Final = 16 * 1024
 _TOKEN: Final = re.compile(r"[!-~]+")
@@ -39,8 +40,13 @@ def command(
     agent: AgentName,
     key: AgentKey,
     audience: Annotated[
-        str, typer.Option("--audience", metavar="URL", help="The resource that the token is for; broker for the API.")
-    ],
+        str | None,
+        typer.Option("--audience", metavar="URL", help="The resource that the token is for; broker for the API."),
+    ] = None,
+    identity_token: Annotated[
+        str | None,
+        typer.Option("--identity-token", metavar="AUDIENCE", help="Instead: prove who the agent is, to AWS or Vault."),
+    ] = None,
     scope: Annotated[
         list[str] | None,
         typer.Option("--scope", metavar="S", help="A scope; may be given more than once. Without: the default ones."),
@@ -74,8 +80,13 @@ def command(
     """Get a token as an agent, and print it; with --json the whole answer."""
     issuer = issuer_of(issuer_url, config, port)
     who = agent_of(issuer, agent, key, wait, dpop=dpop, dpop_key=dpop_key)
-    audience = f"{issuer}/v1" if audience == "broker" else audience
     subject = None if exchange is None else _subject(exchange)
+    if audience is None or identity_token is not None:
+        others = (audience, scope, details, may_act, break_glass, auth_req_id)
+        token = asyncio.run(_obtain_identity(who, _identity_audience(identity_token, others), task, subject))
+        _print(token, as_json=as_json)
+        return
+    audience = f"{issuer}/v1" if audience == "broker" else audience
     wish = _Wish(
         audience=audience,
         scopes=scope or [],
@@ -85,7 +96,10 @@ def command(
         break_glass=break_glass,
         auth_req_id=auth_req_id,
     )
-    token = asyncio.run(_obtain(who, wish, subject))
+    _print(asyncio.run(_obtain(who, wish, subject)), as_json=as_json)
+
+
+def _print(token: Token, *, as_json: bool) -> None:
     if as_json:
         show(_answer(token), as_json=True)
     else:
@@ -97,6 +111,20 @@ async def _obtain(who: Agent, wish: _Wish, subject: str | None) -> Token:
         if subject is None:
             return await client.token(**wish)
         return await client.exchange(subject, **wish)
+
+
+async def _obtain_identity(who: Agent, audience: str, task: str | None, subject: str | None) -> Token:
+    async with who.client() as client:
+        return await client.identity_token(audience, task, subject_token=subject)
+
+
+def _identity_audience(audience: str | None, others: tuple[object, ...]) -> str:
+    """Return whom an identity token is for. Raises ``Failure`` if there is none, or besides what it cannot have."""
+    if audience is None:
+        raise unusable("name either --audience or --identity-token")
+    if any(each is not None for each in others):
+        raise unusable("--identity-token goes with --task and --exchange only, and with what says who acts")
+    return audience
 
 
 def _subject(path: Path) -> str:
@@ -128,14 +156,15 @@ def _details(text: str) -> list[dict[str, Any]]:
 
 def _answer(token: Token) -> dict[str, Any]:
     """Return the token endpoint's answer (RFC 6749, 5.1; RFC 8693, 2.2.1; RFC 9396, 7)."""
-    answer = {
+    answer: dict[str, Any] = {
         "access_token": token.access_token,
         "token_type": token.token_type,
         "expires_in": token.expires_in,
-        "scope": " ".join(token.scopes),
     }
+    if not token.want.identity:
+        answer["scope"] = " ".join(token.scopes)
     if token.details:
         answer["authorization_details"] = list(token.details)
     if token.want.subject is not None:
-        answer["issued_token_type"] = ACCESS_TOKEN_TYPE
+        answer["issued_token_type"] = JWT_TYPE if token.want.identity else ACCESS_TOKEN_TYPE
     return answer

@@ -11,7 +11,7 @@ import msgspec
 
 from broker.client.errors import TokenUnavailable
 from broker.client.pending import is_count
-from broker.client.token import Token, Want
+from broker.client.token import JWT_TYPE, Token, Want
 from broker.core.secret import Secret
 from broker.outbound import Reply
 
@@ -43,7 +43,8 @@ def read_token(body: Mapping[str, Any], want: Want, asked_at: float, token_type:
         raise _unusable("scope")
     if not isinstance(details, list) or not all(isinstance(element, dict) for element in details):
         raise _unusable("authorization_details")
-    if want.subject is not None and body.get("issued_token_type") != ACCESS_TOKEN_TYPE:
+    issued = JWT_TYPE if want.identity else ACCESS_TOKEN_TYPE
+    if want.subject is not None and body.get("issued_token_type") != issued:
         raise _unusable("issued_token_type")
     return Token(
         secret=Secret(access_token),

@@ -10,14 +10,15 @@ from broker.client.api import Api
 from broker.client.cache import TokenCache
 from broker.client.dpop import DpopKey, Nonces
 from broker.client.endpoint import TokenEndpoint
-from broker.client.errors import LeaseRefused, LeaseUnavailable, TaskRefused, TaskUnavailable
+from broker.client.errors import LeaseRefused, LeaseUnavailable, TaskRefused, TaskUnavailable, TokenRefused
 from broker.client.identity import Identity
 from broker.client.lease_answers import LeaseWant
 from broker.client.leased_secret import LeasedSecret, OnWarning
 from broker.client.leases import ASKING_SECONDS, Leases
 from broker.client.task import OpenTask
-from broker.client.token import Details, Token, Want, subject_of, want
+from broker.client.token import Details, Token, Want, subject_of, want, want_identity
 from broker.client.waiting import OnPending, Waiting
+from broker.core.errors import Code
 from broker.core.lifetime import format_duration
 from broker.core.pacing import Timing
 from broker.outbound import Destination, Outbound, destination_of
@@ -26,6 +27,7 @@ from broker.timing import SYSTEM
 PATIENCE_SECONDS: Final = 30.0
 APPROVAL_SECONDS: Final = 600.0
 MAX_TOKENS: Final = 1_000
+IDENTITY_SCOPE: Final = "identity:issue"
 
 
 class Client:
@@ -153,6 +155,27 @@ class Client:
         )
         return await self._get(wanted, auth_req_id)
 
+    async def identity_token(
+        self, audience: str, task: str | None = None, *, subject_token: Token | str | None = None
+    ) -> Token:
+        """Return an identity token, by which the agent signs in at ``audience``: AWS, Vault, Kubernetes.
+
+        It comes of a token of one's own for the broker's API with the scope ``identity:issue``, which the agent's role
+        needs, or of a ``subject_token`` with that scope which one was handed. It cannot be revoked: use it at once, and
+        keep what one gets for it no longer than needed. Raises what :meth:`token` raises.
+        """
+        if subject_token is not None:
+            return await self._cache.get(want_identity(audience, task, subject_token))
+        own = await self.token(f"{self.issuer}/v1", (IDENTITY_SCOPE,), task)
+        try:
+            return await self._cache.get(want_identity(audience, task, own))
+        except TokenRefused as refused:
+            if refused.code is not Code.SUBJECT_TOKEN_INVALID:
+                raise
+        self.invalidate(own)  # which was revoked since it was got, so it is of no use to anybody
+        own = await self.token(f"{self.issuer}/v1", (IDENTITY_SCOPE,), task)
+        return await self._cache.get(want_identity(audience, task, own))
+
     async def authorize(
         self,
         method: str,
@@ -243,8 +266,9 @@ class Client:
 
         ``secret`` is its name in the policy; ``task`` the id of one that was opened, which the lease ends with. ``ttl``
         is how long it lasts when nobody renews it: seconds, or a text such as ``5m``; without it, as long as it may.
-        With ``encrypted`` it comes encrypted to a key that lives for this one delivery. ``break_glass`` and
-        ``auth_req_id`` are as with :meth:`token`. ``on_warning`` is told in words when the lease cannot be renewed or
+        With ``encrypted`` it comes encrypted to a key that lives for this one delivery; people who agree to it agree to
+        that key, so no other process can go on with their approval. Else ``break_glass`` and ``auth_req_id`` are as
+        with :meth:`token`. ``on_warning`` is told in words when the lease cannot be renewed or
         given back; otherwise that is logged. The agent's role needs ``leases:take`` for the broker's own API; a
         sub-agent that works with what it was handed uses a ``subject_token`` for that API.
         """
@@ -254,15 +278,9 @@ class Client:
             ttl=format_duration(ttl) if isinstance(ttl, int) else ttl,
             subject=None if subject_token is None else subject_of(subject_token),
             break_glass=break_glass,
-        )
-        return LeasedSecret(
-            self._leases,
-            wanted,
             encrypted=encrypted,
-            auth_req_id=auth_req_id,
-            on_warning=on_warning,
-            timing=self._timing,
         )
+        return LeasedSecret(self._leases, wanted, auth_req_id=auth_req_id, on_warning=on_warning, timing=self._timing)
 
     # --- life -------------------------------------------------------------------------------------------------------
 

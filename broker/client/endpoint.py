@@ -18,7 +18,7 @@ from broker.client.dpop import DpopKey, Nonces
 from broker.client.errors import TokenRefused, TokenUnavailable, refused
 from broker.client.identity import Identity
 from broker.client.pending import Pending, read_pending
-from broker.client.token import Subject, Token, Want
+from broker.client.token import JWT_TYPE, Subject, Token, Want
 from broker.client.waiting import HELD_SECONDS, Wait, Waiting
 from broker.core.errors import BrokerError
 from broker.core.pacing import Backoff, Timing, retry_after
@@ -37,7 +37,7 @@ MAX_HELD: Final = 16
 
 _BACKOFF: Final = Backoff(first=0.25, longest=8.0)
 _EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
-_JWT_TYPE: Final = "urn:ietf:params:oauth:token-type:jwt"
+_NOT_APPLICABLE: Final = "N_A"
 _FORM: Final = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
 
 
@@ -205,7 +205,7 @@ class TokenEndpoint:
             return pending
         if question.hold:  # which was not the token's time: it was made at the end
             asked_at = max(asked_at, self._timing.elapsed() - TOTAL_SECONDS)
-        token_type = "Bearer" if self._key is None else "DPoP"
+        token_type = _NOT_APPLICABLE if question.want.identity else "Bearer" if self._key is None else "DPoP"
         approved = question.auth_req_id is not None
         return read_token(body, question.want, asked_at, token_type, approved=approved)
 
@@ -220,7 +220,7 @@ def _exchanging(form: Mapping[str, str], subject: Subject) -> dict[str, str]:
     }
     if "assertion" in exchange:
         exchange["actor_token"] = exchange.pop("assertion")
-        exchange["actor_token_type"] = _JWT_TYPE
+        exchange["actor_token_type"] = JWT_TYPE
     return exchange
 
 

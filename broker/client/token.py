@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from broker.core.errors import Code, Malformed
@@ -14,6 +14,9 @@ from broker.core.secret import Secret
 
 Details = Sequence[Mapping[str, Any]]
 """``authorization_details`` (RFC 9396): objects, each with a ``type``; values are those of JSON, without fractions."""
+
+JWT_TYPE: Final = "urn:ietf:params:oauth:token-type:jwt"
+"""What an identity token is called where tokens are exchanged (RFC 8693, 3)."""
 
 _TOKEN: Final = re.compile(r"[!-~]+")
 
@@ -32,7 +35,8 @@ class Want:
 
     ``subject`` is the token that this one is to come of (RFC 8693), if any. ``details`` are the
     ``authorization_details`` as JSON text with sorted members; ``may_act`` is the only agent that it may be handed on
-    to. ``break_glass`` is the reason to go ahead without the approval that it would need.
+    to. ``break_glass`` is the reason to go ahead without the approval that it would need. ``identity`` says that it is
+    an identity token, by which others than resource servers know the agent.
     """
 
     audience: str
@@ -42,11 +46,13 @@ class Want:
     details: str | None = None
     may_act: str | None = None
     break_glass: str | None = None
+    identity: bool = False
 
     def parameters(self) -> dict[str, str]:
         """Return it as parameters of a token request, but for the token that is to be exchanged."""
         named = {
-            "resource": self.audience,
+            "audience" if self.identity else "resource": self.audience,
+            "requested_token_type": JWT_TYPE if self.identity else None,
             "scope": " ".join(self.scopes) or None,
             "task": self.task,
             "authorization_details": self.details,
@@ -58,11 +64,11 @@ class Want:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Token:
-    """An access token. The token itself cannot be printed, pickled or JSON-encoded; ``access_token`` reveals it.
+    """An access token or an identity token, which cannot be printed, pickled or JSON-encoded: see ``access_token``.
 
-    ``token_type`` is ``Bearer`` or ``DPoP``; ``scopes`` and ``details`` are those granted; ``expires_in`` is the
-    lifetime that the broker named, in seconds, counted from ``asked_at``, a reading of the client's own clock taken
-    before it asked. ``approved`` says that a person had to agree to it.
+    ``token_type`` is ``Bearer`` or ``DPoP``, or ``N_A`` for an identity token; ``scopes`` and ``details`` are those
+    granted; ``expires_in`` is the lifetime that the broker named, in seconds, counted from ``asked_at``, a reading of
+    the client's own clock taken before it asked. ``approved`` says that a person had to agree to it.
     """
 
     secret: Secret
@@ -117,6 +123,11 @@ def want(
         may_act=may_act,
         break_glass=break_glass,
     )
+
+
+def want_identity(audience: str, task: str | None, subject_token: Token | str) -> Want:
+    """Return the wish for an identity token that comes of ``subject_token``. Raises ``Malformed`` as :func:`want`."""
+    return replace(want(audience, (), task, subject_token=subject_token), identity=True)
 
 
 def _check_sendable(*texts: str) -> None:

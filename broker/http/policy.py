@@ -126,8 +126,13 @@ async def explain(call: Call) -> web.Response:
 
 async def _refusal(call: Call, ref: str) -> Record:
     record = await call.services.records.record_of(ref)
-    if record is None or record.members.get("kind") != Kind.TOKEN_REFUSED:
+    kind = None if record is None else str(record.members["kind"])
+    if record is None or kind is None or not kind.endswith(".refused"):
         raise BrokerError(Code.NOT_FOUND, "the ledger has no refusal of this id")
+    if kind != Kind.TOKEN_REFUSED:
+        why = f"{record.members.get('code')}: {record.members.get('reason')}"
+        text = f"only requests for access tokens are explained; entry {record.seq} is of another kind ({kind}), {why}"
+        raise BrokerError(Code.NOT_FOUND, text)
     return record
 
 

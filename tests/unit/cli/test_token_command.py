@@ -8,7 +8,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.support.broker_app import PAYMENTS, TICKETS
+from tests.support.broker_app import HERE, PAYMENTS, TICKETS
 from tests.support.broker_thread import BrokerThread
 from tests.support.shell import Shell, write_private_key
 
@@ -142,3 +142,45 @@ def test_impossible_requests(shell: Shell, broker: BrokerThread, alpha: Path, ex
     assert done.code in {1, 2}
     assert done.err.count("\n") == 1
     assert "\x1b" not in done.err
+
+
+def test_an_identity_token(shell: Shell, broker: BrokerThread, alpha: Path, tmp_path: Path) -> None:
+    """It says who the agent is, to others; it comes of a token of the agent's own, or of one that it was handed."""
+    policy = broker.app.broker.config.policy
+    lines = 'allow:\n      - {identity_token: vault}\n      - {audience: broker, scopes: ["identity:issue"]}\n'
+    policy.write_text(policy.read_text().replace("allow:\n", lines, 1))
+    broker.run(broker.app.broker.policy_control.reload(by="operator", caller=HERE))
+    agent = ("token", "--agent", "alpha", "--key", alpha)
+    done = shell(*agent, "--identity-token", "vault")
+    assert (done.code, done.err) == (0, "")
+    claims = _claims(done.out.strip())
+    assert (claims["sub"], claims["aud"], claims["agent"]) == ("alpha", "vault", "alpha")
+    handed = tmp_path / "handed"
+    handed.write_text(shell(*agent, "--audience", "broker", "--scope", "identity:issue").out)
+    answer = shell(*agent, "--identity-token", "vault", "--exchange", handed, "--json").json
+    assert (answer["token_type"], answer["issued_token_type"]) == ("N_A", "urn:ietf:params:oauth:token-type:jwt")
+    assert "scope" not in answer
+    refused = shell(*agent, "--identity-token", "nobody")
+    assert (refused.code, refused.err.split(": ")[1]) == (1, "audience_not_allowed")
+    explained = shell("policy", "explain", "--refusal", broker.entries("identity_token.refused")[-1]["ref"])
+    assert "identity_token.refused" in explained.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--identity-token", "vault", "--audience", TICKETS),
+        ("--identity-token", "vault", "--scope", "tickets:read"),
+        ("--identity-token", "vault", "--may-act", "beta"),
+        ("--identity-token", "vault", "--break-glass", "now"),
+    ],
+)
+def test_an_audience_or_an_identity_token(
+    shell: Shell, broker: BrokerThread, alpha: Path, arguments: tuple[str, ...]
+) -> None:
+    """One of both, and nothing besides that an identity token cannot have."""
+    done = shell("token", "--agent", "alpha", "--key", alpha, *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert "--identity-token" in done.err
+    assert not broker.entries("token.issued")
