@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from botocore import exceptions as boto  # type: ignore[import-untyped]
+from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 
 from broker.core.errors import BackendFailed, BrokerError, Code
 
@@ -95,6 +96,7 @@ _UNANSWERED: Final[Sequence[tuple[tuple[type[Exception], ...], Callable[..., Aws
     ),
     ((boto.ReadTimeoutError,), unavailable, "AWS did not answer in time", {"uncertain": True}),
     ((boto.HTTPClientError, boto.SSLError), unavailable, "the connection broke", {"uncertain": True}),
+    ((ResponseParserError,), unavailable, "the answer cannot be read", {"uncertain": True}),
     ((boto.MetadataRetrievalError,), unavailable, "the machine does not give its credentials now", {}),
     (
         (
