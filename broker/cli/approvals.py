@@ -20,6 +20,7 @@ LOOK_SECONDS: Final = 2.0
 _COLUMNS: Final = ("id", "state", "agent", "asks for", "until", "approvers")
 _WHAT: Final = {
     "token": "a token",
+    "lease": "a leased secret",
     "budget": "more budget for a task",
     "break_glass": "nothing: it took a token without asking",
 }
@@ -124,6 +125,8 @@ def _asked(request: dict[str, Any]) -> str:
     asked, lifts = request["asked"], request["lifts"]
     if lifts is not None:
         return f"{lifts['count']} more {lifts['resource']} in task {request['task']}"
+    if "secret" in asked:
+        return f"the secret {asked['secret']}"
     return f"{' '.join(asked.get('scopes', ()))} at {asked.get('audience', '-')}"
 
 

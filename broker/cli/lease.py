@@ -65,6 +65,8 @@ def take(
     """Take a lease and print the secret: a JSON object; with --json the whole answer. It is not renewed."""
     form = _Form(as_json=as_json, env=env, out=out)
     form.check()
+    if encrypted and auth_req_id is not None:
+        raise unusable("--auth-req-id: people agreed to the key of the process that asked, so that only it can go on")
     into = delivery("SECRET", secret)
     who = agent_of(issuer_of(issuer_url, config, port), agent, key, wait, dpop=dpop, dpop_key=dpop_key)
 

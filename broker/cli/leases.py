@@ -82,6 +82,24 @@ def abandon(
     show(answer, ended_parts(answer), as_json=as_json)
 
 
+@app.command("revoke-prefix")
+def revoke_prefix(
+    backend: Annotated[str, typer.Argument(metavar="BACKEND", help="The backend, as in the settings.")],
+    prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="A path of it, such as database/creds/orders-ro.")],
+    *,
+    reason: _Reason,
+    config: ConfigFile = None,
+    port: Port = None,
+    as_json: Json = False,
+) -> None:
+    """End everything below a path of a Vault or OpenBao, whoever took it there."""
+    body = {"backend": backend, "prefix": prefix, "reason": reason}
+    path = "/v1/leases/revoke-prefix"
+    answer = call(settings(config, port), lambda session: session.post(path, _WRITE, body))
+    told = f"Everything below {prefix} of {backend} is ended, {answer['leases']:,} leases of the broker's among it."
+    show(answer, told, as_json=as_json)
+
+
 @app.command("confirm")
 def confirm(*, reason: _Reason, config: ConfigFile = None, port: Port = None, as_json: Json = False) -> None:
     """Let leases be revoked that are held since an older ledger was restored."""

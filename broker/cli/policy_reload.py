@@ -43,7 +43,9 @@ def _alive(effect: dict[str, Any]) -> tuple[object, object]:
         return None, None
     if hits is None:
         return "not counted", None
-    return f"{hits['tokens']:,} tokens of {hits['agents']:,} agents", hits["latest_expiry"]
+    leases = hits["leases"]["revocable"] + hits["leases"]["expires_only"]
+    held = f" and {leases:,} leases" if leases else ""
+    return f"{hits['tokens']:,} tokens{held} of {hits['agents']:,} agents", hits["latest_expiry"]
 
 
 def _fate(answer: dict[str, Any], effect: dict[str, Any]) -> str:

@@ -35,6 +35,9 @@ def command(
     key: Annotated[
         str | None, typer.Option(metavar="KID", help="A key: of the broker, or tokens are bound to it.")
     ] = None,
+    secret: Annotated[str | None, typer.Option(metavar="NAME", help="Leases of a secret of the policy.")] = None,
+    backend: Annotated[str | None, typer.Option(metavar="NAME", help="Leases from a backend.")] = None,
+    lease: Annotated[str | None, typer.Option(metavar="ID", help="One lease.")] = None,
     everything: Annotated[bool, typer.Option("--everything", help="All credentials of all agents.")] = False,
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; it is recorded.")] = None,
     incident: Annotated[str | None, typer.Option(metavar="ID", help="The incident that this belongs to.")] = None,
@@ -52,6 +55,7 @@ def command(
     whole = token is not None and is_whole_token(token)
     named = {"token": "-" if whole else token, "agent": agent, "task": task, "role": role, "issuer": issuer}
     named |= {"scope": scope, "audience": audience, "tier": tier, "key": key}
+    named |= {"secret": secret, "backend": backend, "lease": lease}
     selector = selector_of(named, everything=everything, api_audience=loaded.api_audience).to_dict()
     body = _body(reason, incident, _block(block, block_for), preview=preview)
     if everything and not (preview or yes):
@@ -119,6 +123,7 @@ def _summary(answer: dict[str, Any]) -> Facts:
     else:
         values += [(name, f"{hits[name]:,}") for name in ("tokens", "tasks", "agents")]
         values.append(("the last would end", hits["latest_expiry"]))
+        values += _leases(hits["leases"], answer.get("leases"))
     if block is not None:
         ends = block["until"] or "it is lifted"
         values.append(("new grants", f"refused until {ends}" + (f" (block {block['id']})" if block["id"] else "")))
@@ -128,6 +133,20 @@ def _summary(answer: dict[str, Any]) -> Facts:
     if spread is not None:
         values.append(("in force on", f"{spread['replicas_applied']} of {spread['replicas']} replicas"))
     return Facts(title, values)
+
+
+def _leases(hits: dict[str, Any], outcomes: dict[str, int] | None) -> list[tuple[str, object]]:
+    """Say which leases are hit, what their backends can do about it, and what has become of them so far."""
+    count = hits["revocable"] + hits["expires_only"]
+    if not count:
+        return [("leases", "0")]
+    values: list[tuple[str, object]] = [("leases", f"{count:,}, {hits['revocable']:,} of which can be ended")]
+    if hits["expires_only"]:
+        values.append(("the others expire by", hits["latest_expiry"] or "themselves, or never"))
+    if outcomes is not None:
+        told = [f"{number:,} {state.replace('_', ' ')}" for state, number in outcomes.items() if number]
+        values.append(("of these so far", ", ".join(told) or "none"))
+    return values
 
 
 def _covered(selector: dict[str, Any]) -> object:

@@ -183,7 +183,7 @@ def problem_of(reply: Reply) -> Failure:
     code = str(members.get("code") or f"http_{reply.status}")
     text = str(members.get("detail") or members.get("title") or f"the broker answers {reply.status}")
     refusal = members.get("refusal")
-    return Failure(_exit_code(reply.status), code, text, refusal=None if refusal is None else str(refusal))
+    return Failure(_exit_code(reply.status, code), code, text, refusal=None if refusal is None else str(refusal))
 
 
 async def unreachable(issuer: str, http: Outbound, error: BrokerError) -> Failure:
@@ -221,7 +221,9 @@ def _not_signed_in(refused: TokenRefused) -> Failure:
     return Failure(ExitCode.NOT_AUTHORISED, refused.code.value, text, refusal=refused.refusal)
 
 
-def _exit_code(status: int) -> ExitCode:
+def _exit_code(status: int, code: str) -> ExitCode:
+    if code == Code.BACKEND_REFUSED.value:  # somebody must change something there first
+        return ExitCode.REFUSED
     if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return ExitCode.NOT_AUTHORISED
     if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -21,13 +21,17 @@ _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,127}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseWant:
-    """What is asked for. ``ttl`` is a duration such as ``5m``; ``subject`` the token that it is taken with, if any."""
+    """What is asked for. ``ttl`` is a duration such as ``5m``; ``subject`` the token that it is taken with, if any.
+
+    With ``encrypted`` the secret is to come encrypted.
+    """
 
     secret: str
     task: str | None = None
     ttl: str | None = None
     subject: Subject | None = None
     break_glass: str | None = None
+    encrypted: bool = False
 
     def body(self) -> dict[str, Any]:
         """Return it as the body of a request."""

@@ -42,7 +42,6 @@ class LeasedSecret:
         leases: Leases,
         want: LeaseWant,
         *,
-        encrypted: bool,
         auth_req_id: str | None,
         on_warning: OnWarning | None,
         timing: Timing,
@@ -50,7 +49,6 @@ class LeasedSecret:
         """``on_warning`` is told when the lease cannot be renewed or given back; by default it is logged."""
         self._leases = leases
         self._want = want
-        self._encrypted = encrypted
         self._auth_req_id = auth_req_id
         self._on_warning = on_warning
         self._timing = timing
@@ -108,7 +106,7 @@ class LeasedSecret:
         Raises ``LeaseRefused``, ``LeaseUnavailable``, ``TokenPending`` if nobody decided in time, and what else getting
         a token raises.
         """
-        self._taken = await self._leases.take(self._want, encrypted=self._encrypted, auth_req_id=self._auth_req_id)
+        self._taken = await self._leases.take(self._want, self._auth_req_id)
         self._term = self._taken.term
 
     async def renew(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections import OrderedDict
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Final, TypeVar
@@ -13,7 +14,7 @@ from broker.client.api import Api
 from broker.client.delivery import DeliveryKey
 from broker.client.errors import LeaseRefused, LeaseUnavailable
 from broker.client.lease_answers import LeaseWant, Taken, Term, is_lease_id, read_lease, read_term
-from broker.client.waiting import Wait, Waiting
+from broker.client.waiting import MAX_WAITING, Wait, Waiting
 from broker.core.errors import BrokerError, Code
 from broker.core.pacing import Backoff, Timing
 
@@ -43,8 +44,9 @@ class Leases:
         self._timing = timing
         self._patience = patience
         self._running: set[asyncio.Task[Any]] = set()
+        self._keys: OrderedDict[LeaseWant, DeliveryKey] = OrderedDict()
 
-    async def take(self, want: LeaseWant, *, encrypted: bool, auth_req_id: str | None = None) -> Taken:
+    async def take(self, want: LeaseWant, auth_req_id: str | None = None) -> Taken:
         """Take a lease. If the broker's answer is lost, that lease is given back, and another one is taken.
 
         Where a person has to decide first, this waits for it, and goes on with an earlier request for the same. What
@@ -59,20 +61,20 @@ class Leases:
             asked_at, approval = self._timing.elapsed(), self._waiting.of(want)
             is_free = approval is None and want.break_glass is None
             try:
-                taken = await self._once(want, key, approval, DeliveryKey() if encrypted else None)
+                taken = await self._once(want, key, approval)
             except LeaseRefused as refused:
                 if refused.pending is not None:
                     await wait.pause(refused.pending, asked_at)
                     deadline = self._timing.elapsed() + self._patience
                     continue
-                self._waiting.forget(want)
+                self._forget(want)
                 delay = max(_BACKOFF.delay(failures, self._timing.spread()), refused.retry_after or 0)
                 if refused.code is not Code.BACKEND_UNAVAILABLE or not is_free or asked_at + delay > deadline:
                     raise
                 failures += 1
                 await self._timing.sleep(delay)
             else:
-                self._waiting.forget(want)
+                self._forget(want)
                 if taken is not None:
                     return taken
                 lost += 1
@@ -112,11 +114,9 @@ class Leases:
 
     # --- one request ------------------------------------------------------------------------------------------------
 
-    async def _once(
-        self, want: LeaseWant, key: str, approval: str | None, delivery: DeliveryKey | None
-    ) -> Taken | None:
+    async def _once(self, want: LeaseWant, key: str, approval: str | None) -> Taken | None:
         """Ask once; None if the answer with the secret was lost. A lease whose secret is not had is given back."""
-        asked_at = self._timing.elapsed()
+        asked_at, delivery = self._timing.elapsed(), self._delivery_key(want)
         answer = await self._ask(want, key, approval, delivery)
         try:
             taken = read_lease(answer, want, delivery, asked_at)
@@ -162,6 +162,21 @@ class Leases:
             await self.to_the_end(self.give_back(lease, want))
         except BrokerError as error:
             _log.warning("the lease %s could not be given back: %s", lease, error)
+
+    def _delivery_key(self, want: LeaseWant) -> DeliveryKey | None:
+        """Return the key that a secret is to be encrypted to: the same one while people decide, who agree to it too."""
+        if not want.encrypted:
+            return None
+        key = self._keys.pop(want, None) or DeliveryKey()
+        self._keys[want] = key
+        if len(self._keys) > MAX_WAITING:
+            self._keys.popitem(last=False)
+        return key
+
+    def _forget(self, want: LeaseWant) -> None:
+        """Begin anew the next time."""
+        self._waiting.forget(want)
+        self._keys.pop(want, None)
 
     def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.ensure_future(work)

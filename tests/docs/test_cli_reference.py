@@ -14,6 +14,7 @@ from broker.cli.app import app
 from broker.cli.outcome import ExitCode
 from broker.config import (
     BACKEND_KINDS,
+    LeaseSettings,
     LedgerSettings,
     Limits,
     Listen,
@@ -34,6 +35,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "limits": Limits,
     "log": Log,
     "operator": OperatorSettings,
+    "leases": LeaseSettings,
 }
 
 

@@ -107,11 +107,12 @@ async def test_a_revoked_lease_is_not_renewed(app: BrokerApp) -> None:
         assert refused.value.code is Code.LEASE_ENDED
 
 
-async def test_people_agree_to_a_lease(app: BrokerApp) -> None:
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_people_agree_to_a_lease(app: BrokerApp, encrypted: bool) -> None:
     """The client waits for them, and goes on with exactly that request."""
     asked: asyncio.Queue[str] = asyncio.Queue()
     async with client_of(app, on_pending=lambda auth_req_id, _seconds: asked.put_nowait(auth_req_id)) as client:
-        taking = asyncio.ensure_future(client.lease("payroll").take())
+        taking = asyncio.ensure_future(client.lease("payroll", encrypted=encrypted).take())
         approval = await asyncio.wait_for(asked.get(), 20)
         token = await app.token("carol", "broker", "approvals:decide")
         decision = {"decision": "approve", "reason": "month end"}

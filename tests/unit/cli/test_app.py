@@ -36,6 +36,7 @@ ONLINE = (
     ("leases", "retry", "lease_1"),
     ("leases", "abandon", "lease_1", "--reason", "x"),
     ("leases", "confirm", "--reason", "x"),
+    ("leases", "revoke-prefix", "vault", "database/creds", "--reason", "x"),
     ("ledger", "tail"),
     ("ledger", "show", "0"),
     ("policy", "explain", "--agent", "a"),
@@ -98,7 +99,7 @@ def test_every_command_has_json_and_help() -> None:
                 yield from commands(inner, f"{name} {child}")
 
     found = dict(commands(typer.main.get_command(cli.app), "broker"))
-    assert len(found) == 46
+    assert len(found) == 47
     for name, command in found.items():
         parameters = command.params  # type: ignore[attr-defined]
         assert any("--json" in parameter.opts for parameter in parameters), name

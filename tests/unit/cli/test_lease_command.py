@@ -14,10 +14,11 @@ import pytest
 
 from broker.cli import lease_variables
 from broker.cli.outcome import ExitCode, Failure
+from broker.core.lease import LeaseStatus
 from tests.support.broker_app import Template, make_template
 from tests.support.broker_thread import BrokerThread
-from tests.support.leases import BACKENDS, LEASING, POLICY, reaping
-from tests.support.shell import Done, Shell
+from tests.support.leases import BACKENDS, LEASING, POLICY, reaping, settled, state_of
+from tests.support.shell import Done, Shell, write_private_key
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +128,7 @@ def test_a_secret_that_cannot_be_delivered_is_given_back(agent: Agent, tmp_path:
         ("2fa",),
         ("db", "--key", "nowhere.pem"),
         ("db", "--wait", "-1"),
+        ("payroll", "--encrypted", "--auth-req-id", "apr_1"),
     ],
 )
 def test_options_that_make_no_sense(agent: Agent, broker: BrokerThread, arguments: tuple[str, ...]) -> None:
@@ -281,6 +283,44 @@ def test_leases_that_are_held(shell: Shell, broker: BrokerThread) -> None:
     """An operator lets them go, and says why."""
     assert shell("leases", "confirm", "--reason", "the backup is the right one").code == 0
     assert len(broker.entries("leases.confirmed")) == 1
+
+
+def test_everything_below_a_path(shell: Shell, broker: BrokerThread) -> None:
+    """Only where the backend has paths, and with the reason."""
+    done = shell("leases", "revoke-prefix", "local", "database/creds", "--reason", "x")
+    assert (done.code, done.err.split(": ")[1]) == (ExitCode.REFUSED, "backend_refused")
+    assert shell("leases", "revoke-prefix", "local", "database/creds").code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("secret", "db"), ("backend", "local"), ("lease", None), ("agent", "alpha")]
+)
+def test_revoking_leases(
+    agent: Agent, shell: Shell, broker: BrokerThread, reaper: None, option: str, value: str | None
+) -> None:
+    """By what they were taken from, or whoever has them; counted before, and afterwards with what became of them."""
+    lease = agent.take("db")
+    selector = (f"--{option}", value or lease)
+    preview = shell("revoke", *selector, "--preview").out
+    assert "1, 1 of which can be ended" in preview
+    assert broker.run(state_of(broker.app, lease)).status is LeaseStatus.LIVE
+    done = shell("revoke", *selector, "--reason", "lost")
+    assert (done.code, "1, 1 of which can be ended" in done.out) == (0, True), done.err
+    assert broker.run(settled(broker.app, lease)).status is LeaseStatus.REVOKED
+
+
+def test_what_people_are_asked_for(agent: Agent, shell: Shell, broker: BrokerThread, template: Template) -> None:
+    """The request says that it is about a secret, and which."""
+    agent("take", "payroll", "--wait", "0")
+    key = write_private_key(broker.folder / "carol.pem", template.keys["carol"])
+    text = broker.config.read_text().replace('agent = "operator"', 'agent = "carol"')
+    carol = broker.folder / "carol.toml"
+    carol.write_text(text.replace('key = "operator.pem"', f'key = "{key}"'))
+    listed = shell("approvals", "list", "--config", carol)
+    assert "the secret payroll" in listed.out, listed.err
+    request = listed.out.splitlines()[1].split()[0]
+    told = shell("approvals", "show", request, "--config", carol).out
+    assert "a leased secret" in told
 
 
 @pytest.mark.parametrize("lease", ["..", "a/b", "confirm/x"])

@@ -504,6 +504,20 @@ async def test_people_are_waited_for(broker: LeasingBroker, time: VirtualTime) -
     assert len(set(deciders.keys)) == 1
 
 
+async def test_people_agree_to_one_key(broker: LeasingBroker, client: Client, time: VirtualTime) -> None:
+    """As long as they have not decided, the secret is to be encrypted to the same one; then to another."""
+    deciders = Deciders(broker)
+    taking = asyncio.ensure_future(client.lease("orders-db", encrypted=True).take())
+    await reached(deciders.asked, 1)
+    await until(lambda: time.sleepers == 1)
+    deciders.agree = True
+    time.advance(5)
+    await taking
+    await client.lease("orders-db", encrypted=True).take()
+    first, again, other = (body["encrypt_to"]["x"] for body in deciders.asked)
+    assert first == again != other
+
+
 async def test_people_who_do_not_decide(broker: LeasingBroker, time: VirtualTime) -> None:
     """The caller gets the id; asking again, or another process that has it, goes on with the same request."""
     deciders = Deciders(broker)
