@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from broker.consent import Consent
-from broker.core.approval import BREAK_GLASS, BUDGET, LEASE, USED, ApprovalRequest, request_digest
+from broker.core.approval import BREAK_GLASS, BUDGET, LEASE, ApprovalRequest, request_digest
 from broker.core.change import AddApproval, ApprovalGranted, Guard, RateWithin, Write
 from broker.core.errors import Code, GuardFailed, Pending, Refused
 from broker.core.lease_decision import Ground, LeaseGranted
@@ -85,12 +85,10 @@ class Leaves:
         state = None if auth_req_id is None else await self._records.approval(auth_req_id)
         if state is None or state.request.kind != BUDGET:
             return None
-        digest = request_digest(_more_leases(ground))
-        if state.stored == USED and state.request.digest == digest:
-            return state.request.id
-        agreed = await self._consent.redeem(state.request.id, digest, ground.claims.client_id, ground.now)
-        await self._consent.lift(agreed, case.caller, ground.now, implicit=None if stored else ground.task)
-        return agreed.request.id
+        digest, agent = request_digest(_more_leases(ground)), ground.claims.client_id
+        implicit = None if stored else ground.task
+        await self._consent.lift_once(state.request.id, digest, agent, case.caller, ground.now, implicit=implicit)
+        return state.request.id
 
     async def _ask(self, case: Case, ground: Ground, wanted: ApprovalRequest) -> Pending:
         rate = RateWithin(f"approval/{ground.claims.client_id}", REQUESTS_PER_MINUTE, ground.now)
