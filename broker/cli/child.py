@@ -12,16 +12,16 @@ from functools import partial
 from typing import Final
 
 from broker.cli.outcome import unusable
-from broker.cli.signals import Received
+from broker.cli.signals import Received, known
 
 SIGNALLED: Final = 128
 """What is added to the number of the signal that ended a program, as shells do."""
 
 TERMINAL: Final = "/dev/tty"
-_TO_THE_GROUP: Final = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH})
+_TO_THE_GROUP: Final = known("SIGINT", "SIGQUIT", "SIGWINCH")
 """What a terminal sends to the whole foreground group; that it is gone, it tells the session's leader alone."""
 
-_CHANGED_BY_PYTHON: Final = [signal.SIGPIPE, signal.SIGXFSZ]
+_CHANGED_BY_PYTHON: Final = known("SIGPIPE", "SIGXFSZ")
 
 
 def check_program(command: Sequence[str]) -> None:

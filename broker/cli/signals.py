@@ -15,17 +15,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-HELD: Final = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGWINCH,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
 
-ENDING: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
+def known(*names: str) -> frozenset[signal.Signals]:
+    """Return those of the named signals that this system has."""
+    return frozenset(number for number in signal.Signals if number.name in names)
+
+
+HELD: Final = known("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGWINCH", "SIGUSR1", "SIGUSR2")
+"""Signals that are for the program."""
+
+ENDING: Final = known("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 """Signals that end a command that has not started its program yet."""
 
 _FROM_KERNEL: Final = 0  # a process's own code is 0 or below (sigaction(2)), the kernel's are above

@@ -91,9 +91,21 @@ class Leases:
         return read_term(answer, asked_at)
 
     async def give_back(self, lease: str, want: LeaseWant) -> None:
-        """End a lease; ending it again changes nothing. Raises as :meth:`take` does."""
-        path = f"/v1/leases/{lease}"
-        await self._api.send("DELETE", path, SCOPE, task=want.task, subject_token=want.handed, patience=RETURN_SECONDS)
+        """End a lease; ending it again changes nothing. Raises as :meth:`take` does.
+
+        One that the broker is still taking can be ended a moment later.
+        """
+        deadline = self._timing.elapsed() + RETURN_SECONDS
+        while True:
+            try:
+                await self._end(lease, want)
+            except LeaseRefused as refused:
+                delay = refused.retry_after or 1
+                if refused.code is not Code.CONFLICT or self._timing.elapsed() + delay > deadline:
+                    raise
+                await self._timing.sleep(delay)
+            else:
+                return
 
     async def to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
         """Do what must not be left half done: being cancelled once waits for it, for ten seconds at most."""
@@ -148,6 +160,10 @@ class Leases:
             undoing = self._begin(self._undo(asking, want))
             await asyncio.wait([undoing], timeout=RETURN_SECONDS)
             raise
+
+    async def _end(self, lease: str, want: LeaseWant) -> None:
+        path = f"/v1/leases/{lease}"
+        await self._api.send("DELETE", path, SCOPE, task=want.task, subject_token=want.handed, patience=RETURN_SECONDS)
 
     async def _undo(self, asking: asyncio.Task[dict[str, Any]], want: LeaseWant) -> None:
         """Wait for an answer that nobody wants any more, and give back what it brings."""

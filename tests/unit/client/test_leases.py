@@ -381,6 +381,26 @@ async def test_answers_that_always_get_lost(broker: LeasingBroker, client: Clien
     assert len(set(broker.keys)) == 3
 
 
+async def test_a_lease_that_is_still_being_taken(broker: LeasingBroker, client: Client, time: VirtualTime) -> None:
+    """It is given back once the broker has it: when the first answer was lost before its time."""
+    path = f"{LEASES}/lease_1"
+    broker.faults[path] = answering(409, {"code": "conflict"}, {"Retry-After": "1"}, times=2)
+    leased = client.lease("orders-db")
+    await leased.take()
+    returning = asyncio.ensure_future(leased.give_back())
+    for _ in range(2):
+        await pass_time(time, 1)
+    await returning
+    assert broker.ended == ["lease_1"]
+    broker.faults[path] = answering(409, {"code": "conflict"}, {"Retry-After": "60"})
+    other = client.lease("orders-db")
+    await other.take()
+    broker.faults[f"{LEASES}/{other.id}"] = broker.faults[path]
+    with pytest.raises(LeaseRefused):
+        await other.give_back()
+    assert not other.is_over
+
+
 @pytest.mark.parametrize(
     ("change", "encrypted"),
     [
