@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from broker.core.errors import Code
 from tests.support.openbao import OpenBao, OpenBaoRefused
 from tests.support.running_broker import RunningBroker
 
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "sign-in-to-vault-and-clouds.md"
 AUDIENCE = "vault"
 OWN = "vault-broker"
 TICKETS = "https://tickets.internal"
@@ -110,6 +112,18 @@ async def test_an_agent_signs_in(ground: Ground) -> None:
     assert data == {"text": "for agents only"}
     with pytest.raises(OpenBaoRefused):
         ground.bao.call("GET", "sys/policies/acl", token=auth["client_token"])
+
+
+async def test_the_role_that_the_page_shows(ground: Ground) -> None:
+    """What the guide says to write into Vault works, for the agent that it names."""
+    (shown,) = re.findall(r"<<'EOF'\n(.*?)EOF", PAGE.read_text(), re.DOTALL)
+    role = json.loads(shown.replace("prod-cluster/support/triage", "triage"))
+    ground.bao.call("POST", "auth/agents/role/shown", role)
+    async with ground.client("triage") as client, ground.client("other") as other:
+        assert ground.login((await client.identity_token(AUDIENCE)).access_token, "shown")["lease_duration"] == 300
+        stranger = (await other.identity_token(AUDIENCE)).access_token
+    with pytest.raises(OpenBaoRefused, match="agent"):
+        ground.login(stranger, "shown")
 
 
 async def test_the_command_line_does_as_well(ground: Ground) -> None:
