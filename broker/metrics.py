@@ -52,6 +52,12 @@ class Metrics:
             "For how long the lease has waited to be confirmed dead that waits the longest.",
             registry=self._registry,
         )
+        self._backends = Gauge(
+            "broker_backend_out_of_order",
+            "1 while a backend of leases is left alone because it failed again and again.",
+            ("backend",),
+            registry=self._registry,
+        )
         self._durations = Histogram(
             "broker_request_duration_seconds",
             "Time from the end of a request's header to its answer.",
@@ -103,6 +109,11 @@ class Metrics:
         for (backend, status), count in counts.items():
             self._alive.labels(backend, status.value).set(count)
         self._oldest.set(oldest_seconds)
+
+    def backends_are(self, states: Mapping[str, str]) -> None:
+        """Show which backends are left alone: ``open`` among ``closed``, ``half_open`` and ``open``."""
+        for backend, state in states.items():
+            self._backends.labels(backend).set(state == "open")
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Record how long an answer took. ``route`` is a route's path template; only the status class is kept."""

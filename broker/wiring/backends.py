@@ -1,4 +1,4 @@
-"""Composing what leases need: the configured backends, those who take and hold leases, and the reaper. No logic."""
+"""Composing the backends of leases that are configured. No logic."""
 
 from __future__ import annotations
 

@@ -1,0 +1,180 @@
+"""What the use cases of one broker stand on: opened, and closed again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from broker.authenticators.federation import Federation
+from broker.clock import SystemClock
+from broker.config import Config, MasterKey
+from broker.consent import Consent
+from broker.core.errors import Code, Unavailable
+from broker.core.policy import LONGEST_TTL, Policy
+from broker.core.tally import Tally
+from broker.ids import RandomIds
+from broker.lease_backends import GatedBackends
+from broker.ledger.store import SqlLedger
+from broker.metrics import Metrics
+from broker.outbound import Destination, Outbound
+from broker.policy_control import PolicyControl
+from broker.policy_file import load_policy
+from broker.ports import Backend, Events, Revocations
+from broker.revocation import Revocation
+from broker.signing.identity_token import IdentityTokenSigner
+from broker.signing.keyring import KeyRing
+from broker.signing.ledger_identity import checkpoint_signer
+from broker.signing.master_key import KeyCommand, KeyFile, KeyVariable, MasterKeySource, load_master_key
+from broker.signing.sealing import Sealer, derived_key
+from broker.webhooks import Receiver, Webhooks, webhook_secret
+from broker.wiring.backends import open_backends
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What the use cases of one broker stand on."""
+
+    config: Config
+    events: Events
+    clock: SystemClock
+    ids: RandomIds
+    metrics: Metrics
+    strangers: Tally
+    revocations: Revocations
+    ring: KeyRing
+    identities: IdentityTokenSigner
+    nonce_key: bytes
+    fingerprint_key: bytes
+    ledger: SqlLedger
+    backends: GatedBackends
+    revocation: Revocation
+    policy_control: PolicyControl
+    federation: Federation
+    webhooks: Webhooks
+    consent: Consent
+
+    @property
+    def issuer(self) -> str:
+        """The broker's public URL."""
+        return self.config.issuer
+
+
+async def open_ground(
+    config: Config, events: Events, stack: AsyncExitStack, own_backends: Mapping[str, Backend]
+) -> Ground:
+    """Open what the use cases stand on; ``stack`` closes it again.
+
+    Raises ``BrokerError``, ``MasterKeyError`` or ``SealingError`` with a text for the operator.
+    """
+    clock, revocations, metrics, ids = SystemClock(), Revocations(), Metrics(), RandomIds()
+    master_key = load_master_key(master_key_source(config.master_key))
+    sealer = Sealer(master_key)
+    ring = KeyRing((), sealer, longest_token=LONGEST_TTL)
+    policy = load_policy(config.policy, config.issuer)
+    sign = checkpoint_signer(ring, clock, issuer=config.issuer)
+    ledger = await SqlLedger.open(config.ledger, revocations, clock=clock, sign=sign)
+    stack.push_async_callback(ledger.close)
+    ring.replace(await ledger.keys())
+    outbound = await stack.enter_async_context(Outbound())
+    revocation = _revocation(revocations, ledger, clock, ids, metrics, events)
+    policy_control = _policy_control(config, policy, ledger, clock, revocation)
+    federation = Federation(lambda: policy_control.current().issuers, outbound, issuer=config.issuer)
+    stack.push_async_callback(federation.close)
+    identities = IdentityTokenSigner(ring, clock, ids, issuer=config.issuer)
+    backends = open_backends(
+        config.backends, own_backends, master_key=master_key, clock=clock, own_token=identities.own_token
+    )
+    stack.push_async_callback(backends.close)
+    webhooks = Webhooks(webhook_receivers(config), outbound, api=config.api_audience, clock=clock, events=events)
+    webhooks.start()
+    stack.push_async_callback(webhooks.close)
+    consent = Consent(
+        ledger=ledger,
+        records=ledger,
+        policy=policy_control.current,
+        revocations=revocations,
+        clock=clock,
+        notifier=webhooks,
+        meter=metrics,
+        events=events,
+    )
+    return Ground(
+        config=config,
+        events=events,
+        clock=clock,
+        ids=ids,
+        metrics=metrics,
+        strangers=Tally(),
+        revocations=revocations,
+        ring=ring,
+        identities=identities,
+        nonce_key=derived_key(master_key, "dpop-nonces").reveal(),
+        fingerprint_key=derived_key(master_key, "lease-fingerprints").reveal(),
+        ledger=ledger,
+        backends=backends,
+        revocation=revocation,
+        policy_control=policy_control,
+        federation=federation,
+        webhooks=webhooks,
+        consent=consent,
+    )
+
+
+def _revocation(
+    revocations: Revocations, ledger: SqlLedger, clock: SystemClock, ids: RandomIds, metrics: Metrics, events: Events
+) -> Revocation:
+    return Revocation(
+        revocations=revocations,
+        ledger=ledger,
+        records=ledger,
+        clock=clock,
+        ids=ids,
+        meter=metrics,
+        events=events,
+    )
+
+
+def _policy_control(
+    config: Config, policy: Policy, ledger: SqlLedger, clock: SystemClock, revocation: Revocation
+) -> PolicyControl:
+    return PolicyControl(
+        policy,
+        lambda: load_policy(config.policy, config.issuer),
+        ledger=ledger,
+        records=ledger,
+        clock=clock,
+        revoke=revocation.revoke,
+    )
+
+
+def webhook_receivers(config: Config) -> list[Receiver]:
+    """Return who is told of requests for approval. Raises ``Unavailable`` if a secret cannot be used."""
+    receivers = []
+    for place, hook in enumerate(config.webhooks):
+        where = hook.secret_file or f"the variable {hook.secret_environment}"
+        try:
+            text = Path(where).read_text() if hook.secret_file else os.environ.get(hook.secret_environment or "", "")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Unavailable(Code.INTERNAL, f"webhooks[{place}]: {where} cannot be read") from error
+        destination = Destination(allow_http=hook.allow_http, allow_private=hook.allow_private, ca_file=hook.ca_file)
+        receivers.append(
+            Receiver(
+                url=hook.url,
+                secret=webhook_secret(text, f"webhooks[{place}]: {where}"),
+                events=hook.events,
+                destination=destination,
+            )
+        )
+    return receivers
+
+
+def master_key_source(settings: MasterKey) -> MasterKeySource:
+    """Return where the master key comes from; the settings were checked to name exactly one source."""
+    if settings.file is not None:
+        return KeyFile(Path(settings.file))
+    if settings.environment is not None:
+        return KeyVariable(settings.environment)
+    return KeyCommand(settings.command or ())

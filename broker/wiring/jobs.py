@@ -1,0 +1,76 @@
+"""What runs beside the requests, and what metrics watch. No logic."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from broker.auditing import Auditing
+from broker.core.pacing import Backoff
+from broker.http.surface import Services
+from broker.reaper import Reaper
+from broker.timing import SYSTEM
+from broker.upkeep import Job
+from broker.wiring.ground import Ground
+
+STRANGERS_SECONDS: Final = 60.0
+COMPACTION_SECONDS: Final = 60.0
+PENDING_SECONDS: Final = 1.0
+CLOCK_SECONDS: Final = 5.0
+PROBE_SECONDS: Final = 2.0
+DUE_SECONDS: Final = 1.0
+ISSUER_KEYS_SECONDS: Final = 30.0
+REAPER_SECONDS: Final = 0.1
+LEASE_COUNT_SECONDS: Final = 5.0
+
+
+def compose_reaper(ground: Ground) -> Reaper:
+    """Return who ends leases."""
+    settings = ground.config.leases
+    return Reaper(
+        backends=ground.backends,
+        revocations=ground.revocations,
+        ledger=ground.ledger,
+        leases=ground.ledger,
+        clock=ground.clock,
+        spread=SYSTEM.spread,
+        meter=ground.metrics,
+        events=ground.events,
+        attempts=settings.attempts,
+        backoff=Backoff(first=settings.first_pause_seconds, longest=settings.longest_pause_seconds),
+        restored=ground.ledger.is_behind,
+    )
+
+
+def watch(ground: Ground) -> None:
+    """Let metrics show what the ledger and the rules are like."""
+    rules, ledger = ground.revocations.rules, ground.ledger
+    ledger.observe(ground.metrics.batched)
+    ground.metrics.watch("epoch", "How many revocation rules have ever been committed", lambda: rules.epoch)
+    ground.metrics.watch("live_rules", "Revocation rules in force", lambda: len(rules))
+    ground.metrics.watch("ledger_entries", "Entries in the ledger", lambda: ledger.size)
+    ground.metrics.watch("ledger_writable", "1 if the last transaction was durable", lambda: ledger.healthy() is None)
+
+
+def compose_jobs(ground: Ground, services: Services, auditing: Auditing, reaper: Reaper) -> tuple[Job, ...]:
+    """Return everything that is done again and again."""
+    ledger, clock = ground.ledger, ground.clock
+    return (
+        Job("leases", REAPER_SECONDS, reaper.step),
+        Job("lease counts", LEASE_COUNT_SECONDS, lambda: _count_leases(ground)),
+        Job("strangers", STRANGERS_SECONDS, auditing.record_strangers),
+        Job("pending rules", PENDING_SECONDS, services.revocation.write_pending),
+        Job("tasks due", DUE_SECONDS, services.tasks.close_due),
+        Job("compaction", COMPACTION_SECONDS, lambda: ledger.compact(clock.now())),
+        Job("clock", CLOCK_SECONDS, lambda: auditing.watch_clock(time.monotonic())),
+        Job("recall", CLOCK_SECONDS, lambda: ledger.recall(clock.now())),
+        Job("issuer keys", ISSUER_KEYS_SECONDS, lambda: ground.federation.refresh(clock.now())),
+        Job("ledger probe", PROBE_SECONDS, ledger.probe_if_troubled),
+    )
+
+
+async def _count_leases(ground: Ground) -> None:
+    oldest = await ground.ledger.oldest_lease_end()
+    ground.metrics.backends_are(ground.backends.states())
+    waited = 0.0 if oldest is None else max(0.0, ground.clock.now() - oldest)
+    ground.metrics.leases_are(await ground.ledger.lease_counts(), waited)

@@ -1,0 +1,72 @@
+"""A composed broker: opened as a whole, and closed again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from ipaddress import ip_network
+
+from broker.auditing import Auditing
+from broker.config import Config
+from broker.http.surface import Services, Site
+from broker.policy_control import PolicyControl
+from broker.ports import Backend, Events
+from broker.upkeep import Job
+from broker.wiring.ground import open_ground
+from broker.wiring.jobs import compose_jobs, compose_reaper, watch
+from broker.wiring.services import compose_services
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broker:
+    """A composed broker: what HTTP serves, what runs beside it, and what a signal can ask for."""
+
+    config: Config
+    services: Services
+    site: Site
+    auditing: Auditing
+    policy_control: PolicyControl
+    jobs: tuple[Job, ...]
+
+
+@asynccontextmanager
+async def open_broker(
+    config: Config, events: Events, *, own_backends: Mapping[str, Backend] | None = None
+) -> AsyncIterator[Broker]:
+    """Open everything that a broker needs, and close it again, the ledger last.
+
+    ``own_backends`` are backends of leases besides those that are configured, by their names.
+
+    Raises ``BrokerError``, ``MasterKeyError`` or ``SealingError`` with a text for the operator.
+    """
+    async with AsyncExitStack() as stack:
+        ground = await open_ground(config, events, stack, own_backends or {})
+        services = compose_services(ground, site_of(config))
+        reaper = compose_reaper(ground)
+        stack.push_async_callback(reaper.close)
+        stack.push_async_callback(services.leasing.close)
+        await services.approvals.announce_waiting()
+        auditing = Auditing(ledger=ground.ledger, clock=ground.clock, events=events, strangers=ground.strangers)
+        watch(ground)
+        yield Broker(
+            config=config,
+            services=services,
+            site=site_of(config),
+            auditing=auditing,
+            policy_control=ground.policy_control,
+            jobs=compose_jobs(ground, services, auditing, reaper),
+        )
+
+
+def site_of(config: Config) -> Site:
+    """Return the public URLs and limits of a configured broker."""
+    limits = config.limits
+    return Site(
+        issuer=config.issuer,
+        body_bytes=limits.body_bytes,
+        request_seconds=limits.request_seconds,
+        failures_per_minute=limits.unauthenticated_per_minute,
+        trusted_proxies=tuple(ip_network(network) for network in config.listen.trusted_proxies),
+        access_log=config.log.access,
+    )

@@ -1,0 +1,218 @@
+"""The use cases, composed on their ground. No logic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from broker.actions import Actions
+from broker.admission import Admission
+from broker.approvals import Approvals
+from broker.authenticators.client_assertion import ClientAssertion
+from broker.authenticators.dispatch import Dispatch
+from broker.core.dpop import make_nonce
+from broker.core.errors import Unavailable
+from broker.core.token_check import TokenCheck
+from broker.http.surface import Services, Site
+from broker.introspection import Introspection
+from broker.issuance import Applicants, IdentityTokens, Intake, Issuance
+from broker.key_rotation import KeyRotation
+from broker.leasing import Holdings, Leasing, Oversight
+from broker.registration import Registration
+from broker.right_sizing import RightSizing
+from broker.signing.access_token import AccessTokenSigner
+from broker.signing.snapshot import SnapshotSigner
+from broker.tasks import Tasks
+from broker.wiring.backends import JweEnvelope
+from broker.wiring.ground import Ground
+
+
+def compose_services(ground: Ground, site: Site) -> Services:
+    """Return the use cases."""
+    config, ledger, clock, ids = ground.config, ground.ledger, ground.clock, ground.ids
+    metrics, strangers, revocations = ground.metrics, ground.strangers, ground.revocations
+    authenticator = Dispatch(
+        federation=ground.federation,
+        registered=ClientAssertion(ledger, issuer=ground.issuer, max_ahead=config.limits.assertion_seconds),
+    )
+    check = TokenCheck(
+        issuer=ground.issuer,
+        keys=lambda: ground.ring.verification_keys(clock.now()),
+        rules=lambda: revocations.rules,
+        first_hand=True,
+    )
+    applicants = _applicants(ground, site, authenticator, check)
+    intake = _intake(ground, applicants)
+    return Services(
+        issuance=_issuance(ground, applicants, intake),
+        identities=_identities(ground, applicants, intake),
+        admission=Admission(
+            audience=config.api_audience,
+            check=check,
+            authenticator=authenticator,
+            ledger=ledger,
+            clock=clock,
+            meter=metrics,
+            strangers=strangers,
+        ),
+        introspection=Introspection(check=check, policy=ground.policy_control.current, clock=clock),
+        revocation=ground.revocation,
+        registration=Registration(ledger=ledger, records=ledger, clock=clock, ids=ids, strangers=strangers),
+        key_rotation=KeyRotation(custody=ground.ring, ledger=ledger, records=ledger, clock=clock),
+        approvals=_approvals(ground),
+        actions=_actions(ground, check),
+        leasing=_leasing(ground),
+        holdings=_holdings(ground),
+        oversight=Oversight(
+            backends=ground.backends,
+            ledger=ledger,
+            leases=ledger,
+            clock=clock,
+            meter=metrics,
+            confirmed=ledger.accept_behind,
+        ),
+        tasks=Tasks(
+            ledger=ledger,
+            records=ledger,
+            revocations=revocations,
+            revoker=ground.revocation,
+            policy=ground.policy_control.current,
+            clock=clock,
+            ids=ids,
+            events=ground.events,
+        ),
+        policy_control=ground.policy_control,
+        right_sizing=RightSizing(records=ledger, policy=ground.policy_control.current, clock=clock),
+        records=ledger,
+        revocations=revocations,
+        token_check=check,
+        jwks=ground.ring.jwks,
+        snapshot=SnapshotSigner(ground.ring, revocations, issuer=ground.issuer).at,
+        health=lambda: _health(ground),
+        nonce=lambda now: make_nonce(ground.nonce_key, now),
+        clock=clock,
+        ids=ids,
+        metrics=metrics,
+        events=ground.events,
+    )
+
+
+def _applicants(ground: Ground, site: Site, authenticator: Dispatch, check: TokenCheck) -> Applicants:
+    return Applicants(
+        authenticator=authenticator,
+        check=check,
+        token_endpoint=site.token_endpoint,
+        api_audience=ground.config.api_audience,
+        nonce_key=ground.nonce_key if ground.config.dpop_nonces else None,
+    )
+
+
+def _intake(ground: Ground, applicants: Applicants) -> Intake:
+    return Intake(
+        applicants=applicants,
+        policy=ground.policy_control.current,
+        ledger=ground.ledger,
+        records=ground.ledger,
+        clock=ground.clock,
+        ids=ground.ids,
+        meter=ground.metrics,
+        strangers=ground.strangers,
+    )
+
+
+def _issuance(ground: Ground, applicants: Applicants, intake: Intake) -> Issuance:
+    return Issuance(
+        issuer=ground.issuer,
+        applicants=applicants,
+        intake=intake,
+        consent=ground.consent,
+        policy=ground.policy_control.current,
+        revocations=ground.revocations,
+        signer=AccessTokenSigner(ground.ring, ground.clock, issuer=ground.issuer),
+        ledger=ground.ledger,
+        records=ground.ledger,
+        clock=ground.clock,
+        ids=ground.ids,
+        meter=ground.metrics,
+    )
+
+
+def _identities(ground: Ground, applicants: Applicants, intake: Intake) -> IdentityTokens:
+    return IdentityTokens(
+        issuer=ground.issuer,
+        applicants=applicants,
+        intake=intake,
+        policy=ground.policy_control.current,
+        revocations=ground.revocations,
+        signer=ground.identities,
+        ledger=ground.ledger,
+        clock=ground.clock,
+        ids=ground.ids,
+        meter=ground.metrics,
+    )
+
+
+def _actions(ground: Ground, check: TokenCheck) -> Actions:
+    return Actions(
+        check=check,
+        consent=ground.consent,
+        policy=ground.policy_control.current,
+        revocations=ground.revocations,
+        ledger=ground.ledger,
+        records=ground.ledger,
+        clock=ground.clock,
+        ids=ground.ids,
+        meter=ground.metrics,
+    )
+
+
+def _leasing(ground: Ground) -> Leasing:
+    return Leasing(
+        backends=ground.backends,
+        envelope=JweEnvelope(),
+        fingerprint_key=ground.fingerprint_key,
+        consent=ground.consent,
+        policy=ground.policy_control.current,
+        revocations=ground.revocations,
+        ledger=ground.ledger,
+        records=ground.ledger,
+        leases=ground.ledger,
+        clock=ground.clock,
+        ids=ground.ids,
+        meter=ground.metrics,
+        events=ground.events,
+    )
+
+
+def _holdings(ground: Ground) -> Holdings:
+    return Holdings(
+        backends=ground.backends,
+        policy=ground.policy_control.current,
+        revocations=ground.revocations,
+        ledger=ground.ledger,
+        records=ground.ledger,
+        leases=ground.ledger,
+        clock=ground.clock,
+        meter=ground.metrics,
+    )
+
+
+def _approvals(ground: Ground) -> Approvals:
+    return Approvals(
+        ledger=ground.ledger,
+        records=ground.ledger,
+        policy=ground.policy_control.current,
+        revocations=ground.revocations,
+        clock=ground.clock,
+        notifier=ground.webhooks,
+        meter=ground.metrics,
+    )
+
+
+async def _health(ground: Ground) -> Mapping[str, str | None]:
+    """Say of each thing that issuing depends on what is wrong with it, or None."""
+    keys = None
+    try:
+        ground.ring.signing_kid(ground.clock.now())
+    except Unavailable as error:
+        keys = error.public
+    return {"ledger": ground.ledger.healthy(), "keys": keys}
