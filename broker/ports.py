@@ -275,7 +275,7 @@ class LeaseRecords(Protocol):
         ...
 
     async def running_leases(self, *, after: str = "", limit: int = 1000) -> Sequence[LeaseState]:
-        """Return leases that are opening or live, by id, with ids above ``after``."""
+        """Return leases that are opening, live, or held although they have ended, by id, with ids above ``after``."""
         ...
 
     async def over_leases(self, now: float, limit: int = 1000) -> Sequence[LeaseState]:

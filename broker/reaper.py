@@ -58,8 +58,8 @@ class Reaper:
     ) -> None:
         """``attempts`` is how often revoking fails before it is given up; ``spread`` returns a random number in [0, 1).
 
-        While ``restored`` says that the ledger is older than it once was, leases that expire are held: they may have
-        been renewed in the part that is missing.
+        While ``restored`` says that the ledger is older than it once was, leases that expire, or that were never
+        sealed, are held: that may have been otherwise in the part that is missing.
         """
         self._backends = backends
         self._revocations = revocations
@@ -101,7 +101,8 @@ class Reaper:
     async def _sweep(self) -> None:
         """End every live lease that a rule covers; looks at them only when there is a new rule, and once at the start.
 
-        Those that are still being taken are left to whoever takes them, who looks at the rules before the seal.
+        Held ones are let go by a rule. Those that are still being taken are left to whoever takes them, who looks at
+        the rules before the seal.
         """
         rules = self._revocations.rules
         seen = (rules.epoch, len(rules))
@@ -110,7 +111,7 @@ class Reaper:
         after, self._unwritten = "", False
         while page := await self._leases.running_leases(after=after, limit=PAGE):
             after = page[-1].lease.id
-            killed = [(state, killer_of(state, rules)) for state in page if state.status is LeaseStatus.LIVE]
+            killed = [(state, killer_of(state, rules)) for state in page if state.status is not LeaseStatus.OPENING]
             await asyncio.gather(*(self._end_killed(state, rule) for state, rule in killed if rule is not None))
             if len(page) < PAGE:
                 break
@@ -144,7 +145,8 @@ class Reaper:
         if self._looked_at is not None and 0 <= now - self._looked_at < LOST_SECONDS:
             return
         opening = await self._leases.leases(LeaseFilter(status=LeaseStatus.OPENING, limit=PAGE))
-        await asyncio.gather(*(self._end(state, UNSEALED) for state in opening if self._is_lost(state, now)))
+        lost = [state for state in opening if self._is_lost(state, now)]
+        await asyncio.gather(*(self._end(state, UNSEALED, held=self._is_unknown(state)) for state in lost))
         self._looked_at = now
 
     def _is_lost(self, state: LeaseState, now: float) -> bool:
@@ -152,13 +154,20 @@ class Reaper:
         taken_at = state.lease.taken_at
         return taken_at < self._started or not now - OPENING_SECONDS < taken_at <= now + OPENING_SECONDS
 
+    def _is_unknown(self, state: LeaseState) -> bool:
+        """Whether a lost lease may have been sealed all the same, in a part of the ledger that is missing now."""
+        covered = killer_of(state, self._revocations.rules) is not None
+        return self._restored() and state.lease.taken_at < self._started and not covered
+
     async def _end(self, state: LeaseState, because: str, *, rule: int | None = None, held: bool = False) -> None:
         """Put a lease on the list of what is to be revoked, unless somebody else just did."""
         lease, now = state.lease, self._clock.now()
         record = ended_entry(lease, because, now, rule=rule, held=held)
         end = EndLease(lease_id=lease.id, at=now, because=because, rule=rule, held=held)
         try:
-            await self._ledger.commit(Change(record, (LeaseIn(lease.id, _RUNNING),), (end,)))
+            await self._ledger.commit(
+                Change(record, (LeaseIn(lease.id, _RETRYING if state.held else _RUNNING),), (end,))
+            )
         except GuardFailed:
             return
         if held:

@@ -49,6 +49,7 @@ LOOK_SECONDS: Final = 0.1
 """How often it is looked whether the backend has confirmed an end that somebody waits for."""
 
 _LIVE: Final = frozenset({LeaseStatus.LIVE})
+_HELD: Final = frozenset({LeaseStatus.RETRYING})
 _WAITING: Final = frozenset({LeaseStatus.OPENING, LeaseStatus.LIVE, LeaseStatus.RETRYING})
 
 
@@ -134,12 +135,12 @@ class Holdings:
     async def give_back(self, lease_id: str, by: Admitted, caller: Caller, *, wait: float = 0) -> LeaseState:
         """End a lease. Returns what has become of it, having waited ``wait`` seconds for the backend at most.
 
-        Giving it back again changes nothing. Raises ``Refused`` (``NOT_FOUND``; ``CONFLICT`` while it is being taken).
+        One that is held is let go by this. Giving it back again changes nothing. Raises ``Refused`` (``NOT_FOUND``; ``CONFLICT`` while it is being taken).
         """
         state = await self._own(lease_id, by)
         if state.status is LeaseStatus.OPENING:
             raise Refused(Code.CONFLICT, "the lease is still being taken", retry_after=1)
-        if state.status is LeaseStatus.LIVE:
+        if state.status is LeaseStatus.LIVE or state.held:
             await self._end(state, RETURNED, caller)
         return await self._awaited(lease_id, self._clock.now() + wait)
 
@@ -167,12 +168,12 @@ class Holdings:
         return seconds
 
     async def _end(self, state: LeaseState, because: str, caller: Caller) -> None:
-        """Put a live lease on the list of what is to be revoked, unless somebody else just did."""
+        """Put a live or held lease on the list of what is to be revoked, unless somebody else just did."""
         lease, now = state.lease, self._clock.now()
         end = EndLease(lease_id=lease.id, at=now, because=because)
         record = ended_entry(lease, because, now, origin=caller.members())
         try:
-            await self._ledger.commit(Change(record, (LeaseIn(lease.id, _LIVE),), (end,)))
+            await self._ledger.commit(Change(record, (LeaseIn(lease.id, _HELD if state.held else _LIVE),), (end,)))
         except GuardFailed as failed:
             if failed.code is not Code.LEASE_ENDED:
                 raise

@@ -46,8 +46,12 @@ class HighWater:
             return  # it is a help, not a condition
 
     def accept(self) -> None:
-        """Take the ledger as it is from now on."""
+        """Take the ledger as it is from now on, also after a restart: the newer checkpoint is forgotten."""
         self.is_behind = False
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError:
+            return  # the next checkpoint takes its place, or the next start asks again
 
     def _read(self) -> tuple[int, bytes] | None:
         try:

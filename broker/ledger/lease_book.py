@@ -108,11 +108,18 @@ class LeaseBook:
                     self._leases[lease.id] = _Known(state, stored=False)
                     self._count(lease, 1)
                 case ReleaseHeldLeases(at):
-                    self._released_at = at
+                    self._release(at)
                 case SealLease() | RenewLease() | EndLease() | MissLease() | SettleLease() | RetryLease():
                     self._move(write)
                 case _:
                     pass
+
+    def _release(self, at: float) -> None:
+        """Let every held lease go; those that the batch holds after this stay held."""
+        self._released_at = at
+        for known in self._leases.values():
+            if known.state.held:
+                known.state, known.changed = replace(known.state, held=False, next_attempt_at=at), True
 
     def _move(self, write: _Move) -> None:
         known = self._leases[write.lease_id]

@@ -18,7 +18,8 @@ MAX_PAGE: Final = 1000
 
 _table: Final = schema.leases.c
 _unsettled: Final = _table.settled_at.is_(None)
-_running: Final = and_(_unsettled, _table.status.in_((LeaseStatus.OPENING.value, LeaseStatus.LIVE.value)))
+_started: Final = _table.status.in_((LeaseStatus.OPENING.value, LeaseStatus.LIVE.value))
+_running: Final = and_(_unsettled, or_(_started, _table.held))
 
 
 def lease(connection: Connection, lease_id: str) -> LeaseState | None:
@@ -47,7 +48,7 @@ def leases(connection: Connection, wanted: LeaseFilter) -> Sequence[LeaseState]:
 
 
 def running(connection: Connection, after: str, limit: int) -> Sequence[LeaseState]:
-    """Return leases that are opening or live, by id."""
+    """Return leases that are opening, live or held, by id."""
     query = select(schema.leases).where(_running, _table.id > after).order_by(_table.id).limit(_page(limit))
     return [read_lease(row) for row in connection.execute(query)]
 
