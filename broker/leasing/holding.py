@@ -135,7 +135,8 @@ class Holdings:
     async def give_back(self, lease_id: str, by: Admitted, caller: Caller, *, wait: float = 0) -> LeaseState:
         """End a lease. Returns what has become of it, having waited ``wait`` seconds for the backend at most.
 
-        One that is held is let go by this. Giving it back again changes nothing. Raises ``Refused`` (``NOT_FOUND``; ``CONFLICT`` while it is being taken).
+        One that is held is let go by this. Giving it back again changes nothing. Raises ``Refused`` (``NOT_FOUND``;
+        ``CONFLICT`` while it is being taken).
         """
         state = await self._own(lease_id, by)
         if state.status is LeaseStatus.OPENING:
