@@ -1,0 +1,46 @@
+"""The settings of a broker: a TOML file and the environment, checked as a whole, into frozen values."""
+
+from broker.config.addresses import issuer_problem
+from broker.config.backends import (
+    BACKEND_KINDS,
+    AwsSettings,
+    BackendSettings,
+    LocalSettings,
+    VaultSettings,
+    VaultSignIn,
+)
+from broker.config.loading import MAX_FILE, load_config
+from broker.config.problems import ConfigError
+from broker.config.settings import (
+    Config,
+    LeaseSettings,
+    LedgerSettings,
+    Limits,
+    Listen,
+    Log,
+    MasterKey,
+    OperatorSettings,
+    Webhook,
+)
+
+__all__ = [
+    "BACKEND_KINDS",
+    "MAX_FILE",
+    "AwsSettings",
+    "BackendSettings",
+    "Config",
+    "ConfigError",
+    "LeaseSettings",
+    "LedgerSettings",
+    "Limits",
+    "Listen",
+    "LocalSettings",
+    "Log",
+    "MasterKey",
+    "OperatorSettings",
+    "VaultSettings",
+    "VaultSignIn",
+    "Webhook",
+    "issuer_problem",
+    "load_config",
+]

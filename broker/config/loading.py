@@ -1,0 +1,176 @@
+"""Reading settings: a TOML file and the environment, checked as a whole, into frozen values."""
+
+from __future__ import annotations
+
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from broker.config.addresses import MAX_PORT, ORIGIN, is_loopback, issuer_problem, network_problem
+from broker.config.backends import BackendSettings, read_backend
+from broker.config.problems import ConfigError, fail, key_of
+from broker.config.settings import WEBHOOK_EVENTS, Config, LeaseSettings, Limits, SettingsFile
+
+MAX_FILE: Final = 256 * 1024
+MAX_ASSERTION: Final = 600
+"""The most seconds that a client assertion may be good for (protocol sheet B.5)."""
+
+PREFIX: Final = "BROKER_"
+"""``BROKER_LISTEN_PORT=9000`` sets ``port`` in ``[listen]``; the environment wins over the file."""
+
+_SHOWN: Final = 64
+
+
+def load_config(path: Path, environment: Mapping[str, str] | None = None, *, port: int | None = None) -> Config:
+    """Read the settings in ``path``. ``port`` overrides the port; a loopback development issuer follows it.
+
+    Raises :class:`ConfigError` that names the key.
+    """
+    environment = os.environ if environment is None else environment
+    data = _with_environment(_read(path), environment, path)
+    try:
+        raw = msgspec.convert(data, SettingsFile)
+    except msgspec.ValidationError as error:
+        fail(path, key_of(error))
+    if port is not None:
+        raw = _on_port(raw, port)
+    _check(raw, path)
+    folder = path.resolve().parent
+    return _resolved(
+        raw, folder, {name: read_backend(name, table, path, folder) for name, table in raw.backends.items()}
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_FILE + 1)
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror})"
+        raise ConfigError(msg) from error
+    if len(text) > MAX_FILE:
+        fail(path, f"longer than {MAX_FILE} bytes")
+    try:
+        return tomllib.loads(text.decode())
+    except ValueError as error:
+        fail(path, f"not valid TOML: {error}")
+
+
+def _with_environment(data: dict[str, Any], environment: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """Lay ``BROKER_SECTION_KEY`` variables over the file's values, in the type that the key has."""
+    for section, struct in (("", SettingsFile), *((f.name, f.type) for f in msgspec.structs.fields(SettingsFile))):
+        if not (isinstance(struct, type) and issubclass(struct, msgspec.Struct)):
+            continue
+        for field in msgspec.structs.fields(struct):
+            name = f"{PREFIX}{section}_{field.name}".replace("__", "_").upper()
+            nested = isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)
+            if name not in environment or nested:
+                continue
+            target = data if not section else data.setdefault(section, {})
+            if not isinstance(target, dict):
+                fail(path, f"{section}: must be a table")
+            try:
+                target[field.name] = msgspec.convert(environment[name], field.type, strict=False)
+            except msgspec.ValidationError as error:
+                fail(path, f"{name} in the environment: {error}")
+    return data
+
+
+def _on_port(raw: SettingsFile, port: int) -> SettingsFile:
+    listen = msgspec.structs.replace(raw.listen, port=port)
+    match = ORIGIN.fullmatch(raw.issuer)
+    issuer = raw.issuer
+    if match is not None and match["scheme"] == "http" and is_loopback(match["host"]):
+        issuer = f"http://{match['host']}:{port}"
+    return msgspec.structs.replace(raw, listen=listen, issuer=issuer)
+
+
+def _check(raw: SettingsFile, path: Path) -> None:
+    problem = issuer_problem(raw.issuer, tls_ends_in_front=raw.tls_ends_in_front)
+    if problem is not None:
+        fail(path, f"issuer: {problem}")
+    _check_listen(raw, path)
+    _check_webhooks(raw, path)
+    source = raw.master_key
+    given = [value for value in (source.file, source.environment, source.command) if value is not None]
+    if len(given) != 1 or not all(given):
+        fail(path, "master_key: give exactly one of file, environment, command")
+    for field in msgspec.structs.fields(Limits):
+        if not 0 < getattr(raw.limits, field.name) < math.inf:
+            fail(path, f"limits.{field.name}: must be a number above 0")
+    for field in msgspec.structs.fields(LeaseSettings):
+        if not 0 < getattr(raw.leases, field.name) < math.inf:
+            fail(path, f"leases.{field.name}: must be a number above 0")
+    if raw.limits.assertion_seconds > MAX_ASSERTION:
+        fail(path, f"limits.assertion_seconds: must be {MAX_ASSERTION} at most")
+    named = {
+        "policy": raw.policy,
+        "ledger.path": raw.ledger.path,
+        "operator.agent": raw.operator.agent,
+        "operator.key": raw.operator.key,
+    }
+    for name, value in named.items():
+        if not value:
+            fail(path, f"{name}: must not be empty")
+
+
+def _check_listen(raw: SettingsFile, path: Path) -> None:
+    listen = raw.listen
+    if not 0 <= listen.port <= MAX_PORT:
+        fail(path, f"listen.port: must be 0 to {MAX_PORT}")
+    if (listen.certificate is None) != (listen.key is None):
+        fail(path, "listen.certificate and listen.key: give both or neither")
+    if listen.certificate is None and not (is_loopback(listen.host) or raw.tls_ends_in_front):
+        text = "listen.host: without a certificate only a loopback address, unless tls_ends_in_front = true"
+        fail(path, text)
+    if listen.metrics is not None:
+        host, _, port = listen.metrics.rpartition(":")
+        if not host or not (port.isascii() and port.isdigit()) or int(port[:6]) > MAX_PORT:
+            fail(path, "listen.metrics: must be HOST:PORT")
+    for text in listen.trusted_proxies:
+        problem = network_problem(text)
+        if problem is not None:
+            fail(path, f"listen.trusted_proxies: {text[:_SHOWN]!r}: {problem}")
+
+
+def _check_webhooks(raw: SettingsFile, path: Path) -> None:
+    for place, hook in enumerate(raw.webhooks):
+        where = f"webhooks[{place}]"
+        if (hook.secret_file is None) == (hook.secret_environment is None):
+            fail(path, f"{where}: give exactly one of secret_file, secret_environment")
+        if not hook.url.startswith("https://") and not (hook.allow_http and hook.url.startswith("http://")):
+            fail(path, f"{where}.url: must be https://, or http:// with allow_http = true")
+        unknown = [event for event in hook.events if event not in WEBHOOK_EVENTS]
+        if unknown:
+            fail(path, f"{where}.events: they are {', '.join(WEBHOOK_EVENTS)}")
+
+
+def _resolved(raw: SettingsFile, folder: Path, backends: Mapping[str, BackendSettings]) -> Config:
+    def absolute(name: str) -> str:
+        return str((folder / name).absolute())
+
+    def maybe(name: str | None) -> str | None:
+        return None if name is None else absolute(name)
+
+    replace = msgspec.structs.replace
+    return Config(
+        issuer=raw.issuer,
+        dpop_nonces=raw.dpop_nonces,
+        policy=Path(absolute(raw.policy)),
+        listen=replace(raw.listen, certificate=maybe(raw.listen.certificate), key=maybe(raw.listen.key)),
+        ledger=Path(absolute(raw.ledger.path)),
+        master_key=replace(raw.master_key, file=maybe(raw.master_key.file)),
+        limits=raw.limits,
+        log=raw.log,
+        operator=replace(raw.operator, key=absolute(raw.operator.key)),
+        webhooks=tuple(
+            replace(hook, secret_file=maybe(hook.secret_file), ca_file=maybe(hook.ca_file)) for hook in raw.webhooks
+        ),
+        leases=raw.leases,
+        backends=backends,
+    )
