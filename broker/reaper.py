@@ -28,6 +28,9 @@ PENDING_SECONDS: Final = 1.0
 LOST_SECONDS: Final = 10.0
 """How often it is looked for leases that nobody is taking any more."""
 
+QUIET_SECONDS: Final = 0.5
+"""How often it is looked for work when nothing was added to the ledger: leases expire, and pauses end."""
+
 WIDTH: Final = 64
 """How many leases of one backend are being revoked at once."""
 
@@ -55,11 +58,13 @@ class Reaper:
         attempts: int,
         backoff: Backoff,
         restored: Callable[[], bool],
+        entries: Callable[[], int],
     ) -> None:
         """``attempts`` is how often revoking fails before it is given up; ``spread`` returns a random number in [0, 1).
 
-        While ``restored`` says that the ledger is older than it once was, leases that expire, or that were never
-        sealed, are held: that may have been otherwise in the part that is missing.
+        While ``restored`` says that the ledger is older than it once was, leases that expire, and those that were never
+        sealed, are held: they may have been renewed, or sealed, in the part that is missing. ``entries`` says how many
+        entries the ledger has, without reading it: while none are added, it is looked for work only now and then.
         """
         self._backends = backends
         self._revocations = revocations
@@ -72,18 +77,25 @@ class Reaper:
         self._attempts = attempts
         self._backoff = backoff
         self._restored = restored
+        self._entries = entries
+        self._seen: tuple[int, int, int] | None = None
+        self._looked_at = 0.0
         self._started = clock.now()
         self._swept: tuple[int, int] | None = None
         self._unwritten = False
-        self._looked_at: float | None = None
+        self._searched_at: float | None = None
         self._under_way: defaultdict[str, dict[str, asyncio.Task[None]]] = defaultdict(dict)
 
     async def step(self) -> None:
         """Find out what has ended, and start revoking it. Raises ``Unavailable`` if the ledger cannot be read."""
+        rules, now = self._revocations.rules, self._clock.now()
+        seen = (self._entries(), rules.epoch, len(rules))
+        if seen == self._seen and 0 <= now - self._looked_at < QUIET_SECONDS:
+            return
         await self._sweep()
         await self._expire()
         await self._settle_lost()
-        now = self._clock.now()
+        self._seen, self._looked_at = seen, now
         for backend in await self._leases.lease_backends(now):
             if self._is_free(backend):
                 for state in await self._leases.lease_work(backend, now, 2 * WIDTH):
@@ -142,12 +154,12 @@ class Reaper:
     async def _settle_lost(self) -> None:
         """End what was begun to be taken and never sealed: by an earlier process, or longer ago than anybody waits."""
         now = self._clock.now()
-        if self._looked_at is not None and 0 <= now - self._looked_at < LOST_SECONDS:
+        if self._searched_at is not None and 0 <= now - self._searched_at < LOST_SECONDS:
             return
         opening = await self._leases.leases(LeaseFilter(status=LeaseStatus.OPENING, limit=PAGE))
         lost = [state for state in opening if self._is_lost(state, now)]
         await asyncio.gather(*(self._end(state, UNSEALED, held=self._is_unknown(state)) for state in lost))
-        self._looked_at = now
+        self._searched_at = now
 
     def _is_lost(self, state: LeaseState, now: float) -> bool:
         """Whether nobody is taking this lease any more, although it was never sealed."""

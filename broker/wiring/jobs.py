@@ -39,6 +39,7 @@ def compose_reaper(ground: Ground) -> Reaper:
         attempts=settings.attempts,
         backoff=Backoff(first=settings.first_pause_seconds, longest=settings.longest_pause_seconds),
         restored=ground.ledger.is_behind,
+        entries=lambda: ground.ledger.size,
     )
 
 
