@@ -13,6 +13,7 @@ from broker.core.claims import AccessClaims
 from broker.core.errors import BrokerError, Code
 from broker.core.identity import Agent
 from broker.core.identity_token import IdentityClaims
+from broker.core.inquiry import EntryFilter
 from broker.core.lease import Ended, LeaseOrder, LeaseState, LeaseStatus, Taken
 from broker.core.rules import BlockIndex, Rule, RuleIndex
 from broker.core.secret import Secret
@@ -117,6 +118,14 @@ class Record:
     seq: int
     body: bytes
     members: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRecords:
+    """Entries that were found, the oldest first. ``next`` is the place above which to go on, None at the end."""
+
+    records: Sequence[Record]
+    next: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +269,17 @@ class Records(Protocol):
 
     async def idempotent(self, key: str) -> Idempotent | None:
         """Return what an idempotency key was used for, if it is remembered."""
+        ...
+
+
+class Inquiries(Protocol):
+    """Asking the ledger what happened; like :class:`Records` otherwise."""
+
+    async def find(self, wanted: EntryFilter, *, after: int = -1, limit: int = 100) -> FoundRecords:
+        """Return entries above a place that are about what is asked.
+
+        Looks through a bounded number of entries: there may be none in the answer, and yet more to come.
+        """
         ...
 
 

@@ -10,22 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from broker.cli import ledger_query
+from broker.cli.entry_line import entry_line, entry_time
 from broker.cli.options import ConfigFile, Json, Port, settings
 from broker.cli.outcome import ExitCode, Failure, unusable
-from broker.cli.output import Facts, is_interactive, moment, note, printable, show, to_json
+from broker.cli.output import Facts, is_interactive, note, show, to_json
 from broker.cli.session import Session, call
 
 if TYPE_CHECKING:
     from broker.ledger.verify import Report
 
 app = typer.Typer(help="The record of everything that happened.", no_args_is_help=True)
+app.command("query")(ledger_query.command)
 
 PAGE: Final = 1000
 FOLLOW_SECONDS: Final = 1.0
 
 _ENTRIES: Final = "/v1/ledger/entries"
 _READ: Final = "ledger:read"
-_TOLD: Final = ("ref", "code", "reason", "selector", "role", "tier", "audience", "scope", "task", "incident", "counts")
 
 
 @app.command("verify")
@@ -81,7 +83,7 @@ def tail(
         if follow:
             await _follow(session, entries, size - 1, as_json=as_json)
         else:
-            show({"entries": entries}, *map(_line, entries), as_json=as_json)
+            show({"entries": entries}, *map(entry_line, entries), as_json=as_json)
 
     call(settings(config, port), work)
 
@@ -97,7 +99,7 @@ def one(
     answer = call(settings(config, port), lambda session: session.get(f"{_ENTRIES}/{seq}", _READ))
     entry = answer["entry"]
     values = [
-        ("at", _time(entry)),
+        ("at", entry_time(entry)),
         *((name, value) for name, value in entry.items() if name not in {"v", "kind", "at"}),
     ]
     show(answer, Facts(f"Entry {seq}: {entry['kind']}", values), as_json=as_json)
@@ -118,7 +120,7 @@ async def _from(session: Session, after: int) -> list[dict[str, Any]]:
 async def _follow(session: Session, entries: list[dict[str, Any]], last: int, *, as_json: bool) -> None:
     while True:
         for entry in entries:
-            print(to_json(entry) if as_json else _line(entry), flush=True)
+            print(to_json(entry) if as_json else entry_line(entry), flush=True)
             last = entry["seq"]
         await asyncio.sleep(FOLLOW_SECONDS)
         try:
@@ -136,17 +138,6 @@ def _size(checkpoint: str) -> int:
     if len(lines) < 2 or not lines[1].isdecimal():  # noqa: PLR2004 - the second line
         raise Failure(ExitCode.UNAVAILABLE, "bad_answer", "what answers there is not a broker")
     return int(lines[1])
-
-
-def _line(found: dict[str, Any]) -> str:
-    entry = found["entry"]
-    who = entry.get("agent") or entry.get("by") or "-"
-    told = ", ".join(f"{name} {printable(entry[name])}" for name in _TOLD if name in entry)
-    return printable(f"{found['seq']:>8}  {_time(entry)}  {entry['kind']:<18}  {who}  {told}")
-
-
-def _time(entry: dict[str, Any]) -> str | None:
-    return moment(entry["at"] / 1000)
 
 
 def _answer(path: Path, report: Report) -> dict[str, Any]:

@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 import msgspec
 from aiohttp import hdrs, web
 
 from broker.core.errors import BrokerError, Code, Malformed
+from broker.core.inquiry import EntryFilter, parse_kinds, parse_moment
 from broker.http.answer import NO_STORE, answer
 from broker.http.call import Call
 from broker.http.paging import cursor_at, cursor_of, limit_of, link_to, only, query_value, whole_number
 from broker.ports import Record
 
+_ABOUT: Final = ("agent", "task", "token", "lease", "incident")
+_FILTERS: Final = (*_ABOUT, "kind", "since", "until")
+
 
 async def entries(call: Call) -> web.Response:
-    """``GET /v1/ledger/entries``: entries oldest first, in pages; or with ``ref`` the one that has this reference."""
-    only(call.request, "limit", "cursor", "after", "ref")
+    """``GET /v1/ledger/entries``: entries oldest first, in pages; or with ``ref`` the one that has this reference.
+
+    With filters, a page may be short, and even empty, while there is more to come: ``next`` says so.
+    """
+    only(call.request, "limit", "cursor", "after", "ref", *_FILTERS)
     ref = query_value(call.request, "ref")
+    filtered = any(name in call.request.query for name in _FILTERS)
+    if ref is not None and filtered:
+        raise Malformed("ref: stands alone, without filters")
     if ref is not None:
         return answer({"entries": [_described(_found(await call.services.records.record_of(ref)))], "next": None})
     limit, after = limit_of(call.request), cursor_of(call.request)
     if after is None:
         text = query_value(call.request, "after")
         after = -1 if text is None else whole_number("after", text)
-    records = await call.services.records.records(after=after, limit=limit)
-    cursor = cursor_at(records[-1].seq) if len(records) == limit else None
+    records: Sequence[Record]
+    if filtered:
+        page = await call.services.inquiries.find(_filter(call), after=after, limit=limit)
+        records, cursor = page.records, None if page.next is None else cursor_at(page.next)
+    else:
+        records = await call.services.records.records(after=after, limit=limit)
+        cursor = cursor_at(records[-1].seq) if len(records) == limit else None
     found = {"entries": [_described(record) for record in records], "next": cursor}
     return answer(found, link=link_to(call.request, cursor))
 
@@ -78,6 +93,17 @@ async def _size(call: Call, name: str) -> int:
     if size > head:
         raise Malformed(f"{name}: the ledger has {head} entries")
     return size
+
+
+def _filter(call: Call) -> EntryFilter:
+    """Return what the query asks about. Raises ``Malformed``."""
+    now = call.services.clock.now()
+    return EntryFilter(
+        **{name: query_value(call.request, name) for name in _ABOUT},
+        kinds=parse_kinds(query_value(call.request, "kind")),
+        since=parse_moment("since", query_value(call.request, "since"), now),
+        until=parse_moment("until", query_value(call.request, "until"), now),
+    )
 
 
 def _found(record: Record | None) -> Record:

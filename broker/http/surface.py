@@ -18,7 +18,7 @@ from broker.key_rotation import KeyRotation
 from broker.leasing import Holdings, Leasing, Oversight
 from broker.metrics import Metrics
 from broker.policy_control import PolicyControl
-from broker.ports import Clock, Events, Ids, Records, Revocations
+from broker.ports import Clock, Events, Ids, Inquiries, Records, Revocations
 from broker.registration import Registration
 from broker.revocation import Revocation
 from broker.right_sizing import RightSizing
@@ -56,6 +56,7 @@ class Services:
     policy_control: PolicyControl
     right_sizing: RightSizing
     records: Records
+    inquiries: Inquiries
     revocations: Revocations
     token_check: TokenCheck
     jwks: Callable[[float], dict[str, Any]]

@@ -86,7 +86,7 @@ def records(connection: Connection, after: int, limit: int) -> Sequence[Record]:
     """Return entries above a place, the oldest first."""
     seq = schema.entries.c.seq
     query = _ENTRY.where(seq > after).order_by(seq).limit(_page(limit))
-    return [_record(seq, body) for seq, body in connection.execute(query)]
+    return [read_record(seq, body) for seq, body in connection.execute(query)]
 
 
 def recent(connection: Connection, agent: str, limit: int) -> Sequence[Record]:
@@ -94,7 +94,7 @@ def recent(connection: Connection, agent: str, limit: int) -> Sequence[Record]:
     table = schema.entries.c
     oldest = Head.read(connection).frontier.size - RECENT
     query = _ENTRY.where(table.agent == agent, table.seq >= oldest).order_by(table.seq.desc()).limit(_page(limit))
-    return [_record(seq, body) for seq, body in connection.execute(query)]
+    return [read_record(seq, body) for seq, body in connection.execute(query)]
 
 
 def latest(connection: Connection, kind: str) -> Record | None:
@@ -103,7 +103,7 @@ def latest(connection: Connection, kind: str) -> Record | None:
     oldest = Head.read(connection).frontier.size - RECENT
     query = _ENTRY.where(table.kind == kind, table.seq >= oldest).order_by(table.seq.desc()).limit(1)
     row = connection.execute(query).one_or_none()
-    return None if row is None else _record(*row)
+    return None if row is None else read_record(*row)
 
 
 def tree_head(connection: Connection) -> TreeHead:
@@ -136,10 +136,11 @@ def _leaves(connection: Connection, size: int) -> Sequence[bytes]:
 
 def _first(connection: Connection, query: Select[int, bytes]) -> Record | None:
     row = connection.execute(query).one_or_none()
-    return None if row is None else _record(row[0], row[1])
+    return None if row is None else read_record(row[0], row[1])
 
 
-def _record(seq: int, body: bytes) -> Record:
+def read_record(seq: int, body: bytes) -> Record:
+    """Return an entry as it is stored. Raises :class:`Unavailable` if it is not one."""
     try:
         return Record(seq, body, decode(body))
     except ValueError as error:

@@ -18,6 +18,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    LargeBinary,
     NullPool,
     Pool,
     QueuePool,
@@ -173,6 +174,11 @@ def has_scope(column: ColumnElement[str | None], scope: str) -> ColumnElement[bo
 def has_text(column: ColumnElement[str | None], text: str) -> ColumnElement[bool]:
     """Return the condition that a column contains a text; not of one that is NULL."""
     return func.coalesce(func.instr(column, text), 0) > 0
+
+
+def has_bytes(column: ColumnElement[bytes], sequence: bytes) -> ColumnElement[bool]:
+    """Return the condition that a column contains a sequence of bytes."""
+    return func.instr(column, literal(sequence, LargeBinary)) > 0
 
 
 def member(body: ColumnElement[bytes], path: str) -> ColumnElement[Any]:

@@ -11,12 +11,13 @@ from broker.core.action import ActionState
 from broker.core.approval import ApprovalState
 from broker.core.change import Change, Receipt, RegisteredAgent, StoredKey
 from broker.core.errors import Unavailable
+from broker.core.inquiry import EntryFilter
 from broker.core.lease import LeaseState, LeaseStatus
 from broker.core.rules import Rule
 from broker.core.selector import Selector
 from broker.core.task import TaskState
 from broker.core.usage import Usage
-from broker.ledger import hits, lease_records, memory, records, sqlite, task_records
+from broker.ledger import hits, inquiries, lease_records, memory, records, sqlite, task_records
 from broker.ledger.checkpoints import Checkpoints, Sign
 from broker.ledger.compaction import forget_ended_rows
 from broker.ledger.group_commit import GroupCommit
@@ -27,7 +28,7 @@ from broker.ledger.task_book import tree_holds_until
 from broker.ledger.usage import UsageCount
 from broker.ledger.watch import FileWatch
 from broker.ledger.writer import Writer
-from broker.ports import Clock, Hits, Idempotent, LeaseFilter, Record, Revocations, TreeHead
+from broker.ports import Clock, FoundRecords, Hits, Idempotent, LeaseFilter, Record, Revocations, TreeHead
 
 RULE_MARGIN: Final = 300.0
 """Seconds that a rule outlives the longest-lived token it could hit: room for the skew of verifiers' clocks."""
@@ -224,6 +225,10 @@ class SqlLedger:
     async def records(self, *, after: int = -1, limit: int = 100) -> Sequence[Record]:
         """Return entries above a place, the oldest first; at most ``records.MAX_PAGE``."""
         return await self._reader.read(lambda connection: records.records(connection, after, limit))
+
+    async def find(self, wanted: EntryFilter, *, after: int = -1, limit: int = 100) -> FoundRecords:
+        """Return entries above a place that are about what is asked; at most ``records.MAX_PAGE``."""
+        return await self._reader.read(lambda connection: inquiries.find(connection, wanted, after, limit), slow=True)
 
     async def recent(self, agent: str, limit: int = 10) -> Sequence[Record]:
         """Return what was recorded of an agent of late, the youngest first."""

@@ -83,6 +83,7 @@ def compose_services(ground: Ground, site: Site) -> Services:
         policy_control=ground.policy_control,
         right_sizing=RightSizing(records=ledger, policy=ground.policy_control.current, clock=clock),
         records=ledger,
+        inquiries=ledger,
         revocations=revocations,
         token_check=check,
         jwks=ground.ring.jwks,

@@ -1,0 +1,34 @@
+"""Read a ledger file without a broker; one that is running may use it at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from broker.core.errors import Code, Unavailable
+from broker.ledger.failures import is_store_failure, unavailable
+from broker.ledger.sqlite import offline_engine
+
+T = TypeVar("T")
+
+
+def read_file(path: Path, query: Callable[[Connection], T]) -> T:
+    """Run a query in one read transaction on a file. Raises ``Unavailable`` if it cannot be read as a ledger."""
+    if not path.is_file():
+        raise Unavailable(Code.LEDGER_UNAVAILABLE, f"there is no ledger at {path}")
+    engine = offline_engine(path, immutable=not Path(f"{path}-wal").exists())
+    try:
+        with engine.begin() as connection:
+            return query(connection)
+    except SQLAlchemyError as error:
+        if is_store_failure(error):
+            raise unavailable(error) from error
+        raise Unavailable(Code.LEDGER_CORRUPT, "this is not a ledger: its tables are missing") from error
+    except ValueError as error:  # an entry, or a text, that is not one
+        raise Unavailable(Code.LEDGER_CORRUPT, "the ledger is damaged; broker ledger verify says how") from error
+    finally:
+        engine.dispose()
