@@ -31,6 +31,8 @@ class ExitCode(IntEnum):
     """The revocation is in force, but could not be written to the ledger yet."""
     PENDING = 7
     """A person has to decide first, and did not while the command waited. Going on with the same request may help."""
+    NOT_CONFIRMED = 8
+    """The revocation is in force, but of some leases that it ended no backend has said so: stuck, or still retrying."""
     INTERNAL = 70
     """A defect of this program."""
     INTERRUPTED = 130

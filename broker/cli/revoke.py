@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from broker.cli.lease_outcomes import awaited, in_words, progress, unconfirmed
 from broker.cli.options import ConfigFile, Json, Port, or_input, settings
 from broker.cli.outcome import ExitCode, Failure, unusable
 from broker.cli.output import Facts, is_interactive, moment, note, show
@@ -44,6 +45,10 @@ def command(
     preview: Annotated[bool, typer.Option("--preview", help="Count what would be hit; change nothing.")] = False,
     block: Annotated[bool, typer.Option("--block", help="Refuse new grants as well, until lifted.")] = False,
     block_for: Annotated[str | None, typer.Option("--for", metavar="1h", help="End the block after that.")] = None,
+    wait: Annotated[
+        float | None,
+        typer.Option("--wait", metavar="SECONDS", help="Wait until each lease that it hits has its outcome.", min=0),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before --everything.")] = False,
     config: ConfigFile = None,
     port: Port = None,
@@ -58,17 +63,26 @@ def command(
     named |= {"secret": secret, "backend": backend, "lease": lease}
     selector = selector_of(named, everything=everything, api_audience=loaded.api_audience).to_dict()
     body = _body(reason, incident, _block(block, block_for), preview=preview)
+    if preview and wait is not None:
+        raise unusable("--wait: a preview ends no leases to wait for")
     if everything and not (preview or yes):
         _ask_first(loaded)
 
     async def work(session: Session) -> dict[str, Any]:
         found = {"token": await token_id(session, token)} if whole and token is not None else {}
-        return await revoke(session, {**body, "selector": {**selector, **found}})
+        answer = await revoke(session, {**body, "selector": {**selector, **found}})
+        if wait is None:
+            return answer
+        with progress(quiet=as_json) as tell:
+            return await awaited(session, answer, wait, tell)
 
     answer = call(loaded, work)
-    show(answer, _summary(answer), *_advice(answer), as_json=as_json)
+    left = None if wait is None else unconfirmed(answer)
+    show(answer, _summary(answer), *_advice(answer), *([] if left is None else [left]), as_json=as_json)
     if answer["durable"] is False:
         raise typer.Exit(ExitCode.NOT_DURABLE)
+    if left is not None:
+        raise typer.Exit(ExitCode.NOT_CONFIRMED)
 
 
 def _body(reason: str | None, incident: str | None, block: dict[str, str] | None, *, preview: bool) -> dict[str, Any]:
@@ -144,8 +158,7 @@ def _leases(hits: dict[str, Any], outcomes: dict[str, int] | None) -> list[tuple
     if hits["expires_only"]:
         values.append(("the others expire by", hits["latest_expiry"] or "themselves, or never"))
     if outcomes is not None:
-        told = [f"{number:,} {state.replace('_', ' ')}" for state, number in outcomes.items() if number]
-        values.append(("of these so far", ", ".join(told) or "none"))
+        values.append(("of these so far", in_words(outcomes)))
     return values
 
 

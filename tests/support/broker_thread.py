@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from broker.http.surface import Services
+from broker.ports import Backend
 from tests.support.broker_app import BrokerApp, Template, running_app
 
 START_SECONDS = 30.0
@@ -52,7 +53,11 @@ class BrokerThread:
 
 @contextmanager
 def broker_thread(
-    template: Template, folder: Path, *, adjust: Callable[[Services], Services] = lambda services: services
+    template: Template,
+    folder: Path,
+    *,
+    adjust: Callable[[Services], Services] = lambda services: services,
+    own_backends: Mapping[str, Backend] | None = None,
 ) -> Iterator[BrokerThread]:
     """Run a broker on a copy of ``template`` in ``folder``."""
     ready = threading.Event()
@@ -63,7 +68,7 @@ def broker_thread(
     async def serve() -> None:
         loops.append(asyncio.get_running_loop())
         try:
-            async with running_app(template, folder, adjust=adjust) as app:
+            async with running_app(template, folder, adjust=adjust, own_backends=own_backends) as app:
                 running.append(BrokerThread(app, folder, loops[0]))
                 ready.set()
                 await stop.wait()
