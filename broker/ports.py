@@ -18,6 +18,7 @@ from broker.core.lease import Ended, LeaseOrder, LeaseState, LeaseStatus, Taken
 from broker.core.rules import BlockIndex, Rule, RuleIndex
 from broker.core.secret import Secret
 from broker.core.selector import Selector
+from broker.core.story import Story
 from broker.core.task import TaskState
 from broker.core.usage import Usage
 
@@ -280,6 +281,10 @@ class Inquiries(Protocol):
 
         Looks through a bounded number of entries: there may be none in the answer, and yet more to come.
         """
+        ...
+
+    async def story(self, ref: str) -> Story | None:
+        """Return the story of a token, a lease, a task, an approval or a rule; None if nothing is known of it."""
         ...
 
 

@@ -28,6 +28,7 @@ def command(
     task: Annotated[str | None, typer.Option(metavar="ID", help="A task, with all below it.")] = None,
     token: Annotated[str | None, typer.Option(metavar="ID", help="A token, with all that descend from it.")] = None,
     lease: Annotated[str | None, typer.Option(metavar="ID", help="A lease.")] = None,
+    approval: Annotated[str | None, typer.Option(metavar="ID", help="A request, with what used it.")] = None,
     incident: Annotated[str | None, typer.Option(metavar="NAME", help="An incident that revocations name.")] = None,
     kind: Annotated[
         list[str] | None, typer.Option(metavar="KIND", help="token.refused, or all that begin so: lease. (for each)")
@@ -51,6 +52,7 @@ def command(
             task=task,
             token=token,
             lease=lease,
+            approval=approval,
             incident=incident,
             kinds=parse_kinds(kinds),
             since=parse_moment("--since", since, now),
@@ -58,8 +60,8 @@ def command(
         )
         answer = _offline(file, wanted, limit)
     else:
-        asked = {"agent": agent, "task": task, "token": token, "lease": lease, "incident": incident}
-        asked |= {"kind": kinds, "since": since, "until": until}
+        asked = {"agent": agent, "task": task, "token": token, "lease": lease, "approval": approval}
+        asked |= {"incident": incident, "kind": kinds, "since": since, "until": until}
         answer = call(settings(config, port), lambda session: _pages(session, asked, limit))
     more = ("There are more: --limit N shows them, --since begins later.",) if answer["more"] else ()
     lines = [entry_line(entry) for entry in answer["entries"]] or ["There are no such entries."]

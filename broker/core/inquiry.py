@@ -29,15 +29,16 @@ class EntryFilter:
     """Which entries are wanted; None is any, and all that is given must hold.
 
     ``agent`` is named as who acts or acted before, on whose behalf, who decided, or whom a rule names. ``task`` is a
-    task with all below it, ``token`` a token with all that descend from it. ``kinds`` are kinds in full, as
-    :func:`parse_kinds` returns them; empty is any. ``since`` is the first time that counts, ``until`` the first that
-    does not any more (Unix seconds).
+    task with all below it, ``token`` a token with all that descend from it, ``approval`` a request with all that used
+    it. ``kinds`` are kinds in full, as :func:`parse_kinds` returns them; empty is any. ``since`` is the first time that
+    counts, ``until`` the first that does not any more (Unix seconds).
     """
 
     agent: str | None = None
     task: str | None = None
     token: str | None = None
     lease: str | None = None
+    approval: str | None = None
     incident: str | None = None
     kinds: tuple[str, ...] = ()
     since: float | None = None
@@ -45,7 +46,7 @@ class EntryFilter:
 
     def __post_init__(self) -> None:
         """Raise ``Malformed`` for a value that no entry can have."""
-        for name in ("agent", "task", "token", "lease", "incident"):
+        for name in ("agent", "task", "token", "lease", "approval", "incident"):
             value = getattr(self, name)
             if value is not None and not (0 < len(value) <= MAX_VALUE and value.isprintable()):
                 raise Malformed(f"{name}: must be printable text of 1 to {MAX_VALUE} characters")
@@ -94,6 +95,7 @@ def is_about(members: Mapping[str, Any], wanted: EntryFilter, related: Related) 
         and (wanted.task is None or _names_task(members, of_rule, wanted.task, related.tasks))
         and (wanted.token is None or _names_token(members, of_rule, wanted.token, related.tokens))
         and (wanted.lease is None or wanted.lease in (members.get("ref"), of_rule.get("lease")))
+        and (wanted.approval is None or wanted.approval in (members.get("ref"), members.get("approval")))
         and (wanted.incident is None or members.get("incident") == wanted.incident)
     )
 

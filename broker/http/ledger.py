@@ -16,7 +16,7 @@ from broker.http.call import Call
 from broker.http.paging import cursor_at, cursor_of, limit_of, link_to, only, query_value, whole_number
 from broker.ports import Record
 
-_ABOUT: Final = ("agent", "task", "token", "lease", "incident")
+_ABOUT: Final = ("agent", "task", "token", "lease", "approval", "incident")
 _FILTERS: Final = (*_ABOUT, "kind", "since", "until")
 
 
@@ -51,6 +51,15 @@ async def entry(call: Call) -> web.Response:
     """``GET /v1/ledger/entries/{seq}``: the entry at a place."""
     seq = whole_number("seq", call.path_value("seq"))
     return answer(_described(_found(await call.services.records.record(seq))))
+
+
+async def trace(call: Call) -> web.Response:
+    """``GET /v1/ledger/trace/{ref}``: the story of a token, a lease, a task, an approval or a rule, as a tree."""
+    only(call.request)
+    story = await call.services.inquiries.story(call.path_value("ref"))
+    if story is None:
+        raise BrokerError(Code.NOT_FOUND, "the ledger has nothing of this id")
+    return answer(story.to_dict())
 
 
 async def checkpoint(call: Call) -> web.Response:

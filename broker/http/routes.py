@@ -48,6 +48,7 @@ API_ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", "/v1/enrollments/redeem", PUBLIC, agents.redeem),
     Route("GET", "/v1/ledger/entries", "ledger:read", ledger.entries),
     Route("GET", "/v1/ledger/entries/{seq}", "ledger:read", ledger.entry),
+    Route("GET", "/v1/ledger/trace/{ref}", "ledger:read", ledger.trace),
     Route("GET", "/v1/ledger/checkpoint", "ledger:read", ledger.checkpoint),
     Route("GET", "/v1/ledger/proof/{seq}", "ledger:read", ledger.proof),
     Route("GET", "/v1/ledger/consistency", "ledger:read", ledger.consistency),

@@ -62,7 +62,7 @@ def _conditions(wanted: EntryFilter, related: Related) -> Iterator[ColumnElement
         yield _table.at >= literal(wanted.since * 1000)
     if wanted.until is not None:
         yield _table.at < literal(wanted.until * 1000)
-    for value in (wanted.agent, wanted.lease, wanted.incident):
+    for value in (wanted.agent, wanted.lease, wanted.approval, wanted.incident):
         if value is not None:
             yield _said(value)
     if wanted.task is not None:
@@ -78,9 +78,9 @@ def _said(value: str) -> ColumnElement[bool]:
 
 
 def _before_first(connection: Connection, wanted: EntryFilter) -> int:
-    """Return a place before all that is wanted: nothing names a token or a lease before it is recorded itself."""
+    """Return a place before all that is wanted: nothing names a token, say, before it is recorded itself."""
     places = [-1]
-    for ref in (wanted.token, wanted.lease):
+    for ref in (wanted.token, wanted.lease, wanted.approval):
         if ref is not None:
             first = connection.scalar(select(_table.seq).where(_table.ref == ref).order_by(_table.seq).limit(1))
             places.append(-1 if first is None else first - 1)

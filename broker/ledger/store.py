@@ -15,9 +15,10 @@ from broker.core.inquiry import EntryFilter
 from broker.core.lease import LeaseState, LeaseStatus
 from broker.core.rules import Rule
 from broker.core.selector import Selector
+from broker.core.story import Story
 from broker.core.task import TaskState
 from broker.core.usage import Usage
-from broker.ledger import hits, inquiries, lease_records, memory, records, sqlite, task_records
+from broker.ledger import hits, inquiries, lease_records, memory, records, sqlite, stories, task_records
 from broker.ledger.checkpoints import Checkpoints, Sign
 from broker.ledger.compaction import forget_ended_rows
 from broker.ledger.group_commit import GroupCommit
@@ -229,6 +230,10 @@ class SqlLedger:
     async def find(self, wanted: EntryFilter, *, after: int = -1, limit: int = 100) -> FoundRecords:
         """Return entries above a place that are about what is asked; at most ``records.MAX_PAGE``."""
         return await self._reader.read(lambda connection: inquiries.find(connection, wanted, after, limit), slow=True)
+
+    async def story(self, ref: str) -> Story | None:
+        """Return the story of what a reference names."""
+        return await self._reader.read(lambda connection: stories.story(connection, ref), slow=True)
 
     async def recent(self, agent: str, limit: int = 10) -> Sequence[Record]:
         """Return what was recorded of an agent of late, the youngest first."""
