@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from broker.cli import ledger_query, ledger_trace
+from broker.cli import ledger_export, ledger_query, ledger_trace
 from broker.cli.entry_line import entry_line, entry_time
 from broker.cli.options import ConfigFile, Json, Port, settings
 from broker.cli.outcome import ExitCode, Failure, unusable
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The record of everything that happened.", no_args_is_help=True)
 app.command("query")(ledger_query.command)
 app.command("trace")(ledger_trace.command)
+app.command("export")(ledger_export.command)
 
 PAGE: Final = 1000
 FOLLOW_SECONDS: Final = 1.0

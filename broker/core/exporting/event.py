@@ -1,0 +1,54 @@
+"""What all formats are made of, and how grave an entry is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from broker.core.entry import Kind
+
+VENDOR: Final = "credential-broker"
+PRODUCT: Final = "broker"
+
+_GRAVE: Final = frozenset({Kind.RULE_ADDED, Kind.PREFIX_REVOKED, Kind.LEASE_MISSED, Kind.CLOCK_STEPPED})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An entry on its way out. ``source`` names the ledger among those that a receiver has, as a URI."""
+
+    seq: int
+    members: Mapping[str, Any]
+    source: str
+
+    @property
+    def kind(self) -> str:
+        """What happened."""
+        return str(self.members["kind"])
+
+    @property
+    def milliseconds(self) -> int:
+        """When, in Unix milliseconds."""
+        return int(self.members["at"])
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether somebody did not get what they asked for."""
+        return self.kind.endswith(".refused")
+
+    @property
+    def is_grave(self) -> bool:
+        """Whether somebody should look: a revocation, a break-glass use, a lease that could not be ended."""
+        return self.kind in _GRAVE or "break_glass" in self.members
+
+    def text(self, name: str) -> str | None:
+        """Return a member that is a text, or None."""
+        value = self.members.get(name)
+        return value if isinstance(value, str) else None
+
+
+def one_line(value: object) -> str:
+    """Encode as JSON in ASCII: no text in it can end the line, or speak to a terminal."""
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
