@@ -47,6 +47,7 @@ class Part(StrEnum):
     IDENTITY = "identity"
     LIFETIME = "lifetime"
     PROOF = "proof"
+    ENCRYPTION = "encryption"
     APPROVAL = "approval"
     TASKS = "tasks"
     MEMBER = "member"
@@ -156,6 +157,27 @@ def lost_identity(old: IdentityAllow, new: IdentityAllow | None) -> Iterator[tup
         yield Part.IDENTITY, f"identity tokens for {old.audience} say other claims, or fewer groups"
 
 
+def lost_secret(old: SecretAllow, new: SecretAllow | None) -> Iterator[tuple[Part, str, bool]]:
+    """Yield how a secret can be had less: the part, in words, and whether what was leased cannot be had any more.
+
+    Another place in a backend, or another way to take it from there, makes it another secret.
+    """
+    if new is None:
+        yield Part.SECRET, "is not allowed any more", True
+        return
+    before, after = old.secret, new.secret
+    if (after.backend, after.settings) != (before.backend, before.settings):
+        yield Part.SECRET, "is another one", True
+    if new.ttl < old.ttl:
+        yield Part.LIFETIME, f"is for {format_duration(new.ttl)} at most (was {format_duration(old.ttl)})", False
+    if after.tier.proof_required and not before.tier.proof_required:
+        yield Part.PROOF, "needs a token that is bound to a key", False
+    if after.tier.encrypted and not before.tier.encrypted:
+        yield Part.ENCRYPTION, "is only handed out encrypted", False
+    if new.asks is not None and stricter(new.asks, old.asks):
+        yield Part.APPROVAL, f"needs approval by {new.asks.quorum} of {new.asks.approvers}", False
+
+
 def _role(old: Role, new: Role) -> Iterator[Narrowing]:
     for line in lost_members(old.members, new.members):
         yield _member(old, line)
@@ -180,7 +202,8 @@ def _allowed(old: Role, new: Role) -> Iterator[Narrowing]:
         else:
             yield from _audience(old, uri, allow, after)
     for name, secret in old.secrets.items():
-        yield from _secret(old, name, secret, new.secrets.get(name))
+        for part, text, gone in lost_secret(secret, new.secrets.get(name)):
+            yield _about(old, part, f"the secret {name} {text}", secret=name, exact=gone)
     for audience, identity in old.identities.items():
         for part, text in lost_identity(identity, new.identities.get(audience)):
             # Nothing covers what is alive: those who took such a token know no rules, and it ends by itself soon.
@@ -209,13 +232,6 @@ def _conditions(old: ScopeAllow, new: ScopeAllow) -> Iterator[tuple[Part, str]]:
         yield Part.APPROVAL, f"needs approval by {new.asks.quorum} of {new.asks.approvers}"
 
 
-def _secret(role: Role, name: str, old: SecretAllow, new: SecretAllow | None) -> Iterator[Narrowing]:
-    if new is None or new.secret != old.secret:
-        yield _about(role, Part.SECRET, f"the secret {name} no longer, or another one", secret=name, exact=True)
-    elif new.ttl < old.ttl:
-        yield _about(role, Part.LIFETIME, f"the secret {name} for {format_duration(new.ttl)} at most", secret=name)
-
-
 def _delegation(role: Role, old: Delegate, new: Delegate | None) -> Iterator[Narrowing]:
     """A delegate's tokens have its own role, and inherit the one that was handed on; a selector names one of them."""
     if new is None:
@@ -242,7 +258,10 @@ def _break_glass(old: Role, new: Role) -> Iterator[Narrowing]:
     asking = [(uri, scope) for uri, allow in new.audiences.items() for scope, line in allow.scopes.items() if line.asks]
     for uri, scope in asking:
         yield _about(old, Part.APPROVAL, text, audience=uri, scope=scope)
-    if not asking:
+    secrets = [name for name, line in new.secrets.items() if line.asks]
+    for name in secrets:
+        yield _about(old, Part.APPROVAL, text, secret=name)
+    if not asking and not secrets:
         yield replace(_about(old, Part.APPROVAL, text), selector=None)
 
 

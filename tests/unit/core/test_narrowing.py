@@ -56,6 +56,40 @@ CASES: list[tuple[str, dict[str, Any], list[tuple[Part, Selector | None, bool]]]
     ),
     ("an audience", without(OLD, [*ROLE, "allow", 1]), [(Part.AUDIENCE, triage(audience=PAYMENTS), True)]),
     ("a secret", without(OLD, [*ROLE, "allow", 2]), [(Part.SECRET, triage(secret="orders-db"), True)]),
+    (
+        "a secret that is another one",
+        put(OLD, ["secrets", "orders-db", "path"], "database/creds/orders-rw"),
+        [(Part.SECRET, triage(secret="orders-db"), True)],
+    ),
+    (
+        "a secret from elsewhere",
+        put(OLD, ["secrets", "orders-db", "backend"], "vault/eu"),
+        [(Part.SECRET, triage(secret="orders-db"), True)],
+    ),
+    (
+        "the life of a secret",
+        put(OLD, [*ROLE, "allow", 2, "max_ttl"], "1m"),
+        [(Part.LIFETIME, triage(secret="orders-db"), False)],
+    ),
+    (
+        "an approval of a secret",
+        put(OLD, [*ROLE, "allow", 2, "approval"], {"approvers": "finance", "quorum": 1, "expires": "5m"}),
+        [(Part.APPROVAL, triage(secret="orders-db"), False)],
+    ),
+    (
+        "proof in the tier of a secret",
+        put(OLD, ["secrets", "orders-db", "tier"], "write"),
+        [(Part.LIFETIME, triage(secret="orders-db"), False), (Part.PROOF, triage(secret="orders-db"), False)],
+    ),
+    (
+        "encrypted delivery",
+        put(
+            put(OLD, ["tiers", "sealed"], {"max_ttl": "15m", "encrypted_delivery": "required"}),
+            ["secrets", "orders-db", "tier"],
+            "sealed",
+        ),
+        [(Part.ENCRYPTION, triage(secret="orders-db"), False)],
+    ),
     ("an identity token", without(OLD, [*ROLE, "allow", 3]), [(Part.IDENTITY, None, False)]),
     (
         "the life of an identity token",
@@ -141,6 +175,19 @@ def test_terms_of_delegation_and_break_glass() -> None:
     assert found(put(EVERYTHING, [*ROLE, "break_glass"], False), EVERYTHING) == [
         (Part.APPROVAL, triage(audience=PAYMENTS, scope="refunds:create"), False)
     ]
+
+
+def test_break_glass_concerns_secrets_that_people_approve() -> None:
+    """Whoever took one without asking might not get it now."""
+    asking = {"approvers": "finance", "quorum": 1, "expires": "5m"}
+    old = put(without(EVERYTHING, [*ROLE, "allow", 1]), [*ROLE, "allow", 1, "approval"], asking)
+    assert found(put(old, [*ROLE, "break_glass"], False), old) == [(Part.APPROVAL, triage(secret="orders-db"), False)]
+
+
+def test_another_tier_on_the_same_terms_takes_nothing_away() -> None:
+    """What the tier is called says nothing about who can have the secret."""
+    twin = put(OLD, ["tiers", "twin"], {"max_ttl": "15m"})
+    assert found(put(twin, ["secrets", "orders-db", "tier"], "twin")) == []
 
 
 def test_a_line_for_every_agent_of_an_issuer_admits_the_others() -> None:
