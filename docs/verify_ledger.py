@@ -1,0 +1,179 @@
+"""Verify a ledger without any of the broker's code: the standard library, and ``cryptography`` for signatures.
+
+    python verify_ledger.py ledger.db [--vkey VKEY] [--note FILE]
+    python verify_ledger.py export.jsonl --vkey VKEY --note FILE
+
+It recomputes the Merkle tree (RFC 6962) over the entries, from the database or from ``broker ledger export --format
+jsonl``, and compares it with every checkpoint (C2SP tlog-checkpoint) of the database and with the one in FILE, which
+somebody kept elsewhere. With a verifier key (``broker keys list``) the signatures count, too. It ends with 0 if
+everything fits, with 1 and one line for each thing that does not, and with 2 if there is nothing to verify.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import json
+import sqlite3
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+
+def main() -> int:
+    """Verify what the arguments name, and say what was found."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("ledger", type=Path, help="a ledger's database file, or its export as JSON Lines")
+    parser.add_argument("--vkey", help="the verifier key of the checkpoints")
+    parser.add_argument("--note", type=Path, help="a checkpoint that was kept elsewhere")
+    asked = parser.parse_args()
+    try:
+        claims, problems = list(_claims(asked.ledger)), []
+        if asked.note is not None:
+            claims.append((f"the checkpoint in {asked.note.name}", *_read_note(asked.note.read_text(), asked.vkey)))
+        if asked.vkey is not None:
+            problems += _bad_signatures(asked.ledger, asked.vkey)
+        size, root, wrong = _tree(_entries(asked.ledger), claims)
+    except (OSError, ValueError, sqlite3.Error) as error:
+        print(f"cannot be verified: {error}", file=sys.stderr)
+        return 2
+    for problem in problems + wrong:
+        print(problem)
+    print(f"{size} entries, root {base64.b64encode(root).decode()}, {len(claims)} statements about the tree compared")
+    return 1 if problems or wrong else 0
+
+
+# --- the tree ---------------------------------------------------------------------------------------------------------
+
+
+def _tree(entries: Iterable[tuple[int, bytes, bytes | None]], claims: list[tuple[str, int, bytes]]) -> tuple:
+    """Return size and root of the tree over the entries, and what does not fit, the first entry first."""
+    wanted: dict[int, list[tuple[str, bytes]]] = {}
+    for says, size, root in claims:
+        wanted.setdefault(size, []).append((says, root))
+    wrong: list[str] = []
+    peaks: list[tuple[int, bytes]] = []  # whole subtrees from the left: how many leaves, and their root
+    size = 0
+    wrong += _compared(wanted.pop(0, []), 0, _root(peaks))
+    for seq, body, leaf in entries:
+        if seq != size:
+            wrong.append(f"entry {size} is missing: the next one there is {seq}")
+            break
+        mine = hashlib.sha256(b"\x00" + body).digest()
+        if leaf is not None and leaf != mine:
+            wrong.append(f"entry {seq} is not what its leaf hash says")
+        peaks.append((1, mine))
+        while len(peaks) > 1 and peaks[-1][0] == peaks[-2][0]:
+            (count, right), (_, left) = peaks.pop(), peaks.pop()
+            peaks.append((2 * count, hashlib.sha256(b"\x01" + left + right).digest()))
+        size += 1
+        wrong += _compared(wanted.pop(size, []), size, _root(peaks))
+    for rest, told in sorted(wanted.items()):
+        wrong += [f"{says} speaks of {rest} entries, and there are {size}" for says, _ in told]
+    return size, _root(peaks), wrong
+
+
+def _root(peaks: list[tuple[int, bytes]]) -> bytes:
+    if not peaks:
+        return hashlib.sha256(b"").digest()
+    root = peaks[-1][1]
+    for _, left in reversed(peaks[:-1]):
+        root = hashlib.sha256(b"\x01" + left + root).digest()
+    return root
+
+
+def _compared(told: list[tuple[str, bytes]], size: int, root: bytes) -> list[str]:
+    return [f"{says} has another root for {size} entries" for says, wanted in told if wanted != root]
+
+
+# --- what is stored ---------------------------------------------------------------------------------------------------
+
+
+def _entries(path: Path) -> Iterator[tuple[int, bytes, bytes | None]]:
+    """Yield place, canonical bytes and stored leaf hash of each entry."""
+    if not _is_database(path):
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                told = json.loads(line)
+                yield told["seq"], _canonical(told["entry"]), None
+        return
+    with _opened(path) as database:
+        yield from database.execute("SELECT seq, body, leaf FROM entries ORDER BY seq")
+
+
+def _claims(path: Path) -> Iterator[tuple[str, int, bytes]]:
+    """Yield what a database says of its tree: the size and root of each checkpoint, and the size of the head."""
+    if not _is_database(path):
+        return
+    with _opened(path) as database:
+        for size, root, note in database.execute("SELECT size, root, note FROM checkpoints"):
+            yield f"the checkpoint of {size} entries", size, root
+            if note is not None:
+                yield f"the signed checkpoint of {size} entries", *_read_note(note, None)
+        for size, frontier in database.execute("SELECT size, frontier FROM head"):
+            peaks = [(0, frontier[at : at + 32]) for at in range(0, len(frontier), 32)]
+            yield "the head", size, _root(peaks)
+
+
+def _bad_signatures(path: Path, vkey: str) -> list[str]:
+    wrong = []
+    if _is_database(path):
+        with _opened(path) as database:
+            for size, note in database.execute("SELECT size, note FROM checkpoints WHERE note IS NOT NULL"):
+                try:
+                    _read_note(note, vkey)
+                except ValueError as error:
+                    wrong.append(f"the signed checkpoint of {size} entries: {error}")
+    return wrong
+
+
+def _is_database(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(16) == b"SQLite format 3\x00"
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{path.resolve()}?mode=ro", uri=True)
+
+
+def _canonical(value: object) -> bytes:
+    """Return the RFC 8785 encoding of an entry, which has no fractions and no nulls."""
+    return json.dumps(_ordered(value), separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _ordered(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _ordered(value[name]) for name in sorted(value, key=lambda name: name.encode("utf-16-be"))}
+    return [_ordered(item) for item in value] if isinstance(value, list) else value
+
+
+# --- notes ------------------------------------------------------------------------------------------------------------
+
+
+def _read_note(note: str, vkey: str | None) -> tuple[int, bytes]:
+    """Return the size and root that a checkpoint states. Raises ``ValueError`` if the key did not sign it."""
+    body, _, signatures = note.partition("\n\n")
+    _origin, size, root = body.split("\n")
+    if vkey is not None:
+        name, key_id, key = vkey.split("+", 2)
+        public = base64.b64decode(key)
+        if hashlib.sha256(name.encode() + b"\n" + public).hexdigest()[:8] != key_id or public[0] != 1:
+            raise ValueError("the verifier key is not one for Ed25519")
+        prefix = f"\N{EM DASH} {name} "
+        signed = [base64.b64decode(line[len(prefix) :]) for line in signatures.split("\n") if line.startswith(prefix)]
+        mine = [value[4:] for value in signed if value[:4].hex() == key_id]
+        if not mine:
+            raise ValueError("this key did not sign it")
+        try:
+            Ed25519PublicKey.from_public_bytes(public[1:]).verify(mine[0], f"{body}\n".encode())
+        except InvalidSignature as error:
+            raise ValueError("its signature is wrong") from error
+    return int(size), base64.b64decode(root, validate=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
