@@ -1,5 +1,6 @@
 """``make bench``: throughput and revocation times on this machine, as ratios within one run.
 
+Without arguments all parts are measured; ``python -m tests.bench leases`` measures the named ones only.
 Machines are noisy: read the ratios and the spread, not single figures. Rounds alternate between the things compared.
 """
 
@@ -30,6 +31,7 @@ from broker.core.claims import AccessClaims
 from broker.core.jwk import KeySet, VerificationKey, public_jwk, thumbprint
 from broker.core.rules import Rule, RuleIndex
 from broker.core.selector import Selector
+from tests.bench.leases import measure as measure_leases
 from tests.bench.stage import Load, Stage
 from tests.support.running_broker import RunningBroker, free_port
 
@@ -40,23 +42,30 @@ FEW, MANY = 1_000, 1_000_000
 
 
 def main() -> None:
-    """Run everything and print one table."""
+    """Run everything, or the parts that were named, and print one table."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(PARTS)}; by default all")
     parser.add_argument("--tokens", type=int, default=MANY, help="live tokens in the large ledger")
-    many = parser.parse_args().tokens
+    arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
     table = Table(title=f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
     for column in ("work", "figure", "ratio", "what the ratio is to"):
         table.add_column(column)
-    with tempfile.TemporaryDirectory(prefix="broker-bench-") as folder:
-        stage = Stage(Path(folder))
-        try:
-            stage.start()
-            _throughput(stage, table)
-        finally:
-            stage.stop()
-        _offline(table)
-        _revocation(Path(folder), table, many)
+    for name, measure in PARTS.items():
+        if not arguments.parts or name in arguments.parts:
+            with tempfile.TemporaryDirectory(prefix="broker-bench-") as folder:
+                measure(Path(folder), table, arguments.tokens)
     Console(width=150).print(table)
+
+
+def _tokens(folder: Path, table: Table, _many: int) -> None:
+    stage = Stage(folder)
+    try:
+        stage.start()
+        _throughput(stage, table)
+    finally:
+        stage.stop()
 
 
 def _throughput(stage: Stage, table: Table) -> None:
@@ -106,7 +115,7 @@ def _throughput(stage: Stage, table: Table) -> None:
         table.add_row(title, figure, f"{_median(rounds[name]) / plain:.2f}", "tokens issued, platform token")
 
 
-def _offline(table: Table) -> None:
+def _offline(_folder: Path, table: Table, _many: int) -> None:
     """Verifying a token with 100 rules alive, in turn with bare ``jwt.decode``."""
     key = ec.generate_private_key(ec.SECP256R1())
     kid, now = thumbprint(public_jwk(key.public_key())), int(time.time())
@@ -221,6 +230,17 @@ def _wait_for(port: int) -> None:
 
     asyncio.run(asyncio.wait_for(connect(), 20))
 
+
+def _leases(folder: Path, table: Table, _many: int) -> None:
+    measure_leases(folder, table)
+
+
+PARTS: Mapping[str, Callable[[Path, Table, int], None]] = {
+    "tokens": _tokens,
+    "verification": _offline,
+    "revocation": _revocation,
+    "leases": _leases,
+}
 
 if __name__ == "__main__":
     try:
