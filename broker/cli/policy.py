@@ -95,6 +95,8 @@ def explain(
     ] = None,
     audience: Annotated[str | None, typer.Option(metavar="URL", help="The resource asked for.")] = None,
     scope: Annotated[list[str] | None, typer.Option(metavar="S", help="A scope asked for; repeatable.")] = None,
+    secret: Annotated[str | None, typer.Option(metavar="NAME", help="The secret asked for, instead.")] = None,
+    encrypted: Annotated[bool, typer.Option("--encrypted", help="It is to be encrypted to the agent's key.")] = False,
     proof: Annotated[bool, typer.Option("--proof", help="The agent proves possession of a key.")] = False,
     details: Annotated[str | None, typer.Option(metavar="JSON", help="The authorization_details asked for.")] = None,
     delegated_by: Annotated[
@@ -106,17 +108,19 @@ def explain(
     port: Port = None,
     as_json: Json = False,
 ) -> None:
-    """Say, role by role, why the policy in force gives an agent a token or does not."""
+    """Say, role by role, why the policy in force gives an agent a token or a secret, or does not."""
     identity = any(value is not None for value in (agent, issuer, subject)) or bool(claim)
     if refusal is not None:
-        asked = audience is not None or scope or proof or details is not None or delegated_by is not None or break_glass
-        if identity or asked:
+        asked = any(value is not None for value in (audience, secret, details, delegated_by))
+        if identity or asked or scope or proof or encrypted or break_glass:
             raise unusable("--refusal: stands alone; the ledger knows who asked for what")
         body: dict[str, Any] = {"refusal": refusal}
     else:
         ask = {
             "audience": audience,
             "scopes": scope or None,
+            "secret": secret,
+            "encrypted": encrypted,
             "proof": proof,
             "details": None if details is None else _json("--details", details),
             "delegated_by": delegated_by,
@@ -213,5 +217,5 @@ def _refused(refusal: dict[str, Any] | None) -> list[Facts]:
     if refusal is None:
         return []
     entry = refusal["entry"]
-    told = ("agent", "code", "reason", "audience", "scope", "task")
+    told = ("agent", "code", "reason", "audience", "scope", "secret", "role", "task")
     return [Facts(f"Refusal {entry['ref']}, entry {refusal['seq']}", [(name, entry.get(name)) for name in told])]

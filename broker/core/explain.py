@@ -20,6 +20,10 @@ from broker.core.policy.document import path_of
 from broker.core.policy.model import AudienceAllow, ScopeAllow
 from broker.core.rules import BlockIndex
 from broker.core.supposing import Supposed, delegate_of, suppose
+from broker.core.supposing_leases import LeaseAllowed, LeaseNeedsApproval, LeaseVerdict
+
+Verdict = Decision | LeaseVerdict
+"""A decision on a token, or on a lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +33,14 @@ class RoleExplanation:
     role: str
     member: bool
     lines: tuple[str, ...]
-    verdict: Decision | None
+    verdict: Verdict | None
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """The decision, what is said about the ask as such, and what each role says in the order of the file."""
 
-    decision: Decision
+    decision: Verdict
     notes: tuple[str, ...]
     roles: tuple[RoleExplanation, ...]
 
@@ -63,7 +67,7 @@ def explain(policy: Policy, blocks: BlockIndex, supposed: Supposed, now: float) 
     return Explanation(decision, notes, tuple(roles))
 
 
-def outcome(decision: Decision) -> str:
+def outcome(decision: Verdict) -> str:
     """Return a decision in one line."""
     match decision:
         case Granted():
@@ -74,10 +78,15 @@ def outcome(decision: Decision) -> str:
             )
         case Denied(code, reason):
             return f"denied ({code.value}): {reason}"
-        case NeedsApproval(tier, approvers, quorum, expires, _):
+        case LeaseAllowed():
+            life = format_duration(decision.ttl)
             return (
-                f"needs approval: tier {tier} asks for {quorum} of role {approvers} within {format_duration(expires)}"
+                f"granted: the secret {decision.secret} for {life} in role {decision.role}, tier {decision.tier}, "
+                f"by {decision.allowed_by}"
             )
+        case NeedsApproval() | LeaseNeedsApproval():
+            people = f"{decision.quorum} of role {decision.approvers} within {format_duration(decision.expires)}"
+            return f"needs approval: tier {decision.tier} asks for {people}"
 
 
 def recorded_request(members: Mapping[str, Any]) -> tuple[Agent, Ask]:
@@ -140,8 +149,8 @@ def _delegated(
 ) -> RoleExplanation:
     """Explain a role to an exchange: only the first that the other role may delegate to has a say."""
     if role.name != chosen:
-        return RoleExplanation(role.name, role.name in mine, tuple(_membership(role, supposed.agent)), None)
-    lines = (*_membership(role, supposed.agent), *_allowed(role, supposed.ask), *_way_out(role, decision))
+        return RoleExplanation(role.name, role.name in mine, tuple(membership(role, supposed.agent)), None)
+    lines = (*membership(role, supposed.agent), *_allowed(role, supposed.ask), *_way_out(role, decision))
     return RoleExplanation(role.name, member=True, lines=lines, verdict=decision)
 
 
@@ -154,10 +163,10 @@ def _role(
     policy: Policy, role: Role, blocks: BlockIndex, agent: Agent, ask: Ask, now: float, *, member: bool
 ) -> RoleExplanation:
     if not member or ask.audience is None:
-        return RoleExplanation(role.name, member, tuple(_membership(role, agent)), None)
+        return RoleExplanation(role.name, member, tuple(membership(role, agent)), None)
     verdict = judge(policy, role, blocks, agent, ask, now)
     lines = (
-        *_membership(role, agent),
+        *membership(role, agent),
         *_allowed(role, ask),
         *_blocked(policy, role, blocks, agent, ask, now),
         *_way_out(role, verdict),
@@ -171,7 +180,8 @@ def _summary(role: RoleExplanation) -> str:
     return "the agent is a member" if role.verdict is None else outcome(role.verdict)
 
 
-def _membership(role: Role, agent: Agent) -> Iterator[str]:
+def membership(role: Role, agent: Agent) -> Iterator[str]:
+    """Say of each member line of a role whether it means the agent, and if not why."""
     for place, member in enumerate(role.members):
         why = member.mismatch(agent)
         path = path_of(("roles", role.name, "members", place))

@@ -85,6 +85,12 @@ def facts_text(facts: Iterable[Fact]) -> str | None:
     return "\n" + "\n".join(lines) + "\n" if lines else None
 
 
+def read_facts(text: str) -> frozenset[Fact]:
+    """Return the facts that :func:`facts_text` made a text of."""
+    pairs = (line.partition("=") for line in text.split("\n") if line)
+    return frozenset((name, value) for name, _, value in pairs)
+
+
 def fact_line(fact: Fact) -> str:
     """Return one fact as it stands in :func:`facts_text`."""
     return f"\n{fact[0]}={fact[1]}\n"

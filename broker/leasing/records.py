@@ -41,6 +41,8 @@ def refused_entry(case: Case, ground: Ground, refusal: str, code: str, reason: s
         role=ground.claims.role,
         task=ground.task.id,
         epoch=ground.rules.epoch,
+        ttl=case.wish.ttl,
+        encrypt_to=case.wish.ask(case.lease).key,
         code=code,
         reason=reason,
     )

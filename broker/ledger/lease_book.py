@@ -26,7 +26,7 @@ from broker.core.change import (
 )
 from broker.core.errors import Code, GuardFailed
 from broker.core.lease import Lease, LeaseState, LeaseStatus
-from broker.core.selector import fact_line, facts_text
+from broker.core.selector import fact_line, facts_text, read_facts
 from broker.ledger import schema, sqlite
 from broker.ledger.rows import read_object
 from broker.ledger.task_rows import chunks, path_text
@@ -232,12 +232,6 @@ def read_lease(row: Row[Any]) -> LeaseState:
     state: dict[str, Any] = {name: getattr(row, name) for name in _STATE_FIELDS}
     handle: Mapping[str, str] = read_object(row.handle)
     return LeaseState(lease=lease, handle=handle, **(state | {"status": LeaseStatus(row.status)}))
-
-
-def read_facts(text: str) -> frozenset[tuple[str, str]]:
-    """Read facts back from the text that :func:`facts_text` made of them."""
-    pairs = (line.partition("=") for line in text.split("\n") if line)
-    return frozenset((name, value) for name, _, value in pairs)
 
 
 def latest_end(connection: Connection, token: str | None = None) -> float:

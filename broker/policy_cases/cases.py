@@ -1,26 +1,23 @@
-"""Policy cases: what a policy must grant or deny, written down and tried out (``broker policy test``)."""
+"""Cases: read from a file, decided by a policy, and compared with what they expect."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from broker.core.audience import canonical_audience
-from broker.core.details import Element, parse_details
-from broker.core.errors import Code, Malformed
-from broker.core.explain import outcome
-from broker.core.grant import Ask, Decision, Denied, Granted, NeedsApproval
-from broker.core.identity import REGISTERED, Agent, Attribute, federated_id
+from broker.core.errors import Code
+from broker.core.explain import Verdict, outcome
+from broker.core.grant import Denied, Granted, NeedsApproval
 from broker.core.lifetime import format_duration
-from broker.core.policy import BROKER, Policy, PolicyError
+from broker.core.policy import Policy, PolicyError
 from broker.core.policy.compile_tiers import MOST_APPROVERS
 from broker.core.policy.document import Node, Problem, plain_problems
 from broker.core.rules import BlockIndex
-from broker.core.scope import is_scope
 from broker.core.supposing import Supposed, suppose
+from broker.core.supposing_leases import LeaseAllowed, LeaseNeedsApproval, SupposedLease, suppose_lease
+from broker.policy_cases.asking import read_agent, read_ask
 from broker.strict_yaml import read_document
 
 GRANTED: Final = "granted"
@@ -28,13 +25,11 @@ DENIED: Final = "denied"
 NEEDS_APPROVAL: Final = "needs_approval"
 
 _EXPECTATIONS: Final = ("code", "role", "tier", "ttl", "approvers", "quorum")
-_PROOF: Final = "0" * 43
-"""Stands for the thumbprint of the key that a case with ``proof: true`` has proved possession of."""
-
 _REASONS: Final = (
     Code.NO_ROLE, Code.AUDIENCE_REQUIRED, Code.AUDIENCE_NOT_ALLOWED, Code.SCOPE_REQUIRED, Code.SCOPE_NOT_ALLOWED,
     Code.PROOF_REQUIRED, Code.DETAILS_NOT_SUPPORTED, Code.DETAILS_NOT_ALLOWED, Code.DETAILS_INVALID, Code.TASK_REQUIRED,
-    Code.APPROVAL_AMBIGUOUS, Code.BREAK_GLASS_NOT_ALLOWED, Code.DELEGATION_NOT_ALLOWED,
+    Code.APPROVAL_AMBIGUOUS, Code.BREAK_GLASS_NOT_ALLOWED, Code.DELEGATION_NOT_ALLOWED, Code.SECRET_NOT_ALLOWED,
+    Code.ENCRYPTION_REQUIRED,
 )  # fmt: skip
 
 
@@ -56,7 +51,7 @@ class Case:
     """One agent, what it asks for, and what must come of it."""
 
     name: str
-    supposed: Supposed
+    supposed: Supposed | SupposedLease
     expected: Expected
 
 
@@ -65,7 +60,7 @@ class Result:
     """How a case went: what was decided, and every way in which that is not what was expected."""
 
     case: Case
-    decision: Decision
+    decision: Verdict
     differences: tuple[str, ...]
 
     @property
@@ -99,7 +94,7 @@ def run_cases(policy: Policy, cases: Sequence[Case]) -> tuple[Result, ...]:
 
 
 def _run(policy: Policy, case: Case) -> Result:
-    decision = suppose(policy, BlockIndex(), case.supposed, 0.0)
+    decision = _decide(policy, case.supposed)
     actual = _observed(decision)
     expected = case.expected
     pairs = (
@@ -121,20 +116,27 @@ def _run(policy: Policy, case: Case) -> Result:
     return Result(case=case, decision=decision, differences=tuple(differences))
 
 
+def _decide(policy: Policy, supposed: Supposed | SupposedLease) -> Verdict:
+    if isinstance(supposed, SupposedLease):
+        return suppose_lease(policy, BlockIndex(), supposed, 0.0)
+    return suppose(policy, BlockIndex(), supposed, 0.0)
+
+
 def _lifetime(seconds: int | None) -> str | None:
     return None if seconds is None else format_duration(seconds)
 
 
-def _observed(decision: Decision) -> Expected:
+def _observed(decision: Verdict) -> Expected:
     match decision:
-        case Granted():
+        case Granted() | LeaseAllowed():
             return Expected(outcome=GRANTED, role=decision.role, tier=decision.tier, ttl=decision.ttl)
         case Denied():
             return Expected(outcome=DENIED, code=decision.code.value)
-        case NeedsApproval():
+        case NeedsApproval() | LeaseNeedsApproval():
+            what = decision.granted if isinstance(decision, NeedsApproval) else decision.allowed
             return Expected(
                 outcome=NEEDS_APPROVAL,
-                role=decision.granted.role,
+                role=what.role,
                 tier=decision.tier,
                 approvers=decision.approvers,
                 quorum=decision.quorum,
@@ -144,8 +146,8 @@ def _observed(decision: Decision) -> Expected:
 def _case(node: Node, policy: Policy) -> Case | None:
     found = node.members(*_EXPECTATIONS, required=("name", "agent", "ask", "expect"))
     name = found["name"].text() if "name" in found else None
-    agent = _agent(found["agent"], policy) if "agent" in found else None
-    supposed = None if agent is None or "ask" not in found else _supposed(found["ask"], agent, policy)
+    agent = read_agent(found["agent"], policy) if "agent" in found else None
+    supposed = None if agent is None or "ask" not in found else read_ask(found["ask"], agent, policy)
     expected = _expected(found, policy) if "expect" in found else None
     if name is None or supposed is None or expected is None:
         return None
@@ -182,92 +184,3 @@ def _expected(found: Mapping[str, Node], policy: Policy) -> Expected | None:
         approvers=found["approvers"].reference(policy.roles, "a role") if "approvers" in found else None,
         quorum=found["quorum"].number(1, MOST_APPROVERS) if "quorum" in found else None,
     )
-
-
-def _agent(node: Node, policy: Policy) -> Agent | None:
-    found = node.members("id", "issuer", "subject", "claims")
-    identity = found["id"].text() if "id" in found else None
-    if "issuer" not in found:
-        for name in found.keys() & {"subject", "claims"}:
-            found[name].fail("name the issuer that vouches for this")
-        if found and "id" not in found:
-            node.fail("name an id, or an issuer with subject or claims")
-        return None if identity is None else _agent_by_id(found["id"], identity, policy)
-    issuer = found["issuer"].reference(policy.issuers, "an issuer")
-    subject = found["subject"].text() if "subject" in found else "-"
-    claims = _claims(found["claims"]) if "claims" in found else {}
-    if issuer is None or subject is None or ("id" in found and identity is None):
-        return None
-    try:
-        return Agent(identity or federated_id(issuer, subject), issuer, subject, claims)
-    except ValueError as error:
-        found["subject"].fail(str(error))
-        return None
-
-
-def _agent_by_id(node: Node, identity: str, policy: Policy) -> Agent:
-    issuer, slash, rest = identity.partition("/")
-    if slash and issuer not in policy.issuers:
-        node.fail("the part before the slash is not an issuer of this policy")
-    return Agent(identity, issuer, rest) if slash else Agent(identity, REGISTERED, identity)
-
-
-def _claims(node: Node) -> dict[str, Attribute]:
-    claims: dict[str, Attribute] = {}
-    for name, entry in node.table():
-        value = entry.value
-        if isinstance(value, str | int):
-            claims[name] = value
-        elif isinstance(value, list):
-            claims[name] = tuple(text for item in entry.items() if (text := item.text()) is not None)
-        else:
-            entry.fail("must be text, a whole number, true, false, or a list of texts")
-    return claims
-
-
-def _supposed(node: Node, agent: Agent, policy: Policy) -> Supposed:
-    found = node.members("audience", "scopes", "proof", "task", "details", "delegated_by", "break_glass")
-    proof = found["proof"].flag() if "proof" in found else False
-    ask = Ask(
-        audience=_audience(found["audience"], policy) if "audience" in found else None,
-        scopes=_scopes(found["scopes"]) if "scopes" in found else None,
-        task=found["task"].text(128) if "task" in found else None,
-        jkt=_PROOF if proof else None,
-        details=_details(found["details"]) if "details" in found else None,
-    )
-    role = found["delegated_by"].reference(policy.roles, "a role") if "delegated_by" in found else None
-    return Supposed(
-        agent=agent,
-        ask=ask,
-        delegated_by=None if role is None else policy.roles[role],
-        break_glass="break_glass" in found and found["break_glass"].flag() is True,
-    )
-
-
-def _details(node: Node) -> tuple[Element, ...] | None:
-    try:
-        return parse_details(json.dumps(node.value))
-    except Malformed as error:
-        node.fail(error.public.removeprefix("authorization_details: "))
-        return None
-
-
-def _audience(node: Node, policy: Policy) -> str | None:
-    text = node.text()
-    if text is None or text == BROKER:
-        return None if text is None else policy.broker_audience
-    try:
-        return canonical_audience(text)
-    except Malformed as error:
-        node.fail(error.public.removeprefix("audience: "))
-        return None
-
-
-def _scopes(node: Node) -> tuple[str, ...]:
-    scopes: set[str] = set()
-    for item in node.items():
-        text = item.text()
-        if text is not None and not is_scope(text):
-            item.fail("is not a scope")
-        scopes |= set() if text is None else {text}
-    return tuple(sorted(scopes))
