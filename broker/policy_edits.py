@@ -49,9 +49,10 @@ def unified_diff(name: str, before: str, after: str) -> str:
 
 @dataclass(slots=True)
 class _RolePlan:
-    """What is to be changed of one role. Scopes and lifetimes are by the place of their line in ``allow``."""
+    """What is to be changed of one role. Scopes, secrets and lifetimes are by the place of their line in ``allow``."""
 
     scopes: dict[int, set[str]] = field(default_factory=dict)
+    secrets: set[int] = field(default_factory=set)
     ttls: dict[int, str] = field(default_factory=dict)
     members: set[int] = field(default_factory=set)
     delegates: set[str] = field(default_factory=set)
@@ -65,6 +66,8 @@ class _RolePlan:
         match proposal.edit:
             case Edit.REMOVE_SCOPE:
                 self.scopes.setdefault(line, set()).add(name)
+            case Edit.REMOVE_SECRET:
+                self.secrets.add(line)
             case Edit.SET_TTL:
                 self.ttls[line] = format_duration(value)
             case Edit.REMOVE_MEMBER:
@@ -121,7 +124,8 @@ def _apply_role(role: dict[str, Any], plan: _RolePlan) -> None:
                     del line[key]
     for place, ttl in plan.ttls.items():
         role["allow"][place]["max_ttl"] = ttl
-    role["allow"] = [line for line in role["allow"] if line.get("scopes") != []]
+    lines = enumerate(role["allow"])
+    role["allow"] = [line for place, line in lines if place not in plan.secrets and line.get("scopes") != []]
     if plan.delegates:
         left = [item for item in role["may_delegate_to"] if _delegate(item) not in plan.delegates]
         role["may_delegate_to"] = left
@@ -174,7 +178,7 @@ def _edit_role(editor: LayoutEditor, role: yaml.MappingNode, plan: _RolePlan) ->
 
 
 def _edit_lines(editor: LayoutEditor, allow: yaml.SequenceNode, plan: _RolePlan) -> None:
-    gone: set[int] = set()
+    gone: set[int] = set(plan.secrets)
     for place, line in enumerate(cast("list[yaml.MappingNode]", allow.value)):
         unused = plan.scopes.get(place, set())
         scopes, defaults = value_of(line, "scopes"), value_of(line, "default_scopes")

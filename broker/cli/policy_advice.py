@@ -28,6 +28,7 @@ _TIMES: Final = frozenset({"task_ttl"})
 _EDITS: Final = {
     Edit.REMOVE_ROLE: "remove the role",
     Edit.REMOVE_SCOPE: "remove {name} from allow[{line}]",
+    Edit.REMOVE_SECRET: "remove {name}, allow[{line}]",
     Edit.REMOVE_MEMBER: "remove members[{line}]",
     Edit.REMOVE_DELEGATE: "remove {name} from may_delegate_to",
     Edit.REMOVE_ACTION: "remove {name} from limits.actions",
@@ -163,12 +164,22 @@ def _role(role: dict[str, Any]) -> Iterator[Part]:
         )
         for found in role["scopes"]
     ]
+    rows += [
+        (
+            f"the secret {found['secret']}",
+            format_duration(found["allowed"]),
+            f"{found['leases']:,} leases",
+            "-" if found["longest"] is None else _seconds(found["longest"]),
+            moment(found["last_at"]),
+        )
+        for found in role["secrets"]
+    ]
     rows += [(found["name"], *_limit(found), None, None) for found in role["limits"]]
     rows += [(f"member {found['line']}", None, f"{found['tokens']:,} tokens", None, None) for found in role["members"]]
     rows += [
         (f"delegate {found['role']}", None, f"{found['tokens']:,} tokens", None, None) for found in role["delegates"]
     ]
-    yield Table(("granted", "at most", "used", "longest", "last"), rows, "It allows nothing but secrets.")
+    yield Table(("granted", "at most", "used", "longest", "last"), rows, "Nothing was found.")
     for text in role["notes"]:
         yield f"Kept: {text}."
 

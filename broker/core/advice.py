@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,6 +17,7 @@ class Edit(StrEnum):
 
     REMOVE_ROLE = "remove_role"
     REMOVE_SCOPE = "remove_scope"
+    REMOVE_SECRET = "remove_secret"
     REMOVE_MEMBER = "remove_member"
     REMOVE_DELEGATE = "remove_delegate"
     REMOVE_ACTION = "remove_action"
@@ -28,8 +30,8 @@ class Edit(StrEnum):
 class Proposal:
     """One edit of what the document says of a role.
 
-    ``line`` is the place in ``allow`` or in ``members``; ``name`` the scope, delegate, limit or action; ``value`` a
-    count, or seconds. ``because`` says why, in words.
+    ``line`` is the place in ``allow`` or in ``members``; ``name`` the scope, secret, delegate, limit or action;
+    ``value`` a count, or seconds. ``because`` says why, in words.
     """
 
     edit: Edit
@@ -49,6 +51,21 @@ class ScopeFinding:
     path: str
     allowed: int
     tokens: int
+    longest: int | None
+    last_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretFinding:
+    """A secret that a line of the policy (``path``) allows for ``allowed`` seconds, and how many leases were given.
+
+    ``longest`` is how long one was held, renewals included, in seconds.
+    """
+
+    secret: str
+    path: str
+    allowed: int
+    leases: int
     longest: int | None
     last_at: float | None
 
@@ -90,6 +107,7 @@ class RoleFindings:
     unchanged_since: float | None
     judged: bool
     scopes: tuple[ScopeFinding, ...]
+    secrets: tuple[SecretFinding, ...]
     limits: tuple[LimitFinding, ...]
     members: tuple[MemberFinding, ...]
     delegates: tuple[DelegateFinding, ...]
@@ -131,6 +149,7 @@ def findings(role: Role, usage: Usage, since: float | None, *, judged: bool, not
         unchanged_since=since,
         judged=judged,
         scopes=tuple(scopes),
+        secrets=tuple(_secrets(role, usage)),
         limits=_limits(role, usage),
         members=tuple(MemberFinding(line=str(line), tokens=tokens_of(line, agents)) for line in role.members),
         delegates=tuple(
@@ -157,10 +176,31 @@ def tokens_of(line: Member, agents: list[AgentUse]) -> int:
     return sum(use.tokens for use in agents if _may_mean(line, use))
 
 
+def is_used(line: Member, agents: list[AgentUse]) -> bool:
+    """Whether agents that a member line may mean got tokens, or leases with tokens that they had."""
+    return any(use.tokens or use.leases for use in agents if _may_mean(line, use))
+
+
+def _secrets(role: Role, usage: Usage) -> Iterator[SecretFinding]:
+    uses = {use.secret: use for use in usage.secrets if use.role == role.name}
+    for name, line in role.secrets.items():
+        use = uses.get(name)
+        yield SecretFinding(
+            secret=name,
+            path=line.path,
+            allowed=line.ttl,
+            leases=0 if use is None else use.leases,
+            longest=None if use is None else use.longest,
+            last_at=None if use is None else use.last_at,
+        )
+
+
 def _may_mean(line: Member, use: AgentUse) -> bool:
     if isinstance(line, AgentMember):
         return line.agent == use.agent
-    return line.issuer == use.issuer and (line.subject is None or line.subject.matches(use.subject))
+    if line.subject is None or use.subject is None:
+        return line.issuer == use.issuer
+    return line.issuer == use.issuer and line.subject.matches(use.subject)
 
 
 def _limits(role: Role, usage: Usage) -> tuple[LimitFinding, ...]:
@@ -172,6 +212,7 @@ def _limits(role: Role, usage: Usage) -> tuple[LimitFinding, ...]:
         ("role_tokens_per_minute", limits.role_tokens_per_minute, use.role_peak),
         ("tokens_per_task", limits.tokens_per_task, use.task_tokens),
         ("task_ttl", limits.task_ttl or DEFAULT_TASK_TTL, use.longest_task),
+        ("live_leases", limits.live_leases, use.live_leases),
     ]
     names = sorted({name for of, name in usage.actions if of == role.name} | set(limits.actions or ()))
     for name in names:

@@ -12,11 +12,11 @@ from broker.core.identity import Agent
 from broker.core.lifetime import format_duration
 from broker.core.policy import Policy, Role
 from broker.core.policy.model import SecretAllow
+from broker.core.policy.operator_scopes import LEASE_SCOPE
 from broker.core.rules import BlockIndex
 from broker.core.selector import read_facts
 from broker.core.supposing import suppose
 from broker.core.supposing_leases import (
-    TAKING,
     LeaseNeedsApproval,
     LeaseVerdict,
     SupposedLease,
@@ -82,12 +82,12 @@ def _answering(policy: Policy, blocks: BlockIndex, supposed: SupposedLease, now:
     token = suppose(policy, blocks, token_for(policy, supposed), now)
     match token:
         case Granted():
-            return f"a token{how} with {TAKING} is of role {token.role}, which therefore decides"
+            return f"a token{how} with {LEASE_SCOPE} is of role {token.role}, which therefore decides"
         case NeedsApproval():
             by = f"{token.quorum} of role {token.approvers}"
-            return f"a token{how} with {TAKING} is of role {token.granted.role}, and needs approval by {by} itself"
+            return f"a token{how} with {LEASE_SCOPE} is of role {token.granted.role}, and needs approval by {by} itself"
         case Denied(code, reason):
-            return f"there is no token{how} with {TAKING} at the broker's API for it ({code.value}): {reason}"
+            return f"there is no token{how} with {LEASE_SCOPE} at the broker's API for it ({code.value}): {reason}"
 
 
 def _above(supposed: SupposedLease) -> tuple[str, ...]:
@@ -125,11 +125,11 @@ def _said(
 
 def _token(policy: Policy, role: Role) -> Iterator[str]:
     allowed = role.audiences.get(policy.broker_audience)
-    line = None if allowed is None else allowed.scopes.get(TAKING)
+    line = None if allowed is None else allowed.scopes.get(LEASE_SCOPE)
     if line is None:
-        yield f"it does not allow {TAKING} at the broker's API, with which leases are taken"
+        yield f"it does not allow {LEASE_SCOPE} at the broker's API, with which leases are taken"
     else:
-        yield f"{TAKING}: allowed by {line.path}"
+        yield f"{LEASE_SCOPE}: allowed by {line.path}"
 
 
 def _terms(role: Role, supposed: SupposedLease) -> Iterator[str]:

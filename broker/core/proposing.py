@@ -1,7 +1,7 @@
 """Proposing a narrower policy: only what the ledger shows to be unused goes, and nothing else answers in its place.
 
-Rates, budgets and the lives of tasks are proposed at twice the most that was seen. What the ledger does not know is not
-touched, and is said.
+Rates, budgets and the lives of tasks and leases are proposed at twice the most that was seen. What the ledger does not
+know is not touched, and is said.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from broker.core.advice import Advice, Edit, Proposal, findings, tokens_of, unchanged_since
+from broker.core.advice import Advice, Edit, Proposal, findings, is_used, unchanged_since
 from broker.core.lifetime import format_duration
 from broker.core.policy.matching import Member
-from broker.core.policy.model import Approval, Policy, Role, ScopeAllow
-from broker.core.policy.operator_scopes import IDENTITY_SCOPE, OPERATOR_SCOPES
+from broker.core.policy.model import Approval, Policy, Role, ScopeAllow, SecretAllow
+from broker.core.policy.operator_scopes import IDENTITY_SCOPE, LEASE_SCOPE, OPERATOR_SCOPES
 from broker.core.task import ACTION, DEFAULT_TASK_TTL, TOKENS
-from broker.core.usage import Asked, RoleUse, ScopeUse, Usage
+from broker.core.usage import Asked, RoleUse, ScopeUse, SecretUse, Usage
 from broker.core.widening import acting, answering, earlier_at
 
 HEADROOM: Final = 2
@@ -28,7 +28,7 @@ RESERVED: Final = OPERATOR_SCOPES.keys() - {
     "tasks:open",
     "tasks:read",
     "tasks:close",
-    "leases:take",
+    LEASE_SCOPE,
     "leases:read",
     IDENTITY_SCOPE,
     "actions:reserve",
@@ -40,7 +40,7 @@ _ALWAYS: Final = (
     "no request asks for a lifetime: a token has the longest that the policy and its task allow",
 )
 _INCOMPLETE: Final = "there was too much to list (see complete), so nothing is proposed"
-_NO_SECRETS: Final = "nothing is leased yet, so nothing is known of secrets: they are left alone"
+_SECRETS: Final = "a secret counts as used if it was handed out, whatever was done with it; its life includes renewals"
 _LINE: Final = re.compile(r"\[([0-9]+)\]\Z")
 _MINUTE: Final = 60
 
@@ -55,7 +55,7 @@ def advise(policy: Policy, usage: Usage, *, until: float, role: str | None = Non
     judged = [each for each in chosen if usage.complete and (force or _is_old(since[each.name], usage.since))]
     proposing = _Proposing(policy, usage)
     proposing.run(judged)
-    notes = (*_ALWAYS, *(() if usage.complete else (_INCOMPLETE,)), *((_NO_SECRETS,) if policy.secrets else ()))
+    notes = (*_ALWAYS, *(() if usage.complete else (_INCOMPLETE,)), *((_SECRETS,) if policy.secrets else ()))
     return Advice(
         policy=policy.digest,
         since=usage.since,
@@ -92,7 +92,7 @@ class _Proposing:
             self._delegates(role)
         for role in roles:
             if self._is_used(role):
-                self._scopes(role)
+                self._lines(role)
                 self._limits(role)
                 self._actions(role)
                 if role.name not in approvers:
@@ -102,7 +102,9 @@ class _Proposing:
 
     def _is_used(self, role: Role) -> bool:
         use = self.usage.roles.get(role.name, RoleUse())
-        return bool(use.agent_peak or use.tasks) or any(of == role.name for of, _ in self.usage.actions)
+        return bool(use.agent_peak or use.tasks or use.live_leases) or any(
+            of == role.name for of, _ in self.usage.actions
+        )
 
     def _delegates(self, role: Role) -> None:
         for name in role.may_delegate_to:
@@ -128,8 +130,6 @@ class _Proposing:
             yield "a policy has one role at least"
         if role.name in approvers:
             yield "its members approve requests"
-        if role.secrets:
-            yield "nothing is known of its secrets"
         if any(self._is_reserved(uri, scope) for uri, allow in role.audiences.items() for scope in allow.scopes):
             yield "it is for when something happens"
         for other in self.policy.roles.values():
@@ -144,15 +144,36 @@ class _Proposing:
         if instead is not None:
             yield f"its members could have more from {instead}, which comes later"
 
-    def _scopes(self, role: Role) -> None:
+    def _lines(self, role: Role) -> None:
+        """Propose for the lines of ``allow``, of which one at least must stay."""
         used = {(use.audience, use.scope): use for use in self.usage.scopes if use.role == role.name and use.tokens}
+        leased = {use.secret: use for use in self.usage.secrets if use.role == role.name}
+        scopes = {(uri, scope) for uri, allow in role.audiences.items() for scope in allow.scopes}
+        if scopes.isdisjoint(used) and role.secrets.keys().isdisjoint(leased):
+            self._note(role, "nothing that it allows now was used, but a role allows something")
+            return
+        self._scopes(role, used)
+        for name, line in role.secrets.items():
+            self._secret(role, name, line, leased.get(name))
+
+    def _secret(self, role: Role, name: str, line: SecretAllow, use: SecretUse | None) -> None:
+        place = _place(line.path)
+        if use is None:
+            if any((opener, name) in self.usage.secret_ceilings for opener in self._openers(role)):
+                self._note(role, f"the secret {name} was not leased, but tasks were opened for it")
+            else:
+                self._propose(Edit.REMOVE_SECRET, role, f"the secret {name} was not leased", line=place, name=name)
+            return
+        seconds = _rounded(max(1, HEADROOM * use.longest))
+        if seconds < line.ttl:
+            why = f"no lease of {name} was held longer than {format_duration(max(1, use.longest))}"
+            self._propose(Edit.SET_TTL, role, why, line=place, value=seconds)
+
+    def _scopes(self, role: Role, used: Mapping[tuple[str, str], ScopeUse]) -> None:
         lines: defaultdict[int, list[tuple[str, str, ScopeAllow]]] = defaultdict(list)
         for uri, allow in role.audiences.items():
             for scope, line in allow.scopes.items():
                 lines[_place(line.path)].append((uri, scope, line))
-        if not role.secrets and not any((uri, scope) in used for line in lines.values() for uri, scope, _ in line):
-            self._note(role, "no scope that it has now was used, but a role allows something")
-            return
         for place, scopes in lines.items():
             left = [each for each in scopes if not self._scope_goes(role, place, each, used)]
             self._lifetime(role, place, left, used)
@@ -203,13 +224,17 @@ class _Proposing:
 
     def _limits(self, role: Role) -> None:
         limits, use = role.limits, self.usage.roles.get(role.name, RoleUse())
+        self._limit(role, "live_leases", limits.live_leases, use.live_leases)
         if role.identities:
             self._note(role, "its identity tokens are not counted here, but by its limits: they are left alone")
             return
         ttl = limits.task_ttl or DEFAULT_TASK_TTL
         self._limit(role, "tokens_per_minute", limits.tokens_per_minute, use.agent_peak)
         self._limit(role, "role_tokens_per_minute", limits.role_tokens_per_minute, use.role_peak)
-        self._limit(role, "task_ttl", ttl, _rounded(use.longest_task), self._asked(role, "task_ttl", ttl))
+        # A lease in no task that was opened ends with one that is made for it, which has the life of the role's tasks.
+        leased = max((each.longest for each in self.usage.secrets if each.role == role.name), default=0)
+        longest = max(use.longest_task, leased) if use.longest_task else 0
+        self._limit(role, "task_ttl", ttl, _rounded(longest), self._asked(role, "task_ttl", ttl))
         if limits.tokens_per_task is None:
             return
         if use.shared:
@@ -242,7 +267,7 @@ class _Proposing:
 
     def _members(self, role: Role) -> None:
         agents = [use for use in self.usage.agents if use.role == role.name]
-        unused = [place for place, line in enumerate(role.members) if not tokens_of(line, agents)]
+        unused = [place for place, line in enumerate(role.members) if not is_used(line, agents)]
         if len(unused) == len(role.members):
             self._note(role, "no member that it has now got a token, but a role has members")
             return

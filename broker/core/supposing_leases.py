@@ -12,13 +12,11 @@ from broker.core.identity import Agent
 from broker.core.implicit_task import lease_task
 from broker.core.lease_decision import Ground, LeaseAsk, LeaseGranted, decide_lease
 from broker.core.policy import Policy, Role
+from broker.core.policy.operator_scopes import LEASE_SCOPE
 from broker.core.rules import BlockIndex, RuleIndex
 from broker.core.selector import Fact
 from broker.core.supposing import Supposed, suppose
 from broker.core.task import Task
-
-TAKING: Final = "leases:take"
-"""The scope at the broker's own API that leases are taken with."""
 
 _NO_TASK: Final = "none"
 _NO_BREAK_GLASS: Final = Denied(Code.BREAK_GLASS_NOT_ALLOWED, "this role may not go ahead without approval")
@@ -104,7 +102,7 @@ def suppose_lease(policy: Policy, blocks: BlockIndex, supposed: SupposedLease, n
 
 def token_for(policy: Policy, supposed: SupposedLease) -> Supposed:
     """Return the request for a token that leases can be taken with."""
-    ask = Ask(audience=policy.broker_audience, scopes=(TAKING,), task=supposed.task, jkt=supposed.jkt)
+    ask = Ask(audience=policy.broker_audience, scopes=(LEASE_SCOPE,), task=supposed.task, jkt=supposed.jkt)
     return Supposed(agent=supposed.agent, ask=ask, delegated_by=supposed.delegated_by, break_glass=supposed.break_glass)
 
 
@@ -168,7 +166,7 @@ def _claims(policy: Policy, role: Role, supposed: SupposedLease, now: float) -> 
         iat=int(now),
         exp=int(now),
         jti="",
-        scopes=(TAKING,),
+        scopes=(LEASE_SCOPE,),
         epoch=0,
         task=supposed.task or _NO_TASK,
         role=role.name,

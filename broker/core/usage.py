@@ -29,14 +29,29 @@ class ScopeUse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SecretUse:
+    """How many leases of a secret a role was given, and for how long the longest was held, renewed or not (seconds)."""
+
+    role: str
+    secret: str
+    leases: int
+    longest: int
+    last_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AgentUse:
-    """How many tokens of a role an agent got. ``subject`` is the agent in its issuer's words."""
+    """How many tokens of a role an agent got, and how many leases it asked for with them.
+
+    ``subject`` is the agent in its issuer's words; None if it only used tokens that it got before.
+    """
 
     role: str
     agent: str
     issuer: str
-    subject: str
+    subject: str | None
     tokens: int
+    leases: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +59,15 @@ class RoleUse:
     """How a role was used.
 
     ``agent_peak`` and ``role_peak`` are the most tokens in one stretch of :data:`WINDOW` seconds, of one agent and of
-    all. ``task_tokens`` are the most tokens in one task. ``tasks`` were opened, of which the longest was open for
-    ``longest_task`` seconds (until its deadline if it was not closed). ``shared`` says that some of its tasks had
-    sub-tasks, which reserve their budgets from them.
+    all; for one agent leases count as well, as its limit has it. ``live_leases`` are the most leases of one agent that
+    were alive at once. ``task_tokens`` are the most tokens in one task. ``tasks`` were opened, of which the longest was
+    open for ``longest_task`` seconds (until its deadline if it was not closed). ``shared`` says that some of its tasks
+    had sub-tasks, which reserve their budgets from them.
     """
 
     agent_peak: int = 0
     role_peak: int = 0
+    live_leases: int = 0
     task_tokens: int = 0
     tasks: int = 0
     longest_task: int = 0
@@ -93,17 +110,20 @@ class Usage:
     ``complete`` is false if there was too much to list; then what is missing may have been used. ``asked`` is by role
     and what the tasks were opened with: ``task_ttl``, ``tokens``, or ``action:`` and a name. ``actions`` are the most
     in one task, by role and action; ``ceilings`` the scopes that tasks of a role were opened for (role, audience,
-    scope); ``delegations`` the tokens that came of another one, by the roles of both. ``loads`` are the policies in
-    force since then, the youngest first; the last of them was loaded before, if any was.
+    scope), ``secret_ceilings`` the secrets (role, secret); ``delegations`` the tokens that came of another one, by the
+    roles of both. ``loads`` are the policies in force since then, the youngest first; the last of them was loaded
+    before, if any was.
     """
 
     since: float
     complete: bool
     scopes: tuple[ScopeUse, ...]
+    secrets: tuple[SecretUse, ...]
     agents: tuple[AgentUse, ...]
     roles: Mapping[str, RoleUse]
     asked: Mapping[tuple[str, str], Asked]
     actions: Mapping[tuple[str, str], int]
     ceilings: frozenset[tuple[str, str, str]]
+    secret_ceilings: frozenset[tuple[str, str]]
     delegations: Mapping[tuple[str, str], int]
     loads: tuple[Load, ...]

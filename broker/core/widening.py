@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from broker.core.narrowing import lost_identity, lost_members, lowered, narrowed, stricter
+from broker.core.narrowing import lost_identity, lost_members, lost_secret, lowered, narrowed, stricter
 from broker.core.policy.matching import AgentMember, Exactly, Member
 from broker.core.policy.model import Policy, Role
+from broker.core.policy.operator_scopes import LEASE_SCOPE
 
 
 def broadened(old: Policy, new: Policy) -> tuple[str, ...]:
@@ -134,7 +135,16 @@ def _is_more_generous(other: Role, role: Role, audience: str, scope: str) -> boo
         or (other.budget_approval is not None and other.budget_approval != role.budget_approval)
         or any(role.may_delegate_to.get(name) != delegate for name, delegate in other.may_delegate_to.items())
         or any(any(lost_identity(line, role.identities.get(name))) for name, line in other.identities.items())
+        or (scope == LEASE_SCOPE and _has_more_secrets(other, role))
     )
+
+
+def _has_more_secrets(other: Role, role: Role) -> bool:
+    """Whether leases could be taken with a token of one role that could not be, or not so easily, with one of another.
+
+    The role of the token decides, and a request that loses its role may get a token of the other one.
+    """
+    return any(any(lost_secret(line, role.secrets.get(name))) for name, line in other.secrets.items())
 
 
 def _may_be_same(line: Member, other: Member) -> bool:

@@ -18,6 +18,7 @@ from broker.core.entry import Kind, decode
 from broker.core.task import ACTION, TOKENS
 from broker.core.usage import WINDOW, AgentUse, Asked, Load, RoleUse, ScopeUse, Usage
 from broker.ledger import schema
+from broker.ledger.lease_usage import LeaseUsageCount
 from broker.ledger.sqlite import each_member, has_text, last_item, lesser, member
 
 MOST: Final = 10_000
@@ -49,6 +50,11 @@ class UsageCount:
     _ceilings: set[tuple[str, str, str]] = field(default_factory=set)
     _delegations: dict[tuple[str, str], int] = field(default_factory=dict)
     _loads: list[Load] = field(default_factory=list)
+    _leased: LeaseUsageCount = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Leases are counted by a part of its own."""
+        self._leased = LeaseUsageCount(self.since)
 
     def passes(self) -> Sequence[Query]:
         """Return what is to be run, each in a read transaction of its own."""
@@ -63,19 +69,24 @@ class UsageCount:
             self._count_actions,
             self._count_delegations,
             self._read_loads,
+            *self._leased.passes(),
         )
 
     def result(self) -> Usage:
         """Return what was counted."""
+        for role, most in self._leased.peaks.items():
+            self._note(role, live_leases=most)
         return Usage(
             since=self.since,
-            complete=self.complete,
+            complete=self.complete and self._leased.complete,
             scopes=tuple(self._scopes.values()),
+            secrets=tuple(self._leased.secrets),
             agents=tuple(self._agents),
             roles=self._roles,
             asked=self._asked,
             actions=self._actions,
             ceilings=frozenset(self._ceilings),
+            secret_ceilings=frozenset(self._leased.ceilings),
             delegations=self._delegations,
             loads=tuple(self._loads),
         )
@@ -113,26 +124,38 @@ class UsageCount:
         self._scopes[key] = use
 
     def _count_agents(self, connection: Connection) -> None:
-        """Count tokens by agent; the step stands first, because whole numbers are sorted fastest."""
+        """Count tokens and leases by agent; the step stands first, because whole numbers are sorted fastest."""
         steps = (_table.at // (WINDOW * _MILLISECONDS)).label("step")
-        columns = (func.max(_table.issuer).label("issuer"), func.count().label("n"), func.max(_table.seq).label("seq"))
-        each = self._issued(steps, _table.role, _table.agent, *columns)
+        columns = (
+            func.max(_table.issuer).label("issuer"),
+            func.count().label("n"),
+            func.count().filter(_table.kind == Kind.LEASE_INTENDED.value).label("leases"),
+            func.max(_table.seq).label("seq"),
+            func.max(_table.seq).filter(_table.kind == Kind.TOKEN_ISSUED.value).label("token"),
+        )
+        each = select(steps, _table.role, _table.agent, *columns).where(
+            _table.kind.in_((Kind.TOKEN_ISSUED.value, Kind.LEASE_INTENDED.value)),
+            _table.at >= int(self.since * _MILLISECONDS),
+        )
         by_step = each.group_by(steps, _table.role, _table.agent).subquery().c
         query = select(
             by_step.role,
             by_step.agent,
             func.max(by_step.issuer),
             func.sum(by_step.n),
+            func.sum(by_step.leases),
             func.max(by_step.n),
-            func.max(by_step.seq),
+            func.coalesce(func.max(by_step.token), func.max(by_step.seq)),
         ).group_by(by_step.role, by_step.agent)
         last: dict[int, AgentUse] = {}
-        for role, agent, issuer, tokens, peak, seq in _gently(connection, query):
+        for role, agent, issuer, both, leases, peak, seq in _gently(connection, query):
             self._note(role, agent_peak=peak)
             if len(last) >= MOST:
                 self.complete = False
                 continue
-            last[seq] = AgentUse(role=role, agent=agent, issuer=issuer, subject=agent, tokens=tokens)
+            last[seq] = AgentUse(
+                role=role, agent=agent, issuer=issuer, subject=None, tokens=both - leases, leases=leases
+            )
         self._agents += _with_subjects(connection, last)
 
     def _count_roles(self, connection: Connection) -> None:
@@ -275,9 +298,9 @@ def _gently(connection: Connection, query: Select[Any]) -> Iterator[tuple[Any, .
 
 
 def _with_subjects(connection: Connection, last: Mapping[int, AgentUse]) -> Iterator[AgentUse]:
-    """Yield the agents with their subjects, which the bodies of their youngest entries tell."""
+    """Yield the agents with their subjects, which the bodies of the entries of their youngest tokens tell."""
     places = list(last)
     for start in range(0, len(places), _PIECE):
         query = select(_table.seq, member(_table.body, "subject")).where(_table.seq.in_(places[start : start + _PIECE]))
         for seq, subject in connection.execute(query):
-            yield last[seq] if subject is None else replace(last[seq], subject=subject)
+            yield replace(last[seq], subject=subject)

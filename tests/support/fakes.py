@@ -467,11 +467,13 @@ class MemoryRecords:
             since=since,
             complete=False,
             scopes=(),
+            secrets=(),
             agents=(),
             roles={},
             asked={},
             actions={},
             ceilings=frozenset(),
+            secret_ceilings=frozenset(),
             delegations={},
             loads=(),
         )

@@ -12,6 +12,9 @@ BROKER: Final = "broker"
 IDENTITY_SCOPE: Final = "identity:issue"
 """What a token must have to be exchanged for an identity token."""
 
+LEASE_SCOPE: Final = "leases:take"
+"""What a token must have for leases to be taken with it."""
+
 OPERATOR_TIER: Final = "operator"
 """The built-in tier of these scopes, unless the policy says otherwise."""
 
@@ -20,7 +23,7 @@ OPERATOR_SCOPES: Final[Mapping[str, str]] = MappingProxyType(
         "tasks:open": "open a task",
         "tasks:read": "read the state of a task",
         "tasks:close": "close a task, which ends every grant of it",
-        "leases:take": "take, renew and give back leased secrets",
+        LEASE_SCOPE: "take, renew and give back leased secrets",
         "leases:read": "list one's own leases",
         IDENTITY_SCOPE: "exchange the token for identity tokens, for clouds, Vault and others",
         "revocations:write": "revoke credentials, block new ones, lift blocks",
