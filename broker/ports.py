@@ -311,8 +311,13 @@ class LeaseRecords(Protocol):
         """Return the backends with leases that are to be revoked at ``now``; held ones are left out."""
         ...
 
-    async def lease_work(self, backend: str, now: float, limit: int = 1000) -> Sequence[LeaseState]:
-        """Return the leases of a backend that are to be revoked at ``now``, the longest waiting first."""
+    async def lease_work(
+        self, backend: str, now: float, limit: int, *, without: frozenset[str] = frozenset()
+    ) -> Sequence[LeaseState]:
+        """Return the leases of a backend that are to be revoked at ``now``, the longest waiting first.
+
+        Those whose ids are in ``without`` are left out.
+        """
         ...
 
     async def lease_outcomes(self, rule: int) -> Mapping[LeaseStatus, int]:

@@ -98,7 +98,8 @@ class Reaper:
         self._seen, self._looked_at = seen, now
         for backend in await self._leases.lease_backends(now):
             if self._is_free(backend):
-                for state in await self._leases.lease_work(backend, now, 2 * WIDTH):
+                mine = self._under_way[backend]
+                for state in await self._leases.lease_work(backend, now, WIDTH - len(mine), without=frozenset(mine)):
                     self._start(state)
 
     async def close(self) -> None:

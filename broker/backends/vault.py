@@ -16,6 +16,7 @@ from broker.backends.vault_failures import needs, reason, refused, unavailable
 from broker.backends.vault_http import Answer, Ask, VaultHttp
 from broker.backends.vault_server import VaultServer
 from broker.backends.vault_session import OwnToken, VaultSession
+from broker.backends.vault_spent_tokens import SpentTokens
 from broker.backends.vault_tokens import VaultTokens
 from broker.backends.workers import Workers
 from broker.core.errors import BackendFailed, Code
@@ -54,6 +55,8 @@ class VaultBackend:
         self._http = VaultHttp(name, server, self._workers)
         self._session = VaultSession(self._http, server, self._workers, clock=clock, own_token=own_token)
         self._tokens = VaultTokens(self._http, self._session, namespace=server.namespace, clock=clock)
+        self._spent = SpentTokens(self._tokens.revoke, lambda: self._ending > 0)
+        self._ending = 0
 
     # --- the port ---------------------------------------------------------------------------------------------------
 
@@ -117,12 +120,17 @@ class VaultBackend:
     async def revoke(self, handle: Mapping[str, str]) -> Ended:
         """End a secret (see the port).
 
-        A lease is revoked there and then: when this returns, its engine has done it. What is known by its accessor
-        only is ended by Vault soon after, and Vault does not forget to.
+        A lease is revoked there and then: when this returns, its engine has done it; its token, which is good for
+        nothing then, follows when there is time. What is known by its accessor only is ended by Vault soon after, and
+        Vault does not forget to.
         """
         match handle.get("kind"):
             case "lease":
-                return await self._revoke_lease(handle)
+                self._ending += 1
+                try:
+                    return await self._revoke_lease(handle)
+                finally:
+                    self._ending -= 1
             case "certificate":
                 return await self._revoke_certificate(handle)
             case "static":
@@ -136,6 +144,7 @@ class VaultBackend:
 
     async def close(self) -> None:
         """Forget all tokens and give back threads and connections (see the port)."""
+        await self._spent.close()
         await self._tokens.close()
         await self._session.close()
         await self._workers.close()
@@ -221,8 +230,7 @@ class VaultBackend:
         if not answer.ok and not answer.says(*_GONE):
             said = reason(answer.errors) or f"HTTP {answer.status}"
             raise refused(f"{self._name} could not revoke the lease: {said}")
-        with contextlib.suppress(BackendFailed):  # nothing is left that it would be good for, and nobody knows it
-            await self._tokens.revoke(_of(handle, "accessor"))
+        self._spent.add(_of(handle, "accessor"))
         return Ended(revoked=True)
 
     async def _revoke_certificate(self, handle: Mapping[str, str]) -> Ended:

@@ -65,9 +65,9 @@ def backends(connection: Connection, now: float) -> Sequence[str]:
     return list(connection.scalars(select(_table.backend).where(_due(now)).distinct().order_by(_table.backend)))
 
 
-def work(connection: Connection, backend: str, now: float, limit: int) -> Sequence[LeaseState]:
-    """Return the leases of a backend that are to be revoked now."""
-    query = select(schema.leases).where(_due(now), _table.backend == backend)
+def work(connection: Connection, backend: str, now: float, limit: int, without: frozenset[str]) -> Sequence[LeaseState]:
+    """Return the leases of a backend that are to be revoked now, but for some."""
+    query = select(schema.leases).where(_due(now), _table.backend == backend, _table.id.not_in(without))
     ordered = query.order_by(_table.next_attempt_at, _table.id).limit(_page(limit))
     return [read_lease(row) for row in connection.execute(ordered)]
 

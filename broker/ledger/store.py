@@ -338,9 +338,11 @@ class SqlLedger:
         """Return the backends with leases that are to be revoked now."""
         return await self._reader.read(lambda connection: lease_records.backends(connection, now))
 
-    async def lease_work(self, backend: str, now: float, limit: int = 1000) -> Sequence[LeaseState]:
-        """Return the leases of a backend that are to be revoked now."""
-        return await self._reader.read(lambda connection: lease_records.work(connection, backend, now, limit))
+    async def lease_work(
+        self, backend: str, now: float, limit: int, *, without: frozenset[str] = frozenset()
+    ) -> Sequence[LeaseState]:
+        """Return the leases of a backend that are to be revoked now, but for some."""
+        return await self._reader.read(lambda connection: lease_records.work(connection, backend, now, limit, without))
 
     async def lease_outcomes(self, rule: int) -> Mapping[LeaseStatus, int]:
         """Return how many of the leases that a rule ended are in each state."""
