@@ -165,6 +165,13 @@ class LeaseGround:
                 if error.status != 404:
                     raise
 
+    def rest(self) -> None:
+        """Wait until nothing is tidied up any more, so that it does not weigh upon what is measured next."""
+        before = -1
+        while (now := len(self.bao.call("LIST", "auth/token/accessors")["data"]["keys"])) != before:
+            before = now
+            time.sleep(1)
+
     def ask(self, method: str, path: str, token: str, body: object = None) -> dict[str, Any]:
         """Make one request of the broker and return the JSON answer."""
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
