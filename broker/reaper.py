@@ -31,8 +31,14 @@ LOST_SECONDS: Final = 10.0
 QUIET_SECONDS: Final = 0.5
 """How often it is looked for work when nothing was added to the ledger: leases expire, and pauses end."""
 
-WIDTH: Final = 64
-"""How many leases of one backend are being revoked at once."""
+WIDTH: Final = 256
+"""How many leases of one backend are taken up at once: more than it ends until it is looked for work again.
+
+How many of them it is really asked for at once, the backend's settings say.
+"""
+
+TOGETHER_SECONDS: Final = 0.02
+"""Outcomes that come so soon after one another are recorded in one transaction, while several are under way."""
 
 PAGE: Final = 500
 
@@ -84,6 +90,7 @@ class Reaper:
         self._swept: tuple[int, int] | None = None
         self._unwritten = False
         self._searched_at: float | None = None
+        self._together: asyncio.Event | None = None
         self._under_way: defaultdict[str, dict[str, asyncio.Task[None]]] = defaultdict(dict)
 
     async def step(self) -> None:
@@ -239,7 +246,20 @@ class Reaper:
 
     async def _record(self, change: Change) -> None:
         """Record an outcome. If that fails, the lease is still on the list, and is revoked once more."""
+        if sum(map(len, self._under_way.values())) > 1:
+            await self._joined()
         try:
             await self._ledger.commit(change)
         except BrokerError as error:
             self._events.error("lease.not_recorded", code=error.code.value)
+
+    async def _joined(self) -> None:
+        """Wait for the outcomes that come within a moment, so that all of them are recorded together."""
+        if self._together is None:
+            self._together = asyncio.Event()
+            asyncio.get_running_loop().call_later(TOGETHER_SECONDS, self._let_go, self._together)
+        await self._together.wait()
+
+    def _let_go(self, together: asyncio.Event) -> None:
+        self._together = None
+        together.set()

@@ -311,3 +311,28 @@ async def test_leases_are_revoked_although_the_ledger_cannot_be_written(
     await app.services.revocation.write_pending()
     state = await settled(app, lease)
     assert (state.status, state.because) == (LeaseStatus.REVOKED, "revoked")
+
+
+async def test_more_leases_than_are_taken_up_at_once_are_each_revoked_once(
+    app: BrokerApp, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reaper passes over what it has under way already, and goes on with the rest as soon as there is room."""
+    monkeypatch.setattr("broker.reaper.WIDTH", 3)
+    under_way: list[int] = [0]
+
+    async def slowly() -> None:
+        under_way.append(under_way[-1] + 1)
+        await asyncio.sleep(0.03)
+        under_way.append(under_way[-1] - 1)
+
+    backend.before["revoke"] = slowly
+    leases = []
+    for agent in ("alpha", "beta"):
+        token = await leasing_token(app, agent)
+        leases += [(await take(app, token)).json["lease_id"] for _ in range(5)]
+    await revoke(app, secret="db")
+    for lease in leases:
+        assert (await settled(app, lease)).status is LeaseStatus.REVOKED
+    revoked = [lease for what, lease in backend.asked if what == "revoke"]
+    assert sorted(revoked) == sorted(leases)
+    assert max(under_way) == 3
