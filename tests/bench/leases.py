@@ -16,7 +16,7 @@ LEASES = 300
 MANY = 1_000
 CONNECTIONS = 16
 GIVE_UP_SECONDS = 300.0
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
