@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from broker.core.claims import AccessClaims
 from broker.core.errors import Code
 from broker.core.identity import Agent
 from broker.core.selector import Fact
@@ -88,13 +87,3 @@ class NeedsApproval:
 
 
 Decision = Granted | Denied | NeedsApproval
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
-    """One issued authority, about to become a token: the claims, and which line of which policy allowed it."""
-
-    agent: Agent
-    claims: AccessClaims
-    allowed_by: str
-    policy_digest: str

@@ -33,9 +33,6 @@ class LeaseStatus(StrEnum):
     ABANDONED = "abandoned"
 
 
-SETTLED: Final = frozenset({LeaseStatus.REVOKED, LeaseStatus.EXPIRES_ONLY, LeaseStatus.FAILED, LeaseStatus.ABANDONED})
-"""The states in which nothing is left to do."""
-
 ENDING: Final = frozenset({LeaseStatus.RETRYING, LeaseStatus.STUCK})
 """The states of a lease that should be dead, and that the backend has not confirmed to be."""
 

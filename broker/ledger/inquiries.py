@@ -13,7 +13,8 @@ from broker.core.inquiry import EntryFilter, Related, is_about
 from broker.core.selector import fact_line
 from broker.ledger import schema, task_records
 from broker.ledger.batch import Head
-from broker.ledger.records import MAX_PAGE, read_record
+from broker.ledger.records import read_record
+from broker.ledger.rows import MAX_PAGE
 from broker.ledger.sqlite import has_bytes, has_text, member
 from broker.ledger.task_rows import below
 from broker.ports import FoundRecords, Record

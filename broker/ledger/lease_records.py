@@ -11,10 +11,9 @@ from broker.core.lease import LeaseState, LeaseStatus
 from broker.core.selector import Selector, fact_line
 from broker.ledger import schema
 from broker.ledger.lease_book import load_leases, read_lease
+from broker.ledger.rows import page_of
 from broker.ledger.sqlite import has_text
 from broker.ports import LeaseFilter, LeaseHits
-
-MAX_PAGE: Final = 1000
 
 _table: Final = schema.leases.c
 _unsettled: Final = _table.settled_at.is_(None)
@@ -30,7 +29,7 @@ def lease(connection: Connection, lease_id: str) -> LeaseState | None:
 
 def leases(connection: Connection, wanted: LeaseFilter) -> Sequence[LeaseState]:
     """Return leases, the youngest first."""
-    query = select(schema.leases).order_by(_table.id.desc()).limit(_page(wanted.limit))
+    query = select(schema.leases).order_by(_table.id.desc()).limit(page_of(wanted.limit))
     status = None if wanted.status is None else wanted.status.value
     for column, value in (
         (_table.agent, wanted.agent),
@@ -49,7 +48,7 @@ def leases(connection: Connection, wanted: LeaseFilter) -> Sequence[LeaseState]:
 
 def running(connection: Connection, after: str, limit: int) -> Sequence[LeaseState]:
     """Return leases that are opening, live or held, by id."""
-    query = select(schema.leases).where(_running, _table.id > after).order_by(_table.id).limit(_page(limit))
+    query = select(schema.leases).where(_running, _table.id > after).order_by(_table.id).limit(page_of(limit))
     return [read_lease(row) for row in connection.execute(query)]
 
 
@@ -57,7 +56,7 @@ def over(connection: Connection, now: float, limit: int) -> Sequence[LeaseState]
     """Return live leases whose time is over."""
     ended = or_(_table.expires_at <= now, _table.ends_by <= now)
     query = select(schema.leases).where(_unsettled, _table.status == LeaseStatus.LIVE.value, ended)
-    return [read_lease(row) for row in connection.execute(query.order_by(_table.ends_by).limit(_page(limit)))]
+    return [read_lease(row) for row in connection.execute(query.order_by(_table.ends_by).limit(page_of(limit)))]
 
 
 def backends(connection: Connection, now: float) -> Sequence[str]:
@@ -68,7 +67,7 @@ def backends(connection: Connection, now: float) -> Sequence[str]:
 def work(connection: Connection, backend: str, now: float, limit: int, without: frozenset[str]) -> Sequence[LeaseState]:
     """Return the leases of a backend that are to be revoked now, but for some."""
     query = select(schema.leases).where(_due(now), _table.backend == backend, _table.id.not_in(without))
-    ordered = query.order_by(_table.next_attempt_at, _table.id).limit(_page(limit))
+    ordered = query.order_by(_table.next_attempt_at, _table.id).limit(page_of(limit))
     return [read_lease(row) for row in connection.execute(ordered)]
 
 
@@ -111,7 +110,3 @@ def hits(connection: Connection, selector: Selector, before: int | None) -> Leas
     ).where(alive, *covered)
     revocable, expires_only, latest, earliest = connection.execute(query).one()
     return LeaseHits(revocable, expires_only, latest if earliest else None)
-
-
-def _page(limit: int) -> int:
-    return max(0, min(limit, MAX_PAGE))

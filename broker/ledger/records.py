@@ -14,11 +14,8 @@ from broker.core.merkle import consistency_proof, inclusion_proof
 from broker.core.rules import Rule
 from broker.ledger import schema
 from broker.ledger.batch import Head
-from broker.ledger.rows import read_agent, read_key, read_rule
+from broker.ledger.rows import page_of, read_agent, read_key, read_rule
 from broker.ports import Idempotent, Record, TreeHead
-
-MAX_PAGE: Final = 1000
-"""The most rows in one answer, whatever was asked for."""
 
 RECENT: Final = 100_000
 """How far back the ledger is looked through for what an agent did of late."""
@@ -52,7 +49,7 @@ def keys(connection: Connection) -> Sequence[StoredKey]:
 def rules(connection: Connection, before: int | None, limit: int) -> Sequence[Rule]:
     """Return rules below a number, the youngest first."""
     number = schema.rules.c.number
-    query = select(schema.rules).order_by(number.desc()).limit(_page(limit))
+    query = select(schema.rules).order_by(number.desc()).limit(page_of(limit))
     if before is not None:
         query = query.where(number < before)
     return [read_rule(row) for row in connection.execute(query)]
@@ -85,7 +82,7 @@ def record_of(connection: Connection, ref: str) -> Record | None:
 def records(connection: Connection, after: int, limit: int) -> Sequence[Record]:
     """Return entries above a place, the oldest first."""
     seq = schema.entries.c.seq
-    query = _ENTRY.where(seq > after).order_by(seq).limit(_page(limit))
+    query = _ENTRY.where(seq > after).order_by(seq).limit(page_of(limit))
     return [read_record(seq, body) for seq, body in connection.execute(query)]
 
 
@@ -93,7 +90,7 @@ def recent(connection: Connection, agent: str, limit: int) -> Sequence[Record]:
     """Return the youngest entries about an agent, among the last :data:`RECENT`."""
     table = schema.entries.c
     oldest = Head.read(connection).frontier.size - RECENT
-    query = _ENTRY.where(table.agent == agent, table.seq >= oldest).order_by(table.seq.desc()).limit(_page(limit))
+    query = _ENTRY.where(table.agent == agent, table.seq >= oldest).order_by(table.seq.desc()).limit(page_of(limit))
     return [read_record(seq, body) for seq, body in connection.execute(query)]
 
 
@@ -145,7 +142,3 @@ def read_record(seq: int, body: bytes) -> Record:
         return Record(seq, body, decode(body))
     except ValueError as error:
         raise Unavailable(Code.LEDGER_CORRUPT, f"the ledger is damaged: entry {seq} cannot be read") from error
-
-
-def _page(limit: int) -> int:
-    return max(0, min(limit, MAX_PAGE))

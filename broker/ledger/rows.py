@@ -15,8 +15,16 @@ from broker.core.rules import Block, Rule
 from broker.core.selector import Selector, parse_selector
 from broker.ledger.schema import ENTRY_COLUMNS
 
+MAX_PAGE: Final = 1000
+"""The most rows in one answer, whatever was asked for."""
+
 _columns: Final = attrgetter(*ENTRY_COLUMNS[2:-1])
 _encoder: Final = msgspec.json.Encoder(order="sorted")
+
+
+def page_of(limit: int) -> int:
+    """Return how many rows an answer has at most that was asked for so many."""
+    return max(0, min(limit, MAX_PAGE))
 
 
 def entry_row(change: Change) -> tuple[Any, ...]:

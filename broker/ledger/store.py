@@ -199,7 +199,7 @@ class SqlLedger:
         return await self._reader.read(records.keys)
 
     async def rules(self, *, before: int | None = None, limit: int = 100) -> Sequence[Rule]:
-        """Return committed rules, the youngest first; at most ``records.MAX_PAGE``."""
+        """Return committed rules, the youngest first; at most ``rows.MAX_PAGE``."""
         return await self._reader.read(lambda connection: records.rules(connection, before, limit))
 
     async def rule(self, number: int) -> Rule | None:
@@ -224,11 +224,11 @@ class SqlLedger:
         return await self._reader.read(lambda connection: records.record_of(connection, ref))
 
     async def records(self, *, after: int = -1, limit: int = 100) -> Sequence[Record]:
-        """Return entries above a place, the oldest first; at most ``records.MAX_PAGE``."""
+        """Return entries above a place, the oldest first; at most ``rows.MAX_PAGE``."""
         return await self._reader.read(lambda connection: records.records(connection, after, limit))
 
     async def find(self, wanted: EntryFilter, *, after: int = -1, limit: int = 100) -> FoundRecords:
-        """Return entries above a place that are about what is asked; at most ``records.MAX_PAGE``."""
+        """Return entries above a place that are about what is asked; at most ``rows.MAX_PAGE``."""
         return await self._reader.read(lambda connection: inquiries.find(connection, wanted, after, limit), slow=True)
 
     async def story(self, ref: str) -> Story | None:
@@ -279,7 +279,7 @@ class SqlLedger:
         before: str | None = None,
         limit: int = 100,
     ) -> Sequence[TaskState]:
-        """Return stored tasks, the youngest first; at most ``task_records.MAX_PAGE``."""
+        """Return stored tasks, the youngest first; at most ``rows.MAX_PAGE``."""
         return await self._reader.read(
             lambda connection: task_records.tasks(
                 connection, owner=owner, below_task=below, open_at=open_at, before=before, limit=limit
@@ -301,7 +301,7 @@ class SqlLedger:
     async def actions(
         self, *, task: str | None = None, agent: str | None = None, before: str | None = None, limit: int = 100
     ) -> Sequence[ActionState]:
-        """Return reservations, the youngest first; at most ``task_records.MAX_PAGE``."""
+        """Return reservations, the youngest first; at most ``rows.MAX_PAGE``."""
         return await self._reader.read(lambda connection: task_records.actions(connection, task, agent, before, limit))
 
     async def approval(self, approval_id: str) -> ApprovalState | None:
@@ -315,7 +315,7 @@ class SqlLedger:
     async def approvals(
         self, *, stored: str | None = None, before: str | None = None, limit: int = 100
     ) -> Sequence[ApprovalState]:
-        """Return requests for approval, the youngest first; at most ``task_records.MAX_PAGE``."""
+        """Return requests for approval, the youngest first; at most ``rows.MAX_PAGE``."""
         return await self._reader.read(lambda connection: task_records.approvals(connection, stored, before, limit))
 
     async def lease(self, lease_id: str) -> LeaseState | None:
@@ -323,7 +323,7 @@ class SqlLedger:
         return await self._reader.read(lambda connection: lease_records.lease(connection, lease_id))
 
     async def leases(self, wanted: LeaseFilter) -> Sequence[LeaseState]:
-        """Return leases, the youngest first; at most ``lease_records.MAX_PAGE``."""
+        """Return leases, the youngest first; at most ``rows.MAX_PAGE``."""
         return await self._reader.read(lambda connection: lease_records.leases(connection, wanted))
 
     async def running_leases(self, *, after: str = "", limit: int = 1000) -> Sequence[LeaseState]:

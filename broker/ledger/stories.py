@@ -12,7 +12,8 @@ from broker.core.inquiry import EntryFilter
 from broker.core.story import Happened, Story, above, facts_of, rule_of, tell
 from broker.ledger import schema
 from broker.ledger.inquiries import find
-from broker.ledger.records import MAX_PAGE, read_record, record_of
+from broker.ledger.records import read_record, record_of
+from broker.ledger.rows import MAX_PAGE
 from broker.ports import Record
 
 MAX_ENTRIES: Final = 2000

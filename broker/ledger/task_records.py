@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from sqlalchemy import Connection, and_, exists, or_, select
 
@@ -12,10 +11,8 @@ from broker.core.approval import PENDING, ApprovalState
 from broker.core.task import TaskState
 from broker.ledger import schema
 from broker.ledger.approval_book import load_approvals, read_approvals
+from broker.ledger.rows import page_of
 from broker.ledger.task_rows import below, load_tasks, read_action, read_tasks
-
-MAX_PAGE: Final = 1000
-"""The most rows in one answer, whatever was asked for."""
 
 
 def task(connection: Connection, task_id: str) -> TaskState | None:
@@ -35,7 +32,7 @@ def tasks(
 ) -> Sequence[TaskState]:
     """Return tasks, the youngest first."""
     table = schema.tasks.c
-    query = select(schema.tasks).order_by(table.id.desc()).limit(_page(limit))
+    query = select(schema.tasks).order_by(table.id.desc()).limit(page_of(limit))
     if owner is not None:
         query = query.where(table.owner == owner)
     if before is not None:
@@ -63,7 +60,7 @@ def due_tasks(connection: Connection, now: float, limit: int) -> Sequence[TaskSt
     start = above.c.path.concat(above.c.id).concat("/")
     is_below = and_(mine.c.path >= start, mine.c.path < above.c.path.concat(above.c.id).concat("0"))
     topmost = ~exists().where(over_above, is_below)
-    query = select(mine).where(over, topmost).order_by(mine.c.deadline).limit(_page(limit))
+    query = select(mine).where(over, topmost).order_by(mine.c.deadline).limit(page_of(limit))
     return read_tasks(connection, connection.execute(query).all())
 
 
@@ -78,7 +75,7 @@ def actions(
 ) -> Sequence[ActionState]:
     """Return reservations, the youngest first."""
     table = schema.actions.c
-    query = select(schema.actions).order_by(table.id.desc()).limit(_page(limit))
+    query = select(schema.actions).order_by(table.id.desc()).limit(page_of(limit))
     if agent is not None:
         query = query.where(table.agent == agent)
     if before is not None:
@@ -107,13 +104,9 @@ def pending_approval(connection: Connection, digest: str, now: float) -> Approva
 def approvals(connection: Connection, stored: str | None, before: str | None, limit: int) -> Sequence[ApprovalState]:
     """Return requests, the youngest first."""
     table = schema.approvals.c
-    query = select(schema.approvals).order_by(table.id.desc()).limit(_page(limit))
+    query = select(schema.approvals).order_by(table.id.desc()).limit(page_of(limit))
     if stored is not None:
         query = query.where(table.state == stored)
     if before is not None:
         query = query.where(table.id < before)
     return read_approvals(connection, connection.execute(query).all())
-
-
-def _page(limit: int) -> int:
-    return max(0, min(limit, MAX_PAGE))

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Row, and_, select
 
 from broker.core.action import Action, ActionState
-from broker.core.task import ACTION, LEASES, TOKENS, Balance, Budget, Task, TaskState
+from broker.core.task import LEASES, TOKENS, Balance, Budget, Task, TaskState
 from broker.ledger import schema
 from broker.ledger.rows import read_object
 
@@ -125,8 +125,3 @@ def read_action(row: Row[Any]) -> ActionState:
 def chunks(ids: Sequence[str]) -> list[Sequence[str]]:
     """Cut a list of ids into pieces that one statement can name."""
     return [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
-
-
-def action_of(resource: str) -> str | None:
-    """Return the action that a resource of a budget is about, or None if it is about something else."""
-    return resource.removeprefix(ACTION) if resource.startswith(ACTION) else None
