@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
+from broker.background import Background
 from broker.core.change import BlockInForce, Change, LiftBlock
 from broker.core.entry import Kind, entry
 from broker.core.errors import BrokerError, Code, EpochMoved, GuardFailed, Refused, Unavailable
@@ -65,7 +66,7 @@ class Revocation:
         self._numbers = Numbers()
         self._unwritten: dict[str, Making] = {}
         self._late = asyncio.Lock()
-        self._running: set[asyncio.Task[Any]] = set()
+        self._background = Background()
 
     async def preview(self, selector: Selector) -> Hits:
         """Count what a rule with this selector would kill now. Changes nothing."""
@@ -86,7 +87,7 @@ class Revocation:
             origin={} if caller is None else caller.members(),
         )
         earlier = await self._earlier(order)
-        return await self._uninterrupted(self._enforce(made)) if earlier is None else earlier
+        return await self._background.to_the_end(self._enforce(made)) if earlier is None else earlier
 
     async def lift(self, block_id: str, *, by: str, reason: str, caller: Caller) -> None:
         """End a block; tokens that its rule killed stay dead. Raises ``GuardFailed`` (``NOT_FOUND``)."""
@@ -96,14 +97,14 @@ class Revocation:
         change = Change(record, (BlockInForce(block_id),), (LiftBlock(block_id, now),))
         if any(made.block is not None and made.block.id == block_id for made in self._unwritten.values()):
             await self.write_pending()  # what was never written cannot be recorded as lifted
-        await self._uninterrupted(self._ledger.commit(change))
+        await self._background.to_the_end(self._ledger.commit(change))
 
     async def write_pending(self) -> int:
         """Try to write the rules that could not be made durable; returns how many still are not."""
         async with self._late:
             for rule_id, made in list(self._unwritten.items()):
                 try:
-                    await self._uninterrupted(self._write_late(made))
+                    await self._background.to_the_end(self._write_late(made))
                 except Unavailable:
                     break
                 del self._unwritten[rule_id]
@@ -229,24 +230,9 @@ class Revocation:
 
     async def _within(self, bound: float | None, reading: Coroutine[Any, Any, T]) -> T | None:
         """Return what is read, or None if that takes longer than ``bound`` seconds."""
-        task = self._start(reading)
+        task = self._background.start(reading)
         done, _ = await asyncio.wait({task}, timeout=bound)
         return task.result() if done else None
-
-    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run to the end, whatever happens to the caller; the set keeps a running task from being collected."""
-        task = asyncio.ensure_future(work)
-        self._running.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._running.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever waits for it gets it; nobody waiting is no fault to report
-
-    async def _uninterrupted(self, work: Coroutine[Any, Any, T]) -> T:
-        return await asyncio.shield(self._start(work))
 
 
 def _check_same(order: Order, fingerprint: str) -> None:

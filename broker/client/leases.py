@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
+from broker.background import Background
 from broker.client.api import Api
 from broker.client.delivery import DeliveryKey
 from broker.client.errors import LeaseRefused, LeaseUnavailable
@@ -43,7 +44,7 @@ class Leases:
         self._waiting = waiting
         self._timing = timing
         self._patience = patience
-        self._running: set[asyncio.Task[Any]] = set()
+        self._background = Background()
         self._keys: OrderedDict[LeaseWant, DeliveryKey] = OrderedDict()
 
     async def take(self, want: LeaseWant, auth_req_id: str | None = None) -> Taken:
@@ -109,7 +110,7 @@ class Leases:
 
     async def to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
         """Do what must not be left half done: being cancelled once waits for it, for ten seconds at most."""
-        doing = self._begin(work)
+        doing = self._background.start(work)
         try:
             return await asyncio.shield(doing)
         except asyncio.CancelledError:
@@ -119,10 +120,7 @@ class Leases:
 
     async def close(self) -> None:
         """End what is still under way."""
-        running = list(self._running)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await self._background.cancel()
 
     # --- one request ------------------------------------------------------------------------------------------------
 
@@ -149,7 +147,7 @@ class Leases:
         if delivery is not None:
             body["encrypt_to"] = delivery.jwk
         await self._api.ready(SCOPE, task=want.task, subject_token=want.handed)
-        asking = self._begin(
+        asking = self._background.start(
             self._api.send(
                 "POST", "/v1/leases", SCOPE, body, idempotency_key=key, task=want.task, subject_token=want.handed
             )
@@ -157,7 +155,7 @@ class Leases:
         try:
             return await asyncio.shield(asking)
         except asyncio.CancelledError:
-            undoing = self._begin(self._undo(asking, want))
+            undoing = self._background.start(self._undo(asking, want))
             await asyncio.wait([undoing], timeout=RETURN_SECONDS)
             raise
 
@@ -193,17 +191,6 @@ class Leases:
         """Begin anew the next time."""
         self._waiting.forget(want)
         self._keys.pop(want, None)
-
-    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.ensure_future(work)
-        self._running.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._running.discard(task)
-        if not task.cancelled():
-            task.exception()  # somebody else has been told, or is not there any more
 
 
 def _fresh_key() -> str:

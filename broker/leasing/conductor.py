@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar
 
+from broker.background import Background
 from broker.consent import Consent
 from broker.core.change import (
     Change,
@@ -86,7 +86,7 @@ class Leasing:
         self._ids = ids
         self._meter = meter
         self._events = events
-        self._running: set[asyncio.Task[Any]] = set()
+        self._background = Background()
 
     async def take(self, wish: LeaseWish, by: Admitted, caller: Caller) -> Leased:
         """Take a lease. The same request again is answered with the lease, but never again with the secret.
@@ -100,7 +100,7 @@ class Leasing:
             self._envelope.check(wish.encrypt_to)
         case = Case(lease=self._ids.new("lease"), wish=wish, by=by, caller=caller)
         earlier = await self._earlier(case)
-        return await self._to_the_end(self._take(case)) if earlier is None else earlier
+        return await self._background.to_the_end(self._take(case)) if earlier is None else earlier
 
     def sealed_to(self, leased: Leased, wish: LeaseWish) -> str | None:
         """Return the secret encrypted to the agent's key, if it asked for that and the secret is handed out."""
@@ -110,7 +110,7 @@ class Leasing:
 
     async def close(self) -> None:
         """Wait for what was begun: a secret that is on its way is sealed, or ended."""
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._background.finish()
 
     # --- the intent -------------------------------------------------------------------------------------------------
 
@@ -154,7 +154,7 @@ class Leasing:
             state = await self._seal(intent, taken)
         except BaseException:
             # It is not known to be recorded, so it must not live; the reaper tries again if this fails.
-            self._begin(_quietly(intent.backend.revoke(taken.handle)))
+            self._background.begin(_quietly(intent.backend.revoke(taken.handle)))
             raise
         self._meter.lease("taken", intent.lease.backend)
         return Leased(state=state, data=taken.data)  # the only line that hands out a secret
@@ -170,7 +170,7 @@ class Leasing:
         settle = SettleLease(lease_id=lease.id, status=LeaseStatus.FAILED, at=now, note=failed.public)
         change = Change(record, (LeaseIn(lease.id, _OPENING),), (settle, Refund(lease.task, LEASES, 1)))
         await self._ledger.commit(change)
-        self._begin(_quietly(intent.backend.revoke(intent.handle)))
+        self._background.begin(_quietly(intent.backend.revoke(intent.handle)))
 
     async def _seal(self, intent: Intent, taken: Taken) -> LeaseState:
         """Make the secret's handle durable, unless a rule has killed the lease meanwhile."""
@@ -229,32 +229,13 @@ class Leasing:
         end = EndLease(lease_id=lease.id, at=now, because=because, rule=rule, handle=handle)
         await self._ledger.commit(Change(record, (LeaseIn(lease.id, _OPENING),), (end,)))
 
-    # --- tasks of our own -------------------------------------------------------------------------------------------
+    # --- cleaning up -------------------------------------------------------------------------------------------------
 
     def _clean_up(self, case: Case, handles: Mapping[str, Mapping[str, str]]) -> None:
         """End what backends prepared for a lease that never came to be."""
         for name, handle in handles.items():
             self._events.info("lease.not_taken", lease=case.lease, backend=name)
-            self._begin(_quietly(self._backends.of(name).revoke(handle)))
-
-    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.ensure_future(work)
-        self._running.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._running.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever waits for it gets it; nobody waiting is no fault to report
-
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something in the background."""
-        self._running.add(self._start(work))
-
-    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run to the end, whatever happens to the caller: what a backend was asked for is sealed or ended."""
-        return await asyncio.shield(self._start(work))
+            self._background.begin(_quietly(self._backends.of(name).revoke(handle)))
 
 
 async def _quietly(revoking: Coroutine[Any, Any, object]) -> None:
