@@ -23,7 +23,15 @@ from broker.core.change import (
     TaskOpen,
 )
 from broker.core.claims import AccessClaims
-from broker.core.errors import BrokerError, Code, EpochMoved, GuardFailed, Malformed, Refused, Unavailable
+from broker.core.errors import (
+    BrokerError,
+    Code,
+    EpochMoved,
+    GuardFailed,
+    Malformed,
+    Refused,
+    too_many_rules,
+)
 from broker.core.implicit_task import implicit_task
 from broker.core.policy import Policy
 from broker.core.tally import Allowance
@@ -88,8 +96,7 @@ class Actions:
             except (Refused, GuardFailed) as error:
                 await self._record(error, wish, by, caller)
                 raise
-        busy = "revocations are being made faster than this request can be decided; try again"
-        raise Unavailable(Code.OVERLOADED, busy, retry_after=1)
+        raise too_many_rules()
 
     async def settle(
         self, action_id: str, outcome: str, result: str | None, by: Admitted, caller: Caller

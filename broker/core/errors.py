@@ -164,6 +164,12 @@ class BackendFailed(BrokerError):
         self.uncertain = uncertain
 
 
+def too_many_rules() -> Unavailable:
+    """Return what to raise when a decision was made again and again, and a rule got in between each time."""
+    text = "revocations are being made faster than this request can be decided; try again"
+    return Unavailable(Code.OVERLOADED, text, retry_after=1)
+
+
 class GuardFailed(BrokerError):
     """A guard of a change did not hold inside the transaction; nothing of that change was applied."""
 

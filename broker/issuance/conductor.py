@@ -10,7 +10,7 @@ from broker.consent import Consent
 from broker.core.change import Change
 from broker.core.claims import AccessClaims
 from broker.core.delegation import finish
-from broker.core.errors import Code, EpochMoved, GuardFailed, Refused, Unavailable
+from broker.core.errors import Code, EpochMoved, GuardFailed, Refused, too_many_rules
 from broker.core.grant import Denied, Granted, NeedsApproval
 from broker.core.policy import Policy
 from broker.core.task import Task
@@ -23,8 +23,6 @@ from broker.ports import Caller, Clock, Ids, Ledger, Meter, Records, Revocations
 
 MAX_ATTEMPTS: Final = 16
 """How often one request is decided again because revocations got in between, before it is told to come back."""
-
-BUSY: Final = "revocations are being made faster than this request can be decided; try again"
 
 STALE_SECONDS: Final = 2.0
 """A decision that waited longer than this for a person is made again, at the time that it is then."""
@@ -92,7 +90,7 @@ class Issuance:
                 continue
             except (Refused, GuardFailed) as error:
                 raise await self._intake.refusal(applicant, error) from error
-        raise Unavailable(Code.OVERLOADED, BUSY, retry_after=1)
+        raise too_many_rules()
 
     async def _attempt(self, applicant: Applicant, task: Task | None) -> Issued:
         """Decide once and act on it. Raises ``EpochMoved`` if the rules changed before it was durable."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from broker.core.access_token import VerifiedToken
 from broker.core.change import Change, EpochIs, Guard, RateWithin
 from broker.core.entry import Kind
-from broker.core.errors import Code, EpochMoved, GuardFailed, Refused, Unavailable
+from broker.core.errors import Code, EpochMoved, GuardFailed, Refused, too_many_rules
 from broker.core.grant import Denied
 from broker.core.identity_decision import IdentityGranted, IdentityGround, decide_identity
 from broker.core.identity_token import IdentityClaims
@@ -16,7 +16,7 @@ from broker.core.policy import Policy
 from broker.core.task import Task
 from broker.issuance.applicants import Applicant, Applicants, TokenRequest
 from broker.issuance.case import implicit_of, may_work_on, spending
-from broker.issuance.conductor import BUSY, MAX_ATTEMPTS
+from broker.issuance.conductor import MAX_ATTEMPTS
 from broker.issuance.intake import Intake
 from broker.issuance.records import identity_entry
 from broker.ports import Caller, Clock, IdentitySigner, Ids, Ledger, Meter, Revocations
@@ -75,7 +75,7 @@ class IdentityTokens:
                 continue
             except (Refused, GuardFailed) as error:
                 raise await self._intake.refusal(applicant, error, Kind.IDENTITY_TOKEN_REFUSED) from error
-        raise Unavailable(Code.OVERLOADED, BUSY, retry_after=1)
+        raise too_many_rules()
 
     async def _attempt(self, applicant: Applicant, task: Task | None) -> IssuedIdentity:
         """Decide once and act on it. Raises ``EpochMoved`` if the rules changed before it was durable."""

@@ -16,12 +16,12 @@ from broker.core.change import (
     SealLease,
     SettleLease,
 )
-from broker.core.errors import BackendFailed, Code, EpochMoved, GuardFailed, Refused, Unavailable
+from broker.core.errors import BackendFailed, Code, EpochMoved, GuardFailed, Refused, too_many_rules
 from broker.core.lease import REVOKED, UNSEALED, Lease, LeaseState, LeaseStatus, Taken, killer_of
 from broker.core.lease_entries import ended_entry, sealed_entry, settled_entry
 from broker.core.policy import Policy
 from broker.core.task import LEASES
-from broker.leasing.intents import BUSY, MAX_ATTEMPTS, Intent, Intents
+from broker.leasing.intents import MAX_ATTEMPTS, Intent, Intents
 from broker.leasing.wish import Case, Leased, LeaseWish
 from broker.ports import (
     Admitted,
@@ -197,7 +197,7 @@ class Leasing:
             except EpochMoved:
                 continue
             return state
-        raise Unavailable(Code.OVERLOADED, BUSY, retry_after=1)
+        raise too_many_rules()
 
     def _sealed(self, intent: Intent, taken: Taken, now: float) -> LeaseState:
         lease, given = intent.lease, taken.lease_seconds

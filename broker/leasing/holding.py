@@ -15,7 +15,7 @@ from broker.core.change import (
     RenewLease,
 )
 from broker.core.claims import AccessClaims
-from broker.core.errors import BackendFailed, Code, EpochMoved, GuardFailed, Refused, Unavailable
+from broker.core.errors import BackendFailed, Code, EpochMoved, GuardFailed, Refused, too_many_rules
 from broker.core.lease import RETURNED, Lease, LeaseState, LeaseStatus, killer_of
 from broker.core.lease_entries import (
     ended_entry,
@@ -24,7 +24,7 @@ from broker.core.lease_entries import (
 from broker.core.policy import Policy
 from broker.core.tally import Allowance
 from broker.core.task_reach import OPERATOR, reach_of
-from broker.leasing.intents import BUSY, MAX_ATTEMPTS
+from broker.leasing.intents import MAX_ATTEMPTS
 from broker.leasing.wish import claims_of
 from broker.ports import (
     Admitted,
@@ -130,7 +130,7 @@ class Holdings:
                 continue
             self._meter.lease("renewed", state.lease.backend)
             return replace(state, expires_at=until, good_until=good_until)
-        raise Unavailable(Code.OVERLOADED, BUSY, retry_after=1)
+        raise too_many_rules()
 
     async def give_back(self, lease_id: str, by: Admitted, caller: Caller, *, wait: float = 0) -> LeaseState:
         """End a lease. Returns what has become of it, having waited ``wait`` seconds for the backend at most.

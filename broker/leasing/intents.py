@@ -17,7 +17,15 @@ from broker.core.change import (
     Spend,
     TaskOpen,
 )
-from broker.core.errors import BackendFailed, BrokerError, Code, EpochMoved, GuardFailed, Refused, Unavailable
+from broker.core.errors import (
+    BackendFailed,
+    BrokerError,
+    Code,
+    EpochMoved,
+    GuardFailed,
+    Refused,
+    too_many_rules,
+)
 from broker.core.grant import Denied
 from broker.core.implicit_task import lease_task
 from broker.core.lease import Lease, LeaseOrder
@@ -39,8 +47,6 @@ RECORDED_REFUSALS: Final = 60
 
 PREPARED_PER_MINUTE: Final = 300
 """Requests of one agent that reach a backend in a minute, whether or not a lease comes of them."""
-
-BUSY: Final = "revocations are being made faster than this request can be decided; try again"
 
 _NO_TASK: Final = "there is no such task, or it is not open, or it is not this agent's"
 
@@ -99,7 +105,7 @@ class Intents:
                 continue
             except (Refused, GuardFailed, BackendFailed) as error:
                 raise await self._refusal(case, ground, error) from error
-        raise Unavailable(Code.OVERLOADED, BUSY, retry_after=1)
+        raise too_many_rules()
 
     async def _attempt(
         self, case: Case, ground: Ground, handles: dict[str, Mapping[str, str]], *, stored: bool

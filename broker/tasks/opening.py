@@ -10,7 +10,7 @@ from typing import Final
 from broker.core.bounds import revoking
 from broker.core.change import Change, EpochIs, Guard, IdempotencyFresh, OpenTask, RateWithin, TaskOpen
 from broker.core.claims import AccessClaims
-from broker.core.errors import Code, EpochMoved, GuardFailed, Refused, Unavailable
+from broker.core.errors import Code, EpochMoved, GuardFailed, Refused, too_many_rules
 from broker.core.policy import Policy, Role
 from broker.core.revoking import IDEMPOTENCY_SECONDS
 from broker.core.task import Balance, TaskState
@@ -82,8 +82,7 @@ class Openings:
             except GuardFailed as failed:
                 if failed.code is not Code.IDEMPOTENCY_KEY_IN_USE:
                     raise  # else the same request was sooner: its task is the answer
-        busy = "revocations are being made faster than this request can be decided; try again"
-        raise Unavailable(Code.OVERLOADED, busy, retry_after=1)
+        raise too_many_rules()
 
     async def _open(self, attempt: _Attempt) -> TaskState:
         """Decide once and open. Raises ``EpochMoved`` if the rules changed before it was durable."""
