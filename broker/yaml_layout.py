@@ -30,7 +30,7 @@ class LayoutEditor:
     text: str
     quoted: bool = field(init=False)
     root: yaml.MappingNode = field(init=False)
-    _changes: list[tuple[int, int, str]] = field(default_factory=list)
+    _changes: list[_Change] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Find out where everything stands."""
@@ -44,10 +44,13 @@ class LayoutEditor:
         self.root = root
 
     def result(self) -> str:
-        """Return the text with all changes made, from its end to its start, so that no place moves."""
+        """Return the text with all changes made, from its end to its start, so that no place moves.
+
+        A block within another one can end at the same place as that: what is added to the inner one comes first.
+        """
         text = self.text
-        for start, end, new in sorted(self._changes, key=lambda change: change[:2], reverse=True):
-            text = text[:start] + new + text[end:]
+        for change in sorted(self._changes, key=lambda each: (-each.start, -each.end, each.column)):
+            text = text[: change.start] + change.new + text[change.end :]
         return text
 
     def drop_items(self, node: yaml.Node | None, places: Collection[int]) -> None:
@@ -114,7 +117,8 @@ class LayoutEditor:
         end = self._line_end(end)
         newline = "\r\n" if "\r\n" in self.text else "\n"
         lines = "".join(" " * key.start_mark.column + member + newline for member in members)
-        self._change(end, end, lines if self.text[end - 1] == "\n" else newline + lines.removesuffix(newline))
+        added = lines if self.text[end - 1] == "\n" else newline + lines.removesuffix(newline)
+        self._change(end, end, added, column=key.start_mark.column)
 
     def _dash(self, start: int) -> int:
         """Return where the dash before an item of a list stands."""
@@ -150,8 +154,18 @@ class LayoutEditor:
         """Return how a plain word or number is written."""
         return f'"{value}"' if self.quoted and isinstance(value, str) else str(value)
 
-    def _change(self, start: int, end: int, new: str) -> None:
-        self._changes.append((start, end, new))
+    def _change(self, start: int, end: int, new: str, *, column: int = 0) -> None:
+        self._changes.append(_Change(start, end, new, column))
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """The text between two places becomes another one. ``column`` is how far whole lines that are added stand in."""
+
+    start: int
+    end: int
+    new: str
+    column: int
 
 
 @dataclass(frozen=True, slots=True)
