@@ -16,8 +16,7 @@ from broker.cli.options import ConfigFile, IssuerUrl, Json, Port, issuer_of
 from broker.cli.outcome import unusable
 from broker.cli.output import show, show_secret
 from broker.client import Token
-from broker.client.answers import ACCESS_TOKEN_TYPE
-from broker.client.token import JWT_TYPE
+from broker.client.token import ACCESS_TOKEN_TYPE, JWT_TYPE, SubjectTokenType
 
 MAX_TOKEN: Final = 16 * 1024
 _TOKEN: Final = re.compile(r"[!-~]+")
@@ -56,6 +55,10 @@ def command(
         Path | None,
         typer.Option("--exchange", metavar="FILE", help="Get a part of the token in this file; - reads it."),
     ] = None,
+    exchange_type: Annotated[
+        SubjectTokenType | None,
+        typer.Option("--exchange-type", help="What that is, if not the broker's own: an ID token of a person, say."),
+    ] = None,
     details: Annotated[
         str | None, typer.Option("--details", metavar="JSON", help="Authorization details (RFC 9396).")
     ] = None,
@@ -81,8 +84,10 @@ def command(
     issuer = issuer_of(issuer_url, config, port)
     who = agent_of(issuer, agent, key, wait, dpop=dpop, dpop_key=dpop_key)
     subject = None if exchange is None else _subject(exchange)
+    if exchange is None and exchange_type is not None:
+        raise unusable("--exchange-type: says what --exchange names")
     if audience is None or identity_token is not None:
-        others = (audience, scope, details, may_act, break_glass, auth_req_id)
+        others = (audience, scope, exchange_type, details, may_act, break_glass, auth_req_id)
         token = asyncio.run(_obtain_identity(who, _identity_audience(identity_token, others), task, subject))
         _print(token, as_json=as_json)
         return
@@ -96,7 +101,7 @@ def command(
         break_glass=break_glass,
         auth_req_id=auth_req_id,
     )
-    _print(asyncio.run(_obtain(who, wish, subject)), as_json=as_json)
+    _print(asyncio.run(_obtain(who, wish, subject, exchange_type or "access_token")), as_json=as_json)
 
 
 def _print(token: Token, *, as_json: bool) -> None:
@@ -106,11 +111,11 @@ def _print(token: Token, *, as_json: bool) -> None:
         show_secret(token.access_token)
 
 
-async def _obtain(who: Agent, wish: _Wish, subject: str | None) -> Token:
+async def _obtain(who: Agent, wish: _Wish, subject: str | None, subject_type: SubjectTokenType) -> Token:
     async with who.client() as client:
         if subject is None:
             return await client.token(**wish)
-        return await client.exchange(subject, **wish)
+        return await client.exchange(subject, subject_token_type=subject_type, **wish)
 
 
 async def _obtain_identity(who: Agent, audience: str, task: str | None, subject: str | None) -> Token:

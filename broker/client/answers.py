@@ -11,11 +11,9 @@ import msgspec
 
 from broker.client.errors import TokenUnavailable
 from broker.client.pending import is_count
-from broker.client.token import JWT_TYPE, Token, Want
+from broker.client.token import ACCESS_TOKEN_TYPE, JWT_TYPE, Token, Want
 from broker.core.secret import Secret
 from broker.outbound import Reply
-
-ACCESS_TOKEN_TYPE: Final = "urn:ietf:params:oauth:token-type:access_token"
 
 _TOKEN: Final = re.compile(r"[!-~]+")
 

@@ -16,7 +16,7 @@ from broker.client.lease_answers import LeaseWant
 from broker.client.leased_secret import LeasedSecret, OnWarning
 from broker.client.leases import ASKING_SECONDS, Leases
 from broker.client.task import OpenTask
-from broker.client.token import Details, Token, Want, subject_of, want, want_identity
+from broker.client.token import Details, SubjectTokenType, Token, Want, subject_of, want, want_identity
 from broker.client.waiting import OnPending, Waiting
 from broker.core.errors import Code
 from broker.core.lifetime import format_duration
@@ -133,6 +133,7 @@ class Client:
         scopes: Iterable[str] = (),
         task: str | None = None,
         *,
+        subject_token_type: SubjectTokenType = "access_token",
         details: Details | None = None,
         may_act: str | None = None,
         break_glass: str | None = None,
@@ -140,15 +141,16 @@ class Client:
     ) -> Token:
         """Return a token of one's own that comes of another agent's token (RFC 8693), for a part of what that may do.
 
-        ``scopes`` empty means all that both agents may have; ``task`` can be a task below that of the other token. It
-        ends with the other token at the latest, dies with it, and is not renewed in the background. Everything else is
-        as with :meth:`token`.
+        ``subject_token_type`` is ``id_token`` or ``jwt`` for the token of an issuer that the policy trusts. ``scopes``
+        empty means all that both agents may have; ``task`` can be a task below that of the other token. It ends with
+        the other token at the latest, dies with it, and is not renewed in the background. Everything else is as with
+        :meth:`token`.
         """
         wanted = want(
             audience,
             scopes,
             task,
-            subject_token=subject_token,
+            subject=subject_of(subject_token, subject_token_type),
             details=details,
             may_act=may_act,
             break_glass=break_glass,
@@ -191,7 +193,8 @@ class Client:
         With a ``subject_token`` the token is one that comes of that (:meth:`exchange`). A proof is for one request: ask
         again for the next. Raises what :meth:`token` raises.
         """
-        token = await self._cache.get(want(audience, scopes, task, subject_token=subject_token))
+        subject = None if subject_token is None else subject_of(subject_token)
+        token = await self._cache.get(want(audience, scopes, task, subject=subject))
         access_token = token.access_token
         headers = {"Authorization": f"{token.token_type} {access_token}"}
         if self._key is not None:

@@ -8,12 +8,7 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlencode
 
-from broker.client.answers import (
-    ACCESS_TOKEN_TYPE,
-    read_object,
-    read_token,
-    read_token_endpoint,
-)
+from broker.client.answers import read_object, read_token, read_token_endpoint
 from broker.client.dpop import DpopKey, Nonces
 from broker.client.errors import TokenRefused, TokenUnavailable, refused
 from broker.client.identity import Identity
@@ -216,7 +211,7 @@ def _exchanging(form: Mapping[str, str], subject: Subject) -> dict[str, str]:
         **form,
         "grant_type": _EXCHANGE,
         "subject_token": subject.secret.reveal().decode(),
-        "subject_token_type": ACCESS_TOKEN_TYPE,
+        "subject_token_type": subject.token_type,
     }
     if "assertion" in exchange:
         exchange["actor_token"] = exchange.pop("assertion")

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 from broker.core.errors import Code, Malformed
 from broker.core.secret import Secret
@@ -15,18 +15,24 @@ from broker.core.secret import Secret
 Details = Sequence[Mapping[str, Any]]
 """``authorization_details`` (RFC 9396): objects, each with a ``type``; values are those of JSON, without fractions."""
 
-JWT_TYPE: Final = "urn:ietf:params:oauth:token-type:jwt"
-"""What an identity token is called where tokens are exchanged (RFC 8693, 3)."""
+TOKEN_TYPE: Final = "urn:ietf:params:oauth:token-type:"
+ACCESS_TOKEN_TYPE: Final = TOKEN_TYPE + "access_token"
+JWT_TYPE: Final = TOKEN_TYPE + "jwt"
+"""What tokens are called where they are exchanged (RFC 8693, 3); an identity token is a ``jwt``."""
+
+SubjectTokenType = Literal["access_token", "id_token", "jwt"]
+"""What a token is that is to be exchanged: the broker's own, or one of an issuer that the policy trusts."""
 
 _TOKEN: Final = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A token that is to be exchanged: told apart by its digest, and never shown."""
+    """A token that is to be exchanged: told apart by its digest, and never shown. ``token_type`` is its full name."""
 
     digest: str
     secret: Secret = field(compare=False, repr=False)
+    token_type: str = ACCESS_TOKEN_TYPE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,15 +106,14 @@ def want(
     scopes: Iterable[str],
     task: str | None,
     *,
-    subject_token: Token | str | None = None,
+    subject: Subject | None = None,
     details: Details | None = None,
     may_act: str | None = None,
     break_glass: str | None = None,
 ) -> Want:
     """Return what a caller asks for; ``scopes`` may also be one text with scopes separated by spaces.
 
-    Raises ``Malformed`` when the audience is empty, the token to be exchanged cannot be one, the details are not JSON,
-    or a text cannot be sent at all.
+    Raises ``Malformed`` when the audience is empty, the details are not JSON, or a text cannot be sent at all.
     """
     if not audience:
         raise Malformed("audience: name the resource that the token is for", Code.AUDIENCE_REQUIRED)
@@ -118,7 +123,7 @@ def want(
         audience=audience,
         scopes=tuple(sorted({name for name in names if name})),
         task=task,
-        subject=None if subject_token is None else subject_of(subject_token),
+        subject=subject,
         details=None if details is None else _json(details),
         may_act=may_act,
         break_glass=break_glass,
@@ -127,7 +132,7 @@ def want(
 
 def want_identity(audience: str, task: str | None, subject_token: Token | str) -> Want:
     """Return the wish for an identity token that comes of ``subject_token``. Raises ``Malformed`` as :func:`want`."""
-    return replace(want(audience, (), task, subject_token=subject_token), identity=True)
+    return replace(want(audience, (), task, subject=subject_of(subject_token)), identity=True)
 
 
 def _check_sendable(*texts: str) -> None:
@@ -138,12 +143,15 @@ def _check_sendable(*texts: str) -> None:
             raise Malformed("a parameter has characters that are none (lone surrogates)") from error
 
 
-def subject_of(token: Token | str) -> Subject:
+def subject_of(token: Token | str, token_type: SubjectTokenType = "access_token") -> Subject:
     """Return a token that is to be exchanged. Raises ``Malformed`` (``SUBJECT_TOKEN_INVALID``) for what cannot be."""
     if isinstance(token, str) and _TOKEN.fullmatch(token) is None:
         raise Malformed("subject_token: not a token", Code.SUBJECT_TOKEN_INVALID)
+    if token_type not in get_args(SubjectTokenType):
+        known = ", ".join(get_args(SubjectTokenType))
+        raise Malformed(f"subject_token_type: one of {known}", Code.SUBJECT_TOKEN_INVALID)
     secret = token.secret if isinstance(token, Token) else Secret(token)
-    return Subject(hashlib.sha256(secret.reveal()).hexdigest(), secret)
+    return Subject(hashlib.sha256(secret.reveal()).hexdigest(), secret, TOKEN_TYPE + token_type)
 
 
 def _json(details: Details) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from broker.client import Client, KeyIdentity, TokenRefused
+from broker.core.errors import Code
 from broker.ledger.verify import verify_file
 from tests.support.broker_app import HERE, TICKETS, BrokerApp, Reply, Template, make_template, running_app
 from tests.support.identity_provider import IdentityProvider
@@ -123,6 +125,16 @@ async def test_a_worker_acts_for_whom_the_issuer_vouches(app: BrokerApp, provide
     assert (issued["subject_token"], issued["subject_token_id"]) == (digest, above["jti"])
     assert (issued["on_behalf_of"], issued["actors"]) == (ANN, ["worker"])
     assert subject_token not in str(await app.entries())
+
+
+async def test_a_client_acts_for_whom_the_issuer_vouches(app: BrokerApp, provider: IdentityProvider) -> None:
+    """The client library says what the token is; taken for one of the broker's own, it is refused."""
+    async with Client(app.issuer, identity=KeyIdentity("worker", app.keys["worker"])) as worker:
+        token = await worker.exchange(provider.oidc("ann"), TICKETS, ["tickets:read"], subject_token_type="id_token")
+        with pytest.raises(TokenRefused) as refused:
+            await worker.exchange(provider.oidc("ann"), TICKETS, ["tickets:read"])
+    assert claims_of(token.access_token)["act"] == {"sub": "worker"}
+    assert refused.value.code is Code.SUBJECT_TOKEN_INVALID
 
 
 async def test_the_defaults_are_the_subjects(app: BrokerApp, provider: IdentityProvider) -> None:

@@ -67,6 +67,16 @@ def test_a_task_and_its_tokens(shell: Shell, broker: BrokerThread, alpha: Path) 
     assert part["broker"]["parents"] == [_claims(whole.read_text().strip())["jti"]]  # type: ignore[index]
     answer = shell("token", *arguments, "--exchange", whole, "--json").json
     assert answer["issued_token_type"] == "urn:ietf:params:oauth:token-type:access_token"
+    as_id_token = shell("token", *arguments, "--exchange", whole, "--exchange-type", "id_token")
+    assert as_id_token.err.startswith("broker: subject_token_invalid: ")
+
+
+def test_a_type_of_nothing(shell: Shell, alpha: Path) -> None:
+    """The type says what is exchanged; without that, and beside an identity token, it is a mistake."""
+    arguments = ("--agent", "alpha", "--key", alpha, "--exchange-type", "jwt", "--issuer-url", "http://127.0.0.1:9")
+    assert shell("token", *arguments, "--audience", TICKETS).code == 2
+    assert shell("token", *arguments, "--identity-token", "vault", "--exchange", alpha).code == 2
+    assert shell("token", *arguments[:4], "--exchange-type", "saml", "--audience", TICKETS).code == 2
 
 
 @pytest.mark.parametrize(

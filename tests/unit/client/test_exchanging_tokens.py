@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from broker.client import Client, KeyIdentity, PlatformIdentity, TokenUnavailable
-from broker.client.token import Details, want
+from broker.client.token import Details, SubjectTokenType, subject_of, want
 from broker.core.errors import Code, Malformed
 from tests.support.fake_broker import TOKEN, FakeBroker, answering
 from tests.support.virtual_time import VirtualTime
@@ -141,8 +141,28 @@ async def test_break_glass_is_not_repeated_in_the_background(
 def test_what_is_no_token_is_not_exchanged(subject: str) -> None:
     """It is refused before anything is sent, and not repeated."""
     with pytest.raises(Malformed) as caught:
-        want(AUDIENCE, (), None, subject_token=subject)
+        subject_of(subject)
     assert caught.value.code is Code.SUBJECT_TOKEN_INVALID
+
+
+@pytest.mark.parametrize("kind", ["access_token", "id_token", "jwt"])
+async def test_a_token_of_a_trusted_issuer_is_called_what_it_is(
+    client: Client, broker: FakeBroker, kind: SubjectTokenType
+) -> None:
+    """Its type is sent by its full name, and the same text as another type is another wish."""
+    await client.exchange(SUBJECT, AUDIENCE, subject_token_type=kind)
+    await client.exchange(SUBJECT, AUDIENCE, subject_token_type=kind)
+    await client.exchange(SUBJECT, AUDIENCE, subject_token_type="jwt" if kind != "jwt" else "id_token")
+    assert broker.forms[0]["subject_token_type"] == f"urn:ietf:params:oauth:token-type:{kind}"
+    assert len(broker.forms) == 2
+
+
+async def test_no_other_types_are_exchanged(client: Client, broker: FakeBroker) -> None:
+    """What is not known is refused before anything is sent."""
+    with pytest.raises(Malformed) as caught:
+        await client.exchange(SUBJECT, AUDIENCE, subject_token_type="saml2")  # type: ignore[arg-type]
+    assert caught.value.code is Code.SUBJECT_TOKEN_INVALID
+    assert broker.forms == []
 
 
 @pytest.mark.parametrize("details", [[{"a": {1}}], [{"a": float("nan")}], [{"a": object()}]])
