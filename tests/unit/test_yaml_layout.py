@@ -41,7 +41,7 @@ def layouts() -> Iterator[Any]:
 @pytest.mark.parametrize("order", [("line", "role"), ("role", "line")])
 @pytest.mark.parametrize("text", list(layouts()))
 def test_blocks_that_end_together(text: str, order: tuple[str, str]) -> None:
-    """A member is added to a line, and one to the role that ends with that line, in whatever order that is asked for."""
+    """A member is added to a line, and one to the role that ends with that line, in any order."""
     editor = LayoutEditor(Path("policy.yaml"), text)
     roles = value_of(editor.root, "roles")
     assert isinstance(roles, yaml.MappingNode)
