@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ import pytest
 from botocore.config import Config  # type: ignore[import-untyped]
 
 from broker.core.secret import Secret
+from tests.support.running_broker import free_port
 
 REGION = "eu-central-1"
 ACCOUNT = "123456789012"
@@ -72,9 +72,7 @@ class Relay:
 @contextmanager
 def moto_server(folder: Path) -> Iterator[str]:
     """Run moto; yields its URL. Its output is in ``folder``."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
     environment = {**os.environ, "MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": "1", "PYTHONWARNINGS": "default"}
     with (folder / "moto.log").open("wb") as log:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -11,15 +12,18 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 START_SECONDS = 30.0
+PORTS: Final = range(10_000, 32_000)
+"""Ports for servers of tests: below those that systems give away by themselves, above those of well-known services."""
+
 TICKETS = "https://tickets.internal"
 PAYMENTS = "https://payments.internal"
 
@@ -65,11 +69,31 @@ roles:
 
 
 def free_port() -> int:
-    """Return a TCP port on the loopback address that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a TCP port on the loopback address that nobody listens on now, and that nobody is given by chance.
+
+    The system gives clients, and servers that ask for any port, one above :data:`PORTS`. Test processes that run beside
+    this one have a part of it each.
+    """
+    for port in _PORTS:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("the ports do not end")
+
+
+def _own_ports() -> Iterator[int]:
+    """Yield the ports of this process's part over and over, from a place of its own."""
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    part = PORTS[worker * len(PORTS) // count : (worker + 1) * len(PORTS) // count]
+    for step in itertools.count(os.getpid() * 997):
+        yield part[step % len(part)]
+
+
+_PORTS: Final = _own_ports()
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from broker.client import Client, KeyIdentity, PlatformIdentity, TokenRefused, TokenUnavailable
 from broker.core.errors import Code
 from tests.support.fake_broker import METADATA, TOKEN, FakeBroker, answering
+from tests.support.running_broker import free_port
 from tests.support.virtual_time import VirtualTime
 
 AUDIENCE = "https://tickets.internal"
@@ -209,9 +209,7 @@ async def test_patience_ends(client: Client, broker: FakeBroker, time: VirtualTi
 
 async def test_a_broker_that_is_down_is_waited_for(time: VirtualTime) -> None:
     """Agents may start before the broker does."""
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        port = reserved.getsockname()[1]
+    port = free_port()
     fake = FakeBroker(lambda: time.wall)
     timing = time.timing()
     async with Client(f"http://127.0.0.1:{port}", identity=KeyIdentity("triage", KEY), timing=timing) as client:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from broker.verifier import Verifier
 from tests.support.fake_broker import FakeBroker
+from tests.support.running_broker import free_port
 from tests.support.virtual_time import VirtualTime
 
 AUDIENCE = "https://tickets.internal"
@@ -53,6 +53,4 @@ async def verifier(
 @pytest.fixture
 def unused_port() -> int:
     """A port of this machine that nothing listens on."""
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        return int(reserved.getsockname()[1])
+    return free_port()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -14,6 +13,7 @@ from broker.client import Client, KeyIdentity
 from broker.core.errors import BrokerError, Code, Malformed, Unavailable
 from broker.verifier import Verifier
 from tests.support.fake_broker import JWKS, SNAPSHOT, FakeBroker, SigningKey, answering
+from tests.support.running_broker import free_port
 from tests.support.virtual_time import VirtualTime
 
 AUDIENCE = "https://tickets.internal"
@@ -369,9 +369,7 @@ async def test_an_unusable_key_set_does_not_replace_a_good_one(
 
 async def test_a_broker_that_is_down_at_the_start_is_waited_for(time: VirtualTime) -> None:
     """The resource server starts, refuses with 503, and serves as soon as the broker is there."""
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        port = reserved.getsockname()[1]
+    port = free_port()
     broker = FakeBroker(lambda: time.wall)
     broker.url = f"http://127.0.0.1:{port}"
 
