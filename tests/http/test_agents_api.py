@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import secrets
 import time
 from typing import Any
 
@@ -140,7 +139,7 @@ async def test_somebody_elses_key_cannot_be_registered(app: BrokerApp) -> None:
     assert await app.services.records.registered_agent("epsilon") is None
 
 
-@pytest.mark.parametrize("code", [secrets.token_urlsafe(32), "x", "\u00e4", "\\ud800"])
+@pytest.mark.parametrize("code", ["q" * 43, "x", "\u00e4", "\\ud800"])
 async def test_a_guess_leaves_nothing_behind(app: BrokerApp, code: str) -> None:
     """A wrong code is refused and costs nothing lasting (law 10); the refusal does not say what was wrong."""
     size, (key, jwk) = len(await app.entries()), _key()
