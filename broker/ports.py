@@ -20,6 +20,7 @@ from broker.core.secret import Secret
 from broker.core.selector import Selector
 from broker.core.story import Story
 from broker.core.task import TaskState
+from broker.core.tiles import Tile
 from broker.core.usage import Usage
 
 # --- time and names -------------------------------------------------------------------------------------------------
@@ -138,6 +139,24 @@ class TreeHead:
     epoch: int
 
 
+@dataclass(frozen=True, slots=True)
+class SignedHead:
+    """A tree head that was signed: how many entries, their root, and the checkpoint (C2SP note) that says so."""
+
+    size: int
+    root: bytes
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """An entry with the RFC 6962 inclusion proof, from the leaf's sibling upwards, that leads to a signed head."""
+
+    record: Record
+    path: Sequence[bytes]
+    head: SignedHead
+
+
 class Records(Protocol):
     """Reading the ledger. Reads run beside commits and see only what is durable.
 
@@ -210,11 +229,14 @@ class Records(Protocol):
         ...
 
     async def inclusion(self, seq: int, size: int) -> Sequence[bytes]:
-        """Return the RFC 6962 inclusion proof of entry ``seq`` in the tree of ``size`` entries."""
+        """Return the RFC 6962 inclusion proof of entry ``seq`` in the tree of ``size`` entries.
+
+        Raises ``Refused`` (``NOT_FOUND``) if there is no such entry or tree, or if entries that are needed are gone.
+        """
         ...
 
     async def consistency(self, old: int, new: int) -> Sequence[bytes]:
-        """Return the RFC 6962 consistency proof between two tree sizes."""
+        """Return the RFC 6962 consistency proof between two tree sizes; raises like :meth:`inclusion`."""
         ...
 
     async def task(self, task_id: str) -> TaskState | None:
@@ -270,6 +292,25 @@ class Records(Protocol):
 
     async def idempotent(self, key: str) -> Idempotent | None:
         """Return what an idempotency key was used for, if it is remembered."""
+        ...
+
+
+class Proofs(Protocol):
+    """What convinces somebody who trusts neither the broker nor its database; like :class:`Records` otherwise.
+
+    The cost is a few rows for each level of the tree, never a pass through the entries.
+    """
+
+    async def prove(self, seq: int) -> Proven:
+        """Return an entry with its proof under the last signed head that covers it; one is signed if there is none.
+
+        Raises ``Refused`` (``NOT_FOUND``) if there is no such entry, or if entries that are needed are gone, and
+        ``Unavailable`` (``LEDGER_CORRUPT``) instead of a proof that does not hold.
+        """
+        ...
+
+    async def tile(self, tile: Tile) -> bytes:
+        """Return the content of a tile or a bundle (C2SP tlog-tiles); it never changes. Raises like :meth:`prove`."""
         ...
 
 

@@ -1,16 +1,17 @@
 """RFC 6962 Merkle hashing: the arithmetic that makes the ledger tamper-evident.
 
 Everything here is a pure function over SHA-256 digests. A *leaf hash* is what `leaf_hash` returns for one ledger entry;
-all other functions take leaf hashes, never entries. Indexes count from 0 and sizes count leaves.
+all other functions take leaf hashes, never entries. Indexes count from 0 and sizes count leaves. A *tile node* is the
+root of a perfect subtree whose height is a multiple of eight: what is stored of the tree above its leaves.
 
 Sources: RFC 6962 section 2.1 (hashes and proofs), RFC 9162 sections 2.1.3.2 and 2.1.4.2 (verification).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
-from typing import Self
+from typing import NamedTuple, Self
 
 HASH_SIZE = 32
 """Bytes in one digest."""
@@ -18,8 +19,22 @@ HASH_SIZE = 32
 EMPTY_ROOT = sha256(b"").digest()
 """The root of the tree without leaves (RFC 6962 section 2.1)."""
 
+TILE_HEIGHT = 8
+"""Heights between two levels of tile nodes (C2SP tlog-tiles)."""
+
+Subtree = Callable[[int, int], bytes]
+"""Returns the root of the subtree over the leaves from one place to before another."""
+
 _LEAF_PREFIX = b"\x00"
 _NODE_PREFIX = b"\x01"
+
+
+class TileNode(NamedTuple):
+    """The root of the subtree number `number`, from 0, of `256 ** level` leaves; `level` is 1 or more."""
+
+    level: int
+    number: int
+    hash: bytes
 
 
 def leaf_hash(entry: bytes) -> bytes:
@@ -53,32 +68,37 @@ class Frontier:
             raise ValueError(f"a frontier of {self.size} leaves has {self.size.bit_count()} nodes of {HASH_SIZE} bytes")
 
     def append(self, leaf_hashes: Iterable[bytes]) -> Self:
-        """Return the frontier after these leaves; costs one node hash for each leaf, amortised.
+        """Return the frontier after these leaves; see :meth:`extend`."""
+        return self.extend(leaf_hashes)[0]
+
+    def extend(self, leaf_hashes: Iterable[bytes]) -> tuple[Self, list[TileNode]]:
+        """Return the frontier after these leaves, and the tile nodes that they complete, in the order of completion.
+
+        Costs one node hash for each leaf, amortised.
 
         Raises:
             ValueError: a leaf hash is not 32 bytes long.
         """
         size, nodes = self.size, list(self.nodes)
+        completed: list[TileNode] = []
         for leaf in leaf_hashes:
             if len(leaf) != HASH_SIZE:
                 raise ValueError(f"a leaf hash has {HASH_SIZE} bytes, not {len(leaf)}")
             # Binary addition: every set bit at the low end of the size is a subtree that this leaf completes.
-            node, carry = leaf, size
+            node, carry, height = leaf, size, 0
             while carry & 1:
                 node = sha256(_NODE_PREFIX + nodes.pop() + node).digest()
                 carry >>= 1
+                height += 1
+                if not height % TILE_HEIGHT:
+                    completed.append(TileNode(height // TILE_HEIGHT, size >> height, node))
             nodes.append(node)
             size += 1
-        return type(self)(size, tuple(nodes))
+        return type(self)(size, tuple(nodes)), completed
 
     def root(self) -> bytes:
         """Return the root hash of the tree; `EMPTY_ROOT` if it has no leaves."""
-        if not self.nodes:
-            return EMPTY_ROOT
-        root = self.nodes[-1]
-        for node in reversed(self.nodes[:-1]):
-            root = node_hash(node, root)
-        return root
+        return joined(self.nodes)
 
     def to_bytes(self) -> bytes:
         """Return the nodes, largest first, without separators; the size is to be kept beside them."""
@@ -107,40 +127,61 @@ def root_of(leaves: Iterable[bytes]) -> bytes:
     return Frontier().append(leaves).root()
 
 
-def inclusion_proof(leaves: Sequence[bytes], index: int, size: int) -> tuple[bytes, ...]:
+def node_count(size: int) -> int:
+    """Return how many tile nodes a tree of so many leaves has."""
+    count = 0
+    while size := size >> TILE_HEIGHT:
+        count += size
+    return count
+
+
+def joined(peaks: Sequence[bytes]) -> bytes:
+    """Return the root over perfect subtrees that stand side by side, the largest (leftmost) first, none as large.
+
+    Without any it is `EMPTY_ROOT`.
+    """
+    if not peaks:
+        return EMPTY_ROOT
+    root = peaks[-1]
+    for peak in reversed(peaks[:-1]):
+        root = node_hash(peak, root)
+    return root
+
+
+def inclusion_proof(subtree: Subtree, index: int, size: int) -> tuple[bytes, ...]:
     """Return the audit path of leaf `index` in the tree of the first `size` leaves, from the leaf's sibling upwards.
 
-    This is PATH of RFC 6962 section 2.1.1. Costs a hash for each of the `size` leaves.
+    This is PATH of RFC 6962 section 2.1.1. Asks for one subtree for each height of the tree.
 
     Raises:
-        ValueError: not 0 <= index < size <= len(leaves).
+        ValueError: not 0 <= index < size.
     """
-    if not 0 <= index < size <= len(leaves):
-        raise ValueError(f"no inclusion proof of leaf {index} in a tree of {size}: {len(leaves)} leaves are known")
+    if not 0 <= index < size:
+        raise ValueError(f"no inclusion proof of leaf {index} in a tree of {size}")
     path: list[bytes] = []
     start, end = 0, size
     while end - start > 1:
         split = start + _left_size(end - start)
         if index < split:
-            path.append(root_of(leaves[split:end]))
+            path.append(subtree(split, end))
             end = split
         else:
-            path.append(root_of(leaves[start:split]))
+            path.append(subtree(start, split))
             start = split
     return tuple(reversed(path))
 
 
-def consistency_proof(leaves: Sequence[bytes], old: int, new: int) -> tuple[bytes, ...]:
+def consistency_proof(subtree: Subtree, old: int, new: int) -> tuple[bytes, ...]:
     """Return the proof that the tree of the first `old` leaves is a prefix of the tree of the first `new` leaves.
 
     This is PROOF of RFC 6962 section 2.1.2; it is empty if `old` is 0 or equal to `new`, since then there is nothing to
-    show. Costs a hash for each of the `new` leaves.
+    show. Asks for one subtree for each height of the tree.
 
     Raises:
-        ValueError: not 0 <= old <= new <= len(leaves).
+        ValueError: not 0 <= old <= new.
     """
-    if not 0 <= old <= new <= len(leaves):
-        raise ValueError(f"no consistency proof from {old} to {new}: {len(leaves)} leaves are known")
+    if not 0 <= old <= new:
+        raise ValueError(f"no consistency proof from {old} to {new}")
     if old == 0:
         return ()
     path: list[bytes] = []
@@ -148,14 +189,14 @@ def consistency_proof(leaves: Sequence[bytes], old: int, new: int) -> tuple[byte
     while end != old:
         split = start + _left_size(end - start)
         if old <= split:
-            path.append(root_of(leaves[split:end]))
+            path.append(subtree(split, end))
             end = split
         else:
-            path.append(root_of(leaves[start:split]))
+            path.append(subtree(start, split))
             start = split
     # A subtree that starts at 0 and ends at `old` is the old tree itself, whose root the verifier has.
     if start:
-        path.append(root_of(leaves[start:end]))
+        path.append(subtree(start, end))
     return tuple(reversed(path))
 
 

@@ -90,7 +90,9 @@ def write_batch(connection: Connection, head: Head, proposals: Sequence[Proposal
         writes.end_task_rules(view.tasks, margin)
     writes.write(connection)
     view.flush(connection)
-    new = Head(head.frontier.append([row[1] for row in rows]), view.epoch)
+    frontier, nodes = head.frontier.extend([row[1] for row in rows])
+    sqlite.insert_nodes(connection, nodes)
+    new = Head(frontier, view.epoch)
     _move(connection, head, new)
     return Written(tuple(outcomes), new, _effects(writes, proposals))
 

@@ -12,7 +12,7 @@ from broker.core.errors import BrokerError, Code, Unavailable
 from broker.ledger import schema
 from broker.ledger.batch import Head
 from broker.ledger.group_commit import GroupCommit
-from broker.ports import Clock
+from broker.ports import Clock, SignedHead
 
 EVERY_SECONDS: Final = 1.0
 """How often a checkpoint is made while entries are being added."""
@@ -42,18 +42,24 @@ class Checkpoints:
         self._clock = clock
         self._made = made
         self._one_at_a_time = asyncio.Lock()
-        self._signed_size = -1
-        self._note = ""
+        self._signed: SignedHead | None = None
         self._task = None if sign is None else asyncio.create_task(self._keep_up(), name="ledger-checkpoints")
 
-    async def make(self) -> str:
-        """Return the signed checkpoint of the current head. Raises :class:`Unavailable`."""
+    async def make(self) -> SignedHead:
+        """Return the current head, signed. Raises :class:`Unavailable`."""
+        return await self.covering(self._size())
+
+    async def covering(self, size: int) -> SignedHead:
+        """Return the last signed head if it has so many entries, or else the current one. Raises :class:`Unavailable`.
+
+        So whoever asks for what is older than the last checkpoint causes no write.
+        """
         if self._sign is None:
             raise Unavailable(Code.LEDGER_UNAVAILABLE, "there is no key to sign checkpoints with")
         async with self._one_at_a_time:
-            if self._signed_size != self._size():
-                await self._make(self._sign)
-            return self._note
+            if self._signed is None or self._signed.size < size:
+                self._signed = await self._make(self._sign)
+            return self._signed
 
     async def close(self) -> None:
         """Make a last checkpoint, if the store still can, and stop."""
@@ -66,15 +72,15 @@ class Checkpoints:
         except BrokerError:
             return  # nothing is lost: the next start signs the same head
 
-    async def _make(self, sign: Sign) -> None:
+    async def _make(self, sign: Sign) -> SignedHead:
         now = self._clock.now()
         size, root, note = await self._group.run(lambda connection: _persist(connection, now))
         if note is None:
             # Only now: the size and root are durable, so no other root can follow.
             note = signed = _signed(sign, size, root)
             await self._group.run(lambda connection: _store(connection, size, signed))
-        self._signed_size, self._note = size, note
         await asyncio.to_thread(self._made, note)
+        return SignedHead(size, root, note)
 
     async def _keep_up(self) -> None:
         while True:

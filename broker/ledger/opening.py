@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from broker.core.errors import BrokerError, Code, Unavailable
-from broker.core.merkle import Frontier, leaf_hash, root_of
+from broker.core.merkle import Frontier, leaf_hash, node_count, root_of
 from broker.ledger import schema
 from broker.ledger.batch import Head
 from broker.ledger.failures import unavailable
@@ -90,6 +90,9 @@ def _check_end(connection: Connection, head: Head) -> None:
     last = connection.scalar(select(func.max(schema.entries.c.seq)))
     if (-1 if last is None else last) + 1 != size:
         raise _corrupt(f"the head counts {size} entries, but the last one is number {last}")
+    nodes, expected = connection.scalar(select(func.count()).select_from(schema.nodes)), node_count(size)
+    if nodes != expected:
+        raise _corrupt(f"the tree of {size} entries has {expected} nodes above its leaves, but {nodes} are stored")
     youngest = connection.scalar(select(func.max(schema.rules.c.number))) or 0
     if youngest != head.epoch:
         raise _corrupt(f"the head is at epoch {head.epoch}, but the youngest rule is number {youngest}")

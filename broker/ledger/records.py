@@ -1,4 +1,4 @@
-"""Reading what the ledger holds: entries, rules, agents, keys, proofs."""
+"""Reading what the ledger holds: entries, rules, agents, keys, the head of the tree."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from sqlalchemy import Connection, Select, select
 
 from broker.core.change import RegisteredAgent, StoredKey
 from broker.core.entry import decode
-from broker.core.errors import Code, Refused, Unavailable
-from broker.core.merkle import consistency_proof, inclusion_proof
+from broker.core.errors import Code, Unavailable
 from broker.core.rules import Rule
 from broker.ledger import schema
 from broker.ledger.batch import Head
@@ -107,28 +106,6 @@ def tree_head(connection: Connection) -> TreeHead:
     """Return size, root and epoch."""
     head = Head.read(connection)
     return TreeHead(head.frontier.size, head.frontier.root(), head.epoch)
-
-
-def inclusion(connection: Connection, seq: int, size: int) -> Sequence[bytes]:
-    """Return the proof that entry ``seq`` is in the tree of ``size`` entries. Raises :class:`Refused`."""
-    if not 0 <= seq < size or size > Head.read(connection).frontier.size:
-        raise Refused(Code.NOT_FOUND, "there is no such entry in a tree of this size")
-    return inclusion_proof(_leaves(connection, size), seq, size)
-
-
-def consistency(connection: Connection, old: int, new: int) -> Sequence[bytes]:
-    """Return the proof that the tree of ``new`` entries continues that of ``old``. Raises :class:`Refused`."""
-    if not 0 <= old <= new or new > Head.read(connection).frontier.size:
-        raise Refused(Code.NOT_FOUND, "there are no trees of these sizes, the older one first")
-    return consistency_proof(_leaves(connection, new), old, new)
-
-
-def _leaves(connection: Connection, size: int) -> Sequence[bytes]:
-    table = schema.entries.c
-    leaves = connection.scalars(select(table.leaf).where(table.seq < size).order_by(table.seq)).all()
-    if len(leaves) != size:
-        raise Unavailable(Code.LEDGER_CORRUPT, "the ledger is damaged: entries are missing")
-    return leaves
 
 
 def _first(connection: Connection, query: Select[int, bytes]) -> Record | None:

@@ -68,6 +68,16 @@ meta: Final = Table(
     Column("created_at", Float, nullable=False),
 )
 
+nodes: Final = Table(
+    "nodes",
+    metadata,
+    Column("level", Integer, primary_key=True, autoincrement=False),
+    Column("number", _Whole, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""The roots of full tiles: what the Merkle tree is above its leaves, which are in ``entries``. One row for 256."""
+
 rules: Final = Table(
     "rules",
     metadata,

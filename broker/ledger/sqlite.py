@@ -125,6 +125,24 @@ def insert_entries(connection: Connection, rows: Sequence[tuple[object, ...]]) -
     _insert(connection, f"INSERT INTO entries ({', '.join(ENTRY_COLUMNS)}) VALUES", rows)
 
 
+def insert_nodes(connection: Connection, rows: Sequence[tuple[int, int, bytes]]) -> None:
+    """Insert nodes of the Merkle tree: level, number, hash."""
+    _insert(connection, "INSERT INTO nodes (level, number, hash) VALUES", rows)
+
+
+def leaf_hashes(connection: Connection, start: int, end: int) -> list[bytes] | None:
+    """Return the leaf hashes of the entries from one place to before another, or None if they are not all there."""
+    sql = "SELECT json_group_array(json_array(seq, hex(leaf))) FROM entries WHERE seq >= ? AND seq < ?"
+    return _hashes(connection, sql, (start, end))
+
+
+def node_hashes(connection: Connection, level: int, start: int, end: int) -> list[bytes] | None:
+    """Return the nodes of a level from one number to before another, or None if they are not all there."""
+    columns = "json_group_array(json_array(number, hex(hash)))"
+    sql = f"SELECT {columns} FROM nodes WHERE level = ? AND number >= ? AND number < ?"  # noqa: S608 - our own names
+    return _hashes(connection, sql, (level, start, end))
+
+
 def insert_single_use(connection: Connection, rows: Sequence[tuple[bytes, int]]) -> None:
     """Remember keys that are used up, with the time at which they may be forgotten."""
     _insert(connection, "INSERT INTO single_use (key, expires_at) VALUES", rows)
@@ -229,6 +247,14 @@ def _connect(path: Path, query: str, busy_seconds: float) -> sqlite3.Connection:
         check_same_thread=False,
         cached_statements=_CACHED_STATEMENTS,
     )
+
+
+def _hashes(connection: Connection, sql: str, place: tuple[int, ...]) -> list[bytes] | None:
+    # One row with everything in it, as above.
+    text = connection.exec_driver_sql(sql, place).scalar_one()
+    found = dict(msgspec.json.decode(text, type=list[tuple[int, str]]))
+    wanted = range(place[-2], place[-1])
+    return [bytes.fromhex(found[number]) for number in wanted] if len(found) == len(wanted) else None
 
 
 def _insert(connection: Connection, prefix: str, rows: Sequence[tuple[object, ...]]) -> None:

@@ -10,15 +10,16 @@ from typing import Final, Self
 from broker.core.action import ActionState
 from broker.core.approval import ApprovalState
 from broker.core.change import Change, Receipt, RegisteredAgent, StoredKey
-from broker.core.errors import Unavailable
+from broker.core.errors import Code, Refused, Unavailable
 from broker.core.inquiry import EntryFilter
 from broker.core.lease import LeaseState, LeaseStatus
 from broker.core.rules import Rule
 from broker.core.selector import Selector
 from broker.core.story import Story
 from broker.core.task import TaskState
+from broker.core.tiles import Tile
 from broker.core.usage import Usage
-from broker.ledger import hits, inquiries, lease_records, memory, records, sqlite, stories, task_records
+from broker.ledger import hits, inquiries, lease_records, memory, records, sqlite, stories, task_records, tree
 from broker.ledger.checkpoints import Checkpoints, Sign
 from broker.ledger.compaction import forget_ended_rows
 from broker.ledger.group_commit import GroupCommit
@@ -29,7 +30,7 @@ from broker.ledger.task_book import tree_holds_until
 from broker.ledger.usage import UsageCount
 from broker.ledger.watch import FileWatch
 from broker.ledger.writer import Writer
-from broker.ports import Clock, FoundRecords, Hits, Idempotent, LeaseFilter, Record, Revocations, TreeHead
+from broker.ports import Clock, FoundRecords, Hits, Idempotent, LeaseFilter, Proven, Record, Revocations, TreeHead
 
 RULE_MARGIN: Final = 300.0
 """Seconds that a rule outlives the longest-lived token it could hit: room for the skew of verifiers' clocks."""
@@ -38,7 +39,7 @@ _CACHED_AGENTS: Final = 4096
 
 
 class SqlLedger:
-    """Implements the ports ``Ledger`` and ``Records`` on one SQLite file. Belongs to the event loop that opened it."""
+    """Implements ``Ledger`` and the ports for reading it on one SQLite file. Belongs to the loop that opened it."""
 
     def __init__(
         self,
@@ -256,15 +257,26 @@ class SqlLedger:
 
     async def checkpoint(self) -> str:
         """Return a signed checkpoint of the current head. Raises ``Unavailable`` without a key to sign with."""
-        return await self._checkpoints.make()
+        return (await self._checkpoints.make()).note
+
+    async def prove(self, seq: int) -> Proven:
+        """Return an entry with its proof; see the port."""
+        if not 0 <= seq < self.size:
+            raise Refused(Code.NOT_FOUND, "the ledger has no such entry")
+        head = await self._checkpoints.covering(seq + 1)
+        return await self._reader.read(lambda connection: tree.proven(connection, seq, head))
+
+    async def tile(self, tile: Tile) -> bytes:
+        """Return the content of a tile or a bundle; see the port."""
+        return await self._reader.read(lambda connection: tree.tile(connection, tile), slow=tile.level is None)
 
     async def inclusion(self, seq: int, size: int) -> Sequence[bytes]:
         """Return an inclusion proof. Raises ``Refused`` (``NOT_FOUND``) if there is no such entry or tree."""
-        return await self._reader.read(lambda connection: records.inclusion(connection, seq, size), slow=True)
+        return await self._reader.read(lambda connection: tree.inclusion(connection, seq, size))
 
     async def consistency(self, old: int, new: int) -> Sequence[bytes]:
         """Return a consistency proof. Raises ``Refused`` (``NOT_FOUND``) if there are no such trees."""
-        return await self._reader.read(lambda connection: records.consistency(connection, old, new), slow=True)
+        return await self._reader.read(lambda connection: tree.consistency(connection, old, new))
 
     async def task(self, task_id: str) -> TaskState | None:
         """Return a stored task as of the last commit."""

@@ -15,6 +15,7 @@ from broker.core.errors import Code, Unavailable
 from broker.core.merkle import HASH_SIZE, Frontier, leaf_hash
 from broker.ledger import schema
 from broker.ledger.derived import Derived
+from broker.ledger.derived_nodes import DerivedNodes
 from broker.ledger.failures import is_store_failure, unavailable
 from broker.ledger.sqlite import integrity_problems, offline_engine, schema_problems
 
@@ -116,6 +117,7 @@ class _Verification:
         self._progress = progress
         self._found = _Found()
         self._derived = Derived()
+        self._nodes = DerivedNodes()
         self._frontier = Frontier()
         self._checkpoints = 0
         self._signatures = 0
@@ -151,8 +153,9 @@ class _Verification:
         claims = list(self._claims())
         self._verify_entries(claims, head.size)
         self._verify_head(head)
-        for problem in self._derived.compare(self._connection):
-            self._found.add(problem)
+        for part in (self._nodes, self._derived):
+            for problem in part.compare(self._connection):
+                self._found.add(problem)
 
     def _claims(self) -> Iterator[_Claim]:
         """Return the checkpoints by size, after verifying their signatures."""
@@ -183,14 +186,19 @@ class _Verification:
                 expected = self._verify_place(row[0], expected)
                 leaves.append(self._verify_entry(row))
                 if claim is not None and claim.size <= self._frontier.size + len(leaves):
-                    self._frontier, leaves = self._frontier.append(leaves), []
+                    self._append(leaves)
+                    leaves = []
                     claim = self._settle(claim, due)
-            self._frontier = self._frontier.append(leaves)
+            self._append(leaves)
             if self._progress is not None:
                 self._progress(self._frontier.size, total)
         while claim is not None:
             self._found.add(f"{claim.says} is of more entries than there are ({self._frontier.size})")
             claim = next(due, None)
+
+    def _append(self, leaves: list[bytes]) -> None:
+        self._frontier, completed = self._frontier.extend(leaves)
+        self._nodes.take(completed)
 
     def _settle(self, claim: _Claim | None, due: Iterator[_Claim]) -> _Claim | None:
         """Compare the claims that the entries so far can decide; return the next one that they cannot."""

@@ -39,6 +39,11 @@ def textbook_root(leaves: Sequence[bytes]) -> bytes:
     return node_hash(textbook_root(leaves[:split]), textbook_root(leaves[split:]))
 
 
+def subtree(start: int, end: int) -> bytes:
+    """Return the root over some of the leaves."""
+    return root_of(LEAVES[start:end])
+
+
 def flip(value: bytes, bit: int) -> bytes:
     """Return the value with one bit inverted."""
     return (int.from_bytes(value, "big") ^ 1 << bit).to_bytes(len(value), "big")
@@ -55,7 +60,7 @@ def test_every_small_tree_proves_every_leaf() -> None:
     """All sizes and indexes up to a bound: the proof verifies, and for no other leaf."""
     for size in range(1, EXHAUSTIVE_SIZE + 1):
         for index in range(size):
-            proof = inclusion_proof(LEAVES, index, size)
+            proof = inclusion_proof(subtree, index, size)
             assert verify_inclusion(LEAVES[index], index, size, proof, ROOTS[size])
             assert not verify_inclusion(LEAVES[index + 1], index, size, proof, ROOTS[size])
 
@@ -64,7 +69,7 @@ def test_every_small_tree_continues_every_smaller_one() -> None:
     """All pairs of sizes up to a bound: the proof verifies, and for no other old tree."""
     for new in range(EXHAUSTIVE_SIZE + 1):
         for old in range(new + 1):
-            proof = consistency_proof(LEAVES, old, new)
+            proof = consistency_proof(subtree, old, new)
             assert verify_consistency(old, ROOTS[old], new, ROOTS[new], proof)
             assert not verify_consistency(old, ROOTS[old + 1], new, ROOTS[new], proof)
 
@@ -93,7 +98,7 @@ def test_flipped_bit_breaks_inclusion(size: int, data: st.DataObject) -> None:
     """No bit of the proof, the leaf or the root is without meaning."""
     index = data.draw(st.integers(0, size - 1))
     bit = data.draw(st.integers(0, HASH_SIZE * 8 - 1))
-    leaf, root, proof = LEAVES[index], ROOTS[size], inclusion_proof(LEAVES, index, size)
+    leaf, root, proof = LEAVES[index], ROOTS[size], inclusion_proof(subtree, index, size)
     assert verify_inclusion(leaf, index, size, proof, root)
     assert not verify_inclusion(leaf, index, size, flip_one(proof, data), root)
     assert not verify_inclusion(flip(leaf, bit), index, size, proof, root)
@@ -105,7 +110,7 @@ def test_wrong_index_breaks_inclusion(size: int, wrong: int, data: st.DataObject
     """A leaf is proved at its own place only."""
     index = data.draw(st.integers(0, size - 1))
     assume(wrong != index)
-    assert not verify_inclusion(LEAVES[index], wrong, size, inclusion_proof(LEAVES, index, size), ROOTS[size])
+    assert not verify_inclusion(LEAVES[index], wrong, size, inclusion_proof(subtree, index, size), ROOTS[size])
 
 
 @given(sizes, sizes, st.data())
@@ -113,7 +118,7 @@ def test_wrong_size_breaks_inclusion(size: int, wrong: int, data: st.DataObject)
     """A path into one tree is none into the tree of another size, each with its own root."""
     assume(wrong != size)
     index = data.draw(st.integers(0, size - 1))
-    assert not verify_inclusion(LEAVES[index], index, wrong, inclusion_proof(LEAVES, index, size), ROOTS[wrong])
+    assert not verify_inclusion(LEAVES[index], index, wrong, inclusion_proof(subtree, index, size), ROOTS[wrong])
 
 
 @given(sizes, st.data())
@@ -122,7 +127,7 @@ def test_flipped_bit_breaks_consistency(old: int, data: st.DataObject) -> None:
     assume(old < LARGEST_SIZE)
     new = data.draw(st.integers(old + 1, LARGEST_SIZE))
     bit = data.draw(st.integers(0, HASH_SIZE * 8 - 1))
-    proof = consistency_proof(LEAVES, old, new)
+    proof = consistency_proof(subtree, old, new)
     assert verify_consistency(old, ROOTS[old], new, ROOTS[new], proof)
     assert not verify_consistency(old, ROOTS[old], new, ROOTS[new], flip_one(proof, data))
     assert not verify_consistency(old, flip(ROOTS[old], bit), new, ROOTS[new], proof)
@@ -133,7 +138,7 @@ def test_flipped_bit_breaks_consistency(old: int, data: st.DataObject) -> None:
 def test_wrong_size_breaks_consistency(old: int, new: int, wrong: int) -> None:
     """A proof between two trees is none between others, each with its own root."""
     assume(old < new)
-    proof = consistency_proof(LEAVES, old, new)
+    proof = consistency_proof(subtree, old, new)
     assert wrong == new or not verify_consistency(old, ROOTS[old], wrong, ROOTS[wrong], proof)
     assert wrong == old or not verify_consistency(wrong, ROOTS[wrong], new, ROOTS[new], proof)
 

@@ -44,7 +44,7 @@ from broker.core.change import (
 from broker.core.entry import Entry, Kind, decode
 from broker.core.errors import BrokerError, Code, EpochMoved, GuardFailed, Refused, Unavailable
 from broker.core.identity import Agent
-from broker.core.merkle import Frontier, consistency_proof, inclusion_proof, leaf_hash
+from broker.core.merkle import Frontier, consistency_proof, inclusion_proof, leaf_hash, root_of
 from broker.core.rules import Block, Rule, RuleIndex
 from broker.core.selector import Fact, Selector
 from broker.core.task import Task, TaskState
@@ -445,11 +445,11 @@ class MemoryRecords:
 
     async def inclusion(self, seq: int, size: int) -> Sequence[bytes]:
         await self._read("inclusion")
-        return inclusion_proof(self._leaves(), seq, size)
+        return inclusion_proof(self._subtree, seq, size)
 
     async def consistency(self, old: int, new: int) -> Sequence[bytes]:
         await self._read("consistency")
-        return consistency_proof(self._leaves(), old, new)
+        return consistency_proof(self._subtree, old, new)
 
     async def recent(self, agent: str, limit: int = 10) -> Sequence[Record]:
         await self._read("recent")
@@ -551,6 +551,9 @@ class MemoryRecords:
     def _record(self, seq: int) -> Record:
         body = self._ledger.entries[seq].body
         return Record(seq, body, decode(body))
+
+    def _subtree(self, start: int, end: int) -> bytes:
+        return root_of(self._leaves()[start:end])
 
     def _leaves(self) -> list[bytes]:
         return [leaf_hash(made.body) for made in self._ledger.entries]

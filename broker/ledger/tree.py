@@ -1,0 +1,91 @@
+"""The Merkle tree as it is stored: proofs and tiles from few rows, however many entries there are.
+
+Leaf hashes are in the entries; everything above them is in ``nodes``. So a proof needs, of the entries, those in the
+tiles of the leaf itself and of the tree's right edge, and any others may be gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from sqlalchemy import Connection, select
+
+from broker.core.errors import Code, Refused, Unavailable
+from broker.core.merkle import HASH_SIZE, consistency_proof, inclusion_proof, leaf_hash, verify_inclusion
+from broker.core.tiles import Tile, bundle, subtree_root
+from broker.ledger import schema, sqlite
+from broker.ledger.batch import Head
+from broker.ledger.records import record
+from broker.ports import Proven, SignedHead
+
+
+def inclusion(connection: Connection, seq: int, size: int) -> Sequence[bytes]:
+    """Return the proof that entry ``seq`` is in the tree of ``size`` entries. Raises :class:`Refused`."""
+    if not 0 <= seq < size or size > Head.read(connection).frontier.size:
+        raise Refused(Code.NOT_FOUND, "there is no such entry in a tree of this size")
+    return inclusion_proof(_subtree(connection), seq, size)
+
+
+def consistency(connection: Connection, old: int, new: int) -> Sequence[bytes]:
+    """Return the proof that the tree of ``new`` entries continues that of ``old``. Raises :class:`Refused`."""
+    if not 0 <= old <= new or new > Head.read(connection).frontier.size:
+        raise Refused(Code.NOT_FOUND, "there are no trees of these sizes, the older one first")
+    return consistency_proof(_subtree(connection), old, new)
+
+
+def proven(connection: Connection, seq: int, head: SignedHead) -> Proven:
+    """Return an entry with the proof that it is under a signed head. Raises :class:`Refused` (``NOT_FOUND``).
+
+    What would not convince anybody is not handed out: it raises :class:`Unavailable` (``LEDGER_CORRUPT``).
+    """
+    path = inclusion(connection, seq, head.size)
+    entry = record(connection, seq)
+    if entry is None:
+        raise _gone(seq, seq + 1)
+    if not verify_inclusion(leaf_hash(entry.body), seq, head.size, path, head.root):
+        raise _damaged(f"entry {seq} is not in the tree that was signed")
+    return Proven(entry, tuple(path), head)
+
+
+def tile(connection: Connection, wanted: Tile) -> bytes:
+    """Return what a tile or a bundle holds. Raises :class:`Refused` (``NOT_FOUND``) if the tree has none such."""
+    if not wanted.exists(Head.read(connection).frontier.size):
+        raise Refused(Code.NOT_FOUND, "the tree has no such tile")
+    start, end = wanted.start, wanted.start + wanted.width
+    if wanted.level is not None:
+        return b"".join(_hashes(connection, wanted.level, start, end))
+    table = schema.entries.c
+    between = table.seq.between(start, end - 1)
+    bodies = connection.scalars(select(table.body).where(between).order_by(table.seq)).all()
+    if len(bodies) != wanted.width:
+        raise _gone(start, end)
+    return bundle(bodies)
+
+
+def _subtree(connection: Connection) -> partial[bytes]:
+    return partial(subtree_root, partial(_hashes, connection))
+
+
+def _hashes(connection: Connection, level: int, start: int, end: int) -> Sequence[bytes]:
+    """Return hashes of a level. Raises :class:`Refused` or :class:`Unavailable` rather than returning fewer."""
+    if level:
+        found = sqlite.node_hashes(connection, level, start, end)
+        if found is None:
+            raise _damaged("nodes of the tree are missing")
+    else:
+        found = sqlite.leaf_hashes(connection, start, end)
+        if found is None:
+            raise _gone(start, end)
+    if any(len(digest) != HASH_SIZE for digest in found):
+        raise _damaged("the tree has hashes that are none")
+    return found
+
+
+def _gone(start: int, end: int) -> Refused:
+    which = f"entry {start} is not" if end == start + 1 else f"not all of the entries {start} to {end - 1} are"
+    return Refused(Code.NOT_FOUND, f"{which} in the ledger any more")
+
+
+def _damaged(what: str) -> Unavailable:
+    return Unavailable(Code.LEDGER_CORRUPT, f"the ledger is damaged: {what}")
