@@ -170,6 +170,8 @@ def _answer(token: Token) -> dict[str, Any]:
         answer["scope"] = " ".join(token.scopes)
     if token.details:
         answer["authorization_details"] = list(token.details)
+    if token.ledger_index is not None:
+        answer["ledger_index"] = token.ledger_index
     if token.want.subject is not None:
         answer["issued_token_type"] = JWT_TYPE if token.want.identity else ACCESS_TOKEN_TYPE
     return answer

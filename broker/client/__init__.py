@@ -3,6 +3,8 @@
 from broker.client.client import Client
 from broker.client.dpop import DpopKey
 from broker.client.errors import (
+    ApiRefused,
+    ApiUnavailable,
     LeaseRefused,
     LeaseUnavailable,
     TaskRefused,
@@ -13,10 +15,13 @@ from broker.client.errors import (
 )
 from broker.client.identity import Identity, KeyIdentity, PlatformIdentity
 from broker.client.leased_secret import LeasedSecret
+from broker.client.receipts import Receipt
 from broker.client.task import OpenTask
 from broker.client.token import Token
 
 __all__ = [
+    "ApiRefused",
+    "ApiUnavailable",
     "Client",
     "DpopKey",
     "Identity",
@@ -26,6 +31,7 @@ __all__ = [
     "LeasedSecret",
     "OpenTask",
     "PlatformIdentity",
+    "Receipt",
     "TaskRefused",
     "TaskUnavailable",
     "Token",

@@ -41,6 +41,9 @@ def read_token(body: Mapping[str, Any], want: Want, asked_at: float, token_type:
         raise _unusable("scope")
     if not isinstance(details, list) or not all(isinstance(element, dict) for element in details):
         raise _unusable("authorization_details")
+    index = body.get("ledger_index")
+    if index is not None and not is_count(index):
+        raise _unusable("ledger_index")
     issued = JWT_TYPE if want.identity else ACCESS_TOKEN_TYPE
     if want.subject is not None and body.get("issued_token_type") != issued:
         raise _unusable("issued_token_type")
@@ -53,6 +56,7 @@ def read_token(body: Mapping[str, Any], want: Want, asked_at: float, token_type:
         asked_at=asked_at,
         approved=approved,
         details=tuple(details),
+        ledger_index=index,
     )
 
 

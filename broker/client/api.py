@@ -23,7 +23,7 @@ _JSON: Final = {"Content-Type": "application/json"}
 _ANOTHERS: Final = frozenset({Code.BACKEND_UNAVAILABLE.value, Code.BACKEND_REFUSED.value})
 """Failures of what stands behind the broker: they are its answer, and the same request has no other one."""
 
-Method = Literal["POST", "DELETE"]
+Method = Literal["GET", "POST", "DELETE"]
 
 
 class Authorizer(Protocol):
@@ -89,6 +89,8 @@ class Api:
     ) -> dict[str, Any]:
         """Send a request until it is answered, with a token for just ``scope`` (in ``task``), and return the answer.
 
+        Without a scope it is the token that the agent gets when it names none.
+
         It may arrive more than once: it must mean the same then. ``patience`` is other than usual, if it is given.
         Raises ``refused``; ``unavailable`` if there is no useful answer in time; and what getting the token raises.
         """
@@ -129,7 +131,9 @@ class Api:
     ) -> tuple[Reply | None, str]:
         """Return the answer, or None and why there is none."""
         try:
-            if method == "DELETE":
+            if method == "GET":
+                reply = await self._http.get(url, self._destination, headers=headers, max_bytes=MAX_ANSWER)
+            elif method == "DELETE":
                 reply = await self._http.delete(url, self._destination, headers=headers, max_bytes=MAX_ANSWER)
             else:
                 data = msgspec.json.encode(body or {})

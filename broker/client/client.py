@@ -10,11 +10,20 @@ from broker.client.api import Api
 from broker.client.cache import TokenCache
 from broker.client.dpop import DpopKey, Nonces
 from broker.client.endpoint import TokenEndpoint
-from broker.client.errors import LeaseRefused, LeaseUnavailable, TaskRefused, TaskUnavailable, TokenRefused
+from broker.client.errors import (
+    ApiRefused,
+    ApiUnavailable,
+    LeaseRefused,
+    LeaseUnavailable,
+    TaskRefused,
+    TaskUnavailable,
+    TokenRefused,
+)
 from broker.client.identity import Identity
 from broker.client.lease_answers import LeaseWant
 from broker.client.leased_secret import LeasedSecret, OnWarning
 from broker.client.leases import ASKING_SECONDS, Leases
+from broker.client.receipts import Receipt, ask_receipt
 from broker.client.task import OpenTask
 from broker.client.token import Details, SubjectTokenType, Token, Want, subject_of, want, want_identity
 from broker.client.waiting import OnPending, Waiting
@@ -75,28 +84,23 @@ class Client:
             patience=patience,
         )
         self._cache = TokenCache(self._endpoint.obtain, timing, size=max_tokens)
-        self._api = Api(
-            issuer,
-            self,
-            refused=TaskRefused,
-            unavailable=TaskUnavailable,
-            http=self._http,
-            destination=there,
-            timing=timing,
-            patience=patience,
-        )
         self._slow = Outbound(total_seconds=ASKING_SECONDS)
-        leasing = Api(
-            issuer,
-            self,
-            refused=LeaseRefused,
-            unavailable=LeaseUnavailable,
-            http=self._slow,
-            destination=there,
-            timing=timing,
-            patience=patience,
-        )
-        self._leases = Leases(leasing, self._waiting, timing, patience=patience)
+
+        def api(refused: type[ApiRefused], unavailable: type[ApiUnavailable], http: Outbound) -> Api:
+            return Api(
+                issuer,
+                self,
+                refused=refused,
+                unavailable=unavailable,
+                http=http,
+                destination=there,
+                timing=timing,
+                patience=patience,
+            )
+
+        self._tasks = api(TaskRefused, TaskUnavailable, self._http)
+        self._receipts = api(ApiRefused, ApiUnavailable, self._http)
+        self._leases = Leases(api(LeaseRefused, LeaseUnavailable, self._slow), self._waiting, timing, patience=patience)
 
     # --- tokens -----------------------------------------------------------------------------------------------------
 
@@ -215,6 +219,16 @@ class Client:
         """Take the ``DPoP-Nonce`` header of an answer from ``url``; whether it is new, so that trying again helps."""
         return self._nonces.remember(url, nonce)
 
+    async def receipt(self, of: Token | str, *, scope: str = "") -> Receipt:
+        """Return the ledger's entry of a token, or of any other id that the ledger has about this agent, with receipt.
+
+        An id is that of a token, a lease, a task or a refusal. ``scope`` is any that the agent's role has for the
+        broker's API, such as ``tasks:open``; without it, the default. Raises ``ApiRefused`` (``NOT_FOUND``) if the
+        ledger has no such entry about this agent, ``ApiUnavailable`` when the broker cannot be asked in time, and what
+        :meth:`token` raises.
+        """
+        return await ask_receipt(self._receipts, of, scope)
+
     # --- tasks ------------------------------------------------------------------------------------------------------
 
     def open_task(  # noqa: PLR0913 - what a task can be, passed by name
@@ -249,7 +263,7 @@ class Client:
             "parent": parent,
         }
         asked = {name: value for name, value in wish.items() if value is not None}
-        return OpenTask(self._api, asked, self._cache.drop_task, subject_token=subject_token, timing=self._timing)
+        return OpenTask(self._tasks, asked, self._cache.drop_task, subject_token=subject_token, timing=self._timing)
 
     # --- leases -----------------------------------------------------------------------------------------------------
 

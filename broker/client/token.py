@@ -75,6 +75,7 @@ class Token:
     ``token_type`` is ``Bearer`` or ``DPoP``, or ``N_A`` for an identity token; ``scopes`` and ``details`` are those
     granted; ``expires_in`` is the lifetime that the broker named, in seconds, counted from ``asked_at``, a reading of
     the client's own clock taken before it asked. ``approved`` says that a person had to agree to it.
+    ``ledger_index`` is the place of its entry in the broker's ledger, if the broker tells that.
     """
 
     secret: Secret
@@ -85,6 +86,7 @@ class Token:
     asked_at: float
     approved: bool = False
     details: tuple[Mapping[str, Any], ...] = ()
+    ledger_index: int | None = None
 
     @property
     def access_token(self) -> str:

@@ -164,6 +164,7 @@ def _resolved(raw: SettingsFile, folder: Path, backends: Mapping[str, BackendSet
         policy=Path(absolute(raw.policy)),
         listen=replace(raw.listen, certificate=maybe(raw.listen.certificate), key=maybe(raw.listen.key)),
         ledger=Path(absolute(raw.ledger.path)),
+        index_in_answers=raw.ledger.index_in_answers,
         master_key=replace(raw.master_key, file=maybe(raw.master_key.file)),
         limits=raw.limits,
         log=raw.log,

@@ -30,9 +30,10 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where the ledger is: a SQLite file."""
+    """Where the ledger is: a SQLite file. ``index_in_answers`` tells agents the place of each token's entry in it."""
 
     path: str = "ledger.db"
+    index_in_answers: bool = False
 
 
 class MasterKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -127,6 +128,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     policy: Path
     listen: Listen
     ledger: Path
+    index_in_answers: bool
     master_key: MasterKey
     limits: Limits
     log: Log

@@ -48,8 +48,8 @@ def _application(services: Services, site: Site, routes: Iterable[Route]) -> web
         return await gate.answer(request)
 
     app = web.Application(middlewares=[pass_gate], client_max_size=site.body_bytes)
-    for method, path in table:
-        app.router.add_route(method, path, _never, expect_handler=_expect)
+    for (method, _), route in table.items():
+        app.router.add_route(method, route.pattern, _never, expect_handler=_expect)
     app[GATE] = gate
     return app
 

@@ -19,6 +19,9 @@ class Access(Enum):
     PUBLIC = auto()
     """Anybody may call it."""
 
+    HOLDER = auto()
+    """Whoever has an access token for this API, with whatever scope: it is about the caller itself."""
+
     CLIENT = auto()
     """An OAuth endpoint: its handler authenticates the client by the form."""
 
@@ -27,6 +30,7 @@ class Access(Enum):
 class Route:
     """One line of the route table. ``access`` is the scope that a caller's token needs, or an :class:`Access`.
 
+    ``deep`` says that the last variable part of the path may have slashes in it.
     ``protected`` says of an OAuth endpoint that whoever is not admitted gets 401 and a challenge (RFC 7662, 2.1).
     """
 
@@ -35,6 +39,12 @@ class Route:
     access: Access | str
     handler: Handler
     protected: bool = False
+    deep: bool = False
+
+    @property
+    def pattern(self) -> str:
+        """The path as the router wants it."""
+        return f"{self.path.removesuffix('}')}:.+}}" if self.deep else self.path
 
     @property
     def speaks_oauth(self) -> bool:
@@ -70,7 +80,7 @@ class Call:
 
     @property
     def operator(self) -> Admitted:
-        """Who was admitted by a token. Only handlers of routes that name a scope may ask."""
+        """Who was admitted by a token. Only handlers of routes that need one may ask."""
         if self.admitted is None:
             msg = "nobody was admitted to this call"
             raise BrokerError(Code.INTERNAL, "internal error") from RuntimeError(msg)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -34,17 +34,18 @@ def read_identity_ask(form: Form) -> Ask:
     return Ask(audience=_audience(form), scopes=None, task=None if task is None else parse_task_id(task))
 
 
-def identity_answer(issued: IssuedIdentity) -> web.Response:
+def identity_answer(issued: IssuedIdentity, *, with_index: bool) -> web.Response:
     """Return the answer of the token endpoint (RFC 8693, 2.2.1)."""
     claims = issued.claims
-    return oauth_answer(
-        {
-            "access_token": issued.token,
-            "issued_token_type": JWT_TYPE,
-            "token_type": NOT_APPLICABLE,
-            "expires_in": claims.exp - claims.iat,
-        }
-    )
+    body: dict[str, Any] = {
+        "access_token": issued.token,
+        "issued_token_type": JWT_TYPE,
+        "token_type": NOT_APPLICABLE,
+        "expires_in": claims.exp - claims.iat,
+    }
+    if with_index:
+        body["ledger_index"] = issued.seq
+    return oauth_answer(body)
 
 
 def _audience(form: Form) -> str:

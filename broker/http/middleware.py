@@ -16,7 +16,7 @@ from multidict import CIMultiDict
 
 from broker.core.errors import BrokerError, Code, Unavailable
 from broker.http.addresses import FailureLimit
-from broker.http.call import Call, Route
+from broker.http.call import Access, Call, Route
 from broker.http.connection import Connection
 from broker.http.credentials import presented_token
 from broker.http.forwarded import FORWARDED_FOR, client_address
@@ -144,12 +144,13 @@ class Gate:
         route = call.route
         if route is None:
             raise _unmatched(call.request)
-        if isinstance(route.access, str):
+        if isinstance(route.access, str) or route.access is Access.HOLDER:
             presented = presented_token(call)
             if presented is None:
                 raise BrokerError(Code.TOKEN_MISSING, "send an access token for this API")
             call.admit(self._services.admission.by_token(presented))
-            call.operator.require(route.access)
+            if isinstance(route.access, str):
+                call.operator.require(route.access)
         elif route.method == "POST":
             wait = self._failures.wait(call.caller.address, self._services.clock.now())
             if wait is not None:

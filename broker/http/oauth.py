@@ -54,10 +54,10 @@ async def token(call: Call) -> web.Response:
     if request.exchange is not None and request.exchange.identity:
         identity = await call.services.identities.issue(request, call.caller)
         call.agent = identity.claims.agent
-        return identity_answer(identity)
+        return identity_answer(identity, with_index=call.site.index_in_answers)
     issued = await call.services.issuance.issue(request, call.caller)
     call.agent = issued.claims.client_id
-    return _issued(issued)
+    return _issued(issued, with_index=call.site.index_in_answers)
 
 
 def parse_token_request(call: Call, form: Form) -> TokenRequest:
@@ -214,7 +214,7 @@ def _canonical(name: str, value: str) -> str:
         raise Malformed(error.public, Code.AUDIENCE_NOT_ALLOWED) from error
 
 
-def _issued(issued: Issued) -> web.Response:
+def _issued(issued: Issued, *, with_index: bool) -> web.Response:
     claims = issued.claims
     body: dict[str, Any] = {
         "access_token": issued.token,
@@ -226,4 +226,6 @@ def _issued(issued: Issued) -> web.Response:
         body["authorization_details"] = [dict(element) for element in claims.details]
     if issued.exchanged:
         body["issued_token_type"] = ACCESS_TOKEN_TYPE
+    if with_index:
+        body["ledger_index"] = issued.seq
     return oauth_answer(body)

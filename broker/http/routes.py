@@ -19,6 +19,7 @@ from broker.http import (
     oauth_clients,
     paths,
     policy,
+    proofs,
     revocations,
     tasks,
 )
@@ -27,6 +28,7 @@ from broker.http.discovery import Discovery
 
 PUBLIC: Final = Access.PUBLIC
 CLIENT: Final = Access.CLIENT
+HOLDER: Final = Access.HOLDER
 
 API_ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", "/v1/revocations", "revocations:write", revocations.create),
@@ -53,6 +55,9 @@ API_ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/v1/ledger/checkpoint", "ledger:read", ledger.checkpoint),
     Route("GET", "/v1/ledger/proof/{seq}", "ledger:read", ledger.proof),
     Route("GET", "/v1/ledger/consistency", "ledger:read", ledger.consistency),
+    Route("GET", "/v1/ledger/receipt/{seq}", "ledger:read", proofs.receipt),
+    Route("GET", "/v1/ledger/tile/{tile}", "ledger:read", proofs.tile, deep=True),
+    Route("GET", "/v1/receipts/{ref}", HOLDER, proofs.own),
     Route("POST", "/v1/leases", "leases:take", leases.create),
     Route("POST", "/v1/leases/confirm", "revocations:write", leases.confirm),
     Route("POST", "/v1/leases/revoke-prefix", "revocations:write", leases.revoke_prefix),

@@ -18,7 +18,8 @@ from broker.key_rotation import KeyRotation
 from broker.leasing import Holdings, Leasing, Oversight
 from broker.metrics import Metrics
 from broker.policy_control import PolicyControl
-from broker.ports import Clock, Events, Ids, Inquiries, Records, Revocations
+from broker.ports import Clock, Events, Ids, Inquiries, Proofs, Records, Revocations
+from broker.receipts import Receipts
 from broker.registration import Registration
 from broker.revocation import Revocation
 from broker.right_sizing import RightSizing
@@ -57,6 +58,8 @@ class Services:
     right_sizing: RightSizing
     records: Records
     inquiries: Inquiries
+    proofs: Proofs
+    receipts: Receipts
     revocations: Revocations
     token_check: TokenCheck
     jwks: Callable[[float], dict[str, Any]]
@@ -77,7 +80,8 @@ class Site:
     ``body_seconds`` bounds receiving a body, ``request_seconds`` all of a request. ``failures_per_minute`` is how many
     failed attempts without an identity one address (an IPv6 /64) may make before it must wait; addresses in
     ``unlimited`` may make any number: by default this machine's own, where a proxy stands for many.
-    ``trusted_proxies`` are believed when they say for whom they speak; by default nobody is.
+    ``trusted_proxies`` are believed when they say for whom they speak; by default nobody is. With ``index_in_answers``
+    a token's answer says at which place in the ledger it is recorded.
     """
 
     issuer: str
@@ -88,6 +92,7 @@ class Site:
     unlimited: tuple[Network, ...] = LOOPBACK
     trusted_proxies: tuple[Network, ...] = ()
     access_log: bool = True
+    index_in_answers: bool = False
     api_audience: str = field(init=False)
     token_endpoint: str = field(init=False)
     resource_metadata: str = field(init=False)

@@ -8,7 +8,6 @@ A log must never sign two checkpoints that contradict each other. That is the du
 durable before it signs.
 """
 
-import base64
 import re
 from dataclasses import dataclass
 from hashlib import sha256
@@ -18,6 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from broker.core.merkle import EMPTY_ROOT, HASH_SIZE
+from broker.signing.strict_base64 import decode, encode
 
 MAX_NOTE_SIZE: Final = 16 * 1024
 """Longest note that is read, in bytes of UTF-8: room for a body and well over a hundred Ed25519 signatures."""
@@ -80,7 +80,7 @@ class Checkpoint:
 
     def body(self) -> str:
         """Return the text that is signed: three lines, each ended by a newline."""
-        return f"{self.origin}\n{self.size}\n{_encode(self.root)}\n"
+        return f"{self.origin}\n{self.size}\n{encode(self.root)}\n"
 
 
 def sign_checkpoint(checkpoint: Checkpoint, name: str, private_key: Ed25519PrivateKey) -> str:
@@ -106,13 +106,22 @@ def open_note(text: str, vkey: str) -> Checkpoint:
     return _parse_body(verified_text(text, parse_verifier_key(vkey)))
 
 
+def claimed(text: str) -> Checkpoint:
+    """Return what a note claims, without verifying any signature: for whoever checks size and root in another way.
+
+    Raises:
+        NoteError: the note is malformed or is not a checkpoint.
+    """
+    return _parse_body(_cut(text)[0])
+
+
 def verifier_key(name: str, public_key: Ed25519PublicKey) -> str:
     """Return the vkey by which others verify: `<name>+<key id in hex>+<base64 of 0x01 and the public key>`.
 
     Raises:
         VerifierKeyError: the name is empty or contains spaces or `+`.
     """
-    return f"{name}+{_key_id(name, public_key).hex()}+{_encode(_ED25519 + public_key.public_bytes_raw())}"
+    return f"{name}+{_key_id(name, public_key).hex()}+{encode(_ED25519 + public_key.public_bytes_raw())}"
 
 
 def parse_verifier_key(vkey: str) -> VerifierKey:
@@ -125,7 +134,7 @@ def parse_verifier_key(vkey: str) -> VerifierKey:
     key_id, _, encoded = rest.partition("+")
     if not _KEY_ID_HEX.fullmatch(key_id):
         raise VerifierKeyError("a verifier key has the form <name>+<8 lower-case hex digits>+<base64>")
-    key = _decode(encoded)
+    key = decode(encoded)
     if key is None or len(key) != len(_ED25519) + _PUBLIC_KEY_SIZE or not key.startswith(_ED25519):
         raise VerifierKeyError("the verifier key is not the base64 of an Ed25519 key (0x01 and 32 bytes)")
     public_key = Ed25519PublicKey.from_public_bytes(key.removeprefix(_ED25519))
@@ -146,7 +155,7 @@ def sign_note(text: str, name: str, private_key: Ed25519PrivateKey) -> str:
         raise NoteError("the text of a note must end in a newline")
     key_id = _key_id(name, private_key.public_key())
     signature = private_key.sign(_note_bytes(text))
-    note = f"{text}\n{_SIGNATURE_MARK}{name} {_encode(key_id + signature)}\n"
+    note = f"{text}\n{_SIGNATURE_MARK}{name} {encode(key_id + signature)}\n"
     _note_bytes(note)
     return note
 
@@ -159,19 +168,24 @@ def verified_text(note: str, key: VerifierKey) -> str:
     Raises:
         NoteError: the note is malformed, or has no signature or a wrong signature by this key.
     """
-    _note_bytes(note)
-    # The text may contain empty lines itself: the last one separates.
-    text, separator, lines = note.rpartition("\n\n")
-    if not separator or not lines.endswith("\n"):
-        raise NoteError("a note is a text, an empty line and signature lines, and ends in a newline")
-    signed = f"{text}\n"
-    parsed = [_parse_signature_line(line) for line in lines.removesuffix("\n").split("\n")]
+    signed, lines = _cut(note)
+    parsed = [_parse_signature_line(line) for line in lines]
     ours = [value for name, value in parsed if name == key.name and value.startswith(key.key_id)]
     if not ours:
         raise NoteError(f"the note has no signature by {key.name}+{key.key_id.hex()}")
     for value in ours:
         _verify(key, value.removeprefix(key.key_id), signed)
     return signed
+
+
+def _cut(note: str) -> tuple[str, list[str]]:
+    """Return the text of a note, including its last newline, and its signature lines."""
+    _note_bytes(note)
+    # The text may contain empty lines itself: the last one separates.
+    text, separator, lines = note.rpartition("\n\n")
+    if not separator or not lines.endswith("\n"):
+        raise NoteError("a note is a text, an empty line and signature lines, and ends in a newline")
+    return f"{text}\n", lines.removesuffix("\n").split("\n")
 
 
 def _verify(key: VerifierKey, signature: bytes, text: str) -> None:
@@ -184,7 +198,7 @@ def _verify(key: VerifierKey, signature: bytes, text: str) -> None:
 def _parse_signature_line(line: str) -> tuple[str, bytes]:
     """Return the key name, and the key id with the signature."""
     match = _SIGNATURE_LINE.fullmatch(line)
-    value = _decode(match["value"]) if match else None
+    value = decode(match["value"]) if match else None
     if match is None or value is None or len(value) <= _KEY_ID_SIZE:
         raise NoteError("a signature line is: em dash, space, key name, space, base64 of key id and signature")
     return match["name"], value
@@ -198,7 +212,7 @@ def _parse_body(text: str) -> Checkpoint:
     origin, size, encoded_root = lines[:_CHECKPOINT_LINES]
     if not _TREE_SIZE.fullmatch(size):
         raise NoteError("the tree size must be a decimal number without leading zeros, below 2^63")
-    root = _decode(encoded_root)
+    root = decode(encoded_root)
     if root is None:
         raise NoteError("the root hash is not canonical base64")
     return Checkpoint(origin, int(size), root)
@@ -227,17 +241,3 @@ def _utf8(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         raise NoteError("a note must be valid Unicode") from error
-
-
-def _encode(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _decode(text: str) -> bytes | None:
-    """Return what canonical base64 (RFC 4648 section 4) stands for, or None if the text is anything else."""
-    try:
-        data = base64.b64decode(text, validate=True)
-    except ValueError:
-        return None
-    # The decoder takes any value for the unused last bits, and so several spellings for the same bytes.
-    return data if _encode(data) == text else None

@@ -69,4 +69,5 @@ def site_of(config: Config) -> Site:
         failures_per_minute=limits.unauthenticated_per_minute,
         trusted_proxies=tuple(ip_network(network) for network in config.listen.trusted_proxies),
         access_log=config.log.access,
+        index_in_answers=config.index_in_answers,
     )

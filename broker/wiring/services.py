@@ -17,10 +17,12 @@ from broker.introspection import Introspection
 from broker.issuance import Applicants, IdentityTokens, Intake, Issuance
 from broker.key_rotation import KeyRotation
 from broker.leasing import Holdings, Leasing, Oversight
+from broker.receipts import Receipts
 from broker.registration import Registration
 from broker.right_sizing import RightSizing
 from broker.signing.access_token import AccessTokenSigner
 from broker.signing.snapshot import SnapshotSigner
+from broker.signing.tlog_proof import write_receipt
 from broker.tasks import Tasks
 from broker.wiring.backends import JweEnvelope
 from broker.wiring.ground import Ground
@@ -84,6 +86,8 @@ def compose_services(ground: Ground, site: Site) -> Services:
         right_sizing=RightSizing(records=ledger, policy=ground.policy_control.current, clock=clock),
         records=ledger,
         inquiries=ledger,
+        proofs=ledger,
+        receipts=Receipts(proofs=ledger, records=ledger, write=write_receipt),
         revocations=revocations,
         token_check=check,
         jwks=ground.ring.jwks,
