@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -23,7 +24,7 @@ def index(config: ConfigFile = None, port: Port = None, as_json: Json = False) -
     """List every key of the broker, revoked ones included. Public parts only."""
     loaded = settings(config, port)
     answer = call(loaded, lambda session: session.get("/v1/keys", "operator:read"))
-    vkeys = [_vkey(key, loaded.issuer) for key in answer["keys"] if key["use"] == "checkpoint" and not key["revoked"]]
+    vkeys = vkeys_of(answer["keys"], ledger_name(loaded.issuer))
     told = [f"To verify signatures of the ledger's checkpoints:  broker ledger verify --vkey {vkey}" for vkey in vkeys]
     show({**answer, "vkeys": vkeys}, _table(answer["keys"]), *told, as_json=as_json)
 
@@ -58,15 +59,26 @@ def _table(keys: list[dict[str, Any]]) -> Table:
     return Table(_COLUMNS, rows, "The broker has no keys.")
 
 
-def _vkey(key: dict[str, Any], issuer: str) -> str:
-    """Return the verifier key (C2SP signed notes) of the key that signs checkpoints."""
-    from broker.signing.checkpoint import verifier_key  # noqa: PLC0415 - one command needs it
-    from broker.signing.ledger_identity import origin  # noqa: PLC0415
+def vkeys_of(keys: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    """Return the verifier keys (C2SP signed notes) of the keys that sign checkpoints, under their name."""
+    from broker.signing.checkpoint import verifier_key  # noqa: PLC0415 - few commands need it
 
-    public = parse_jwk(key["public_jwk"]).key
+    found = [key["public_jwk"] for key in keys if key["use"] == "checkpoint" and not key["revoked"]]
+    return [verifier_key(name, _ed25519(jwk)) for jwk in found]
+
+
+def ledger_name(issuer: str) -> str:
+    """Return the name of the ledger of a broker, which is that of the keys that sign its checkpoints."""
+    from broker.signing.ledger_identity import origin  # noqa: PLC0415 - as above
+
+    return origin(issuer)
+
+
+def _ed25519(jwk: Mapping[str, Any]) -> Ed25519PublicKey:
+    public = parse_jwk(jwk).key
     if not isinstance(public, Ed25519PublicKey):
         raise Failure(ExitCode.UNAVAILABLE, "bad_answer", "the key of checkpoints is not an Ed25519 key")
-    return verifier_key(origin(issuer), public)
+    return public
 
 
 def _revocation(outcome: dict[str, Any]) -> Part:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from broker.cli import ledger_export, ledger_query, ledger_trace
+from broker.cli import ledger_checkpoint, ledger_export, ledger_query, ledger_receipt, ledger_tiles, ledger_trace
 from broker.cli.entry_line import entry_line, entry_time
 from broker.cli.options import ConfigFile, Json, Port, settings
 from broker.cli.outcome import ExitCode, Failure, unusable
@@ -24,6 +24,12 @@ app = typer.Typer(help="The record of everything that happened.", no_args_is_hel
 app.command("query")(ledger_query.command)
 app.command("trace")(ledger_trace.command)
 app.command("export")(ledger_export.command)
+app.command("key")(ledger_checkpoint.key)
+app.command("checkpoint")(ledger_checkpoint.checkpoint)
+app.command("compare")(ledger_checkpoint.compare)
+app.command("receipt")(ledger_receipt.receipt)
+app.command("verify-receipt")(ledger_receipt.verify_receipt)
+app.command("tiles")(ledger_tiles.command)
 
 PAGE: Final = 1000
 FOLLOW_SECONDS: Final = 1.0
@@ -80,10 +86,10 @@ def tail(
     """Show the latest entries; with --json and --follow, one JSON object a line."""
 
     async def work(session: Session) -> None:
-        size = _size(await session.text("/v1/ledger/checkpoint", _READ))
-        entries = await _from(session, size - count - 1)
+        _, head = await ledger_checkpoint.signed_head(session)
+        entries = await _from(session, head.size - count - 1)
         if follow:
-            await _follow(session, entries, size - 1, as_json=as_json)
+            await _follow(session, entries, head.size - 1, as_json=as_json)
         else:
             show({"entries": entries}, *map(entry_line, entries), as_json=as_json)
 
@@ -132,14 +138,6 @@ async def _follow(session: Session, entries: list[dict[str, Any]], last: int, *,
                 raise
             note(f"waiting: {failure.text}")
             entries = []
-
-
-def _size(checkpoint: str) -> int:
-    """Return the tree size in a checkpoint (its second line)."""
-    lines = checkpoint.split("\n")
-    if len(lines) < 2 or not lines[1].isdecimal():  # noqa: PLR2004 - the second line
-        raise Failure(ExitCode.UNAVAILABLE, "bad_answer", "what answers there is not a broker")
-    return int(lines[1])
 
 
 def _answer(path: Path, report: Report) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, BinaryIO, Final
 
 import typer
 
+from broker.cli.files import replace_file
 from broker.cli.options import ConfigFile, Port, settings
 from broker.cli.outcome import ExitCode, Failure, unusable
 from broker.cli.output import note
@@ -167,12 +168,7 @@ def _read_cursor(path: Path, since: int) -> int:
 
 def _write_cursor(path: Path, upto: int) -> None:
     """Replace the cursor, durably and at once: a crash leaves the old one or the new one."""
-    beside = path.with_name(f"{path.name}.new")
     try:
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(f"{upto}\n".encode())
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        replace_file(path, f"{upto}\n".encode())
     except OSError as error:
         raise unusable(f"--cursor: {path} cannot be written ({error.strerror})") from error

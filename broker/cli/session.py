@@ -24,7 +24,9 @@ from broker.outbound import Outbound, Reply, destination_of
 PATIENCE: Final = 2.0
 """Seconds that signing in may take, with all attempts: whoever types a command in an incident waits for it."""
 
-MAX_ANSWER: Final = 16 * 1024 * 1024
+MAX_ANSWER: Final = 17 * 1024 * 1024
+"""Bytes of an answer: room for a bundle of 256 entries of the longest kind."""
+
 JSON: Final = {"Content-Type": "application/json"}
 ATTEMPTS: Final = 3
 """How often a request that may be repeated is sent, if there is no answer."""
@@ -70,7 +72,11 @@ class Session:
 
     async def text(self, path: str, scope: str) -> str:
         """Return what a path answers that is not JSON. Raises ``Failure``."""
-        return (await self._send(Method.GET, path, scope, attempts=ATTEMPTS)).body.decode("utf-8", "replace")
+        return (await self.data(path, scope)).decode("utf-8", "replace")
+
+    async def data(self, path: str, scope: str) -> bytes:
+        """Return what a path answers, byte for byte. Raises ``Failure``."""
+        return (await self._send(Method.GET, path, scope, attempts=ATTEMPTS)).body
 
     async def post(self, path: str, scope: str, body: Mapping[str, Any], *, idempotency_key: str | None = None) -> Any:  # noqa: ANN401
         """Send a JSON body and return the answer. Raises ``Failure``.

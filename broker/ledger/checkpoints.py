@@ -91,6 +91,12 @@ class Checkpoints:
                 continue  # the ledger says itself that it is not well; the next second tries again
 
 
+def latest_note(connection: Connection) -> str | None:
+    """Return the signed checkpoint of the most entries, if there is one."""
+    table = schema.checkpoints.c
+    return connection.scalar(select(table.note).where(table.note.is_not(None)).order_by(table.size.desc()).limit(1))
+
+
 def _signed(sign: Sign, size: int, root: bytes) -> str:
     try:
         return sign(size, root)

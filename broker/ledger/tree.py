@@ -60,7 +60,10 @@ def tile(connection: Connection, wanted: Tile) -> bytes:
     bodies = connection.scalars(select(table.body).where(between).order_by(table.seq)).all()
     if len(bodies) != wanted.width:
         raise _gone(start, end)
-    return bundle(bodies)
+    try:
+        return bundle(bodies)
+    except (TypeError, OverflowError) as error:
+        raise _damaged(f"the entries {start} to {end - 1} cannot be read") from error
 
 
 def _subtree(connection: Connection) -> partial[bytes]:
