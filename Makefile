@@ -18,7 +18,7 @@ help:
 	@echo "make demo    watch the broker issue, revoke and prove, with real processes"
 	@echo "make test    run all tests"
 	@echo "make check   lint, format check, types, direction of imports"
-	@echo "make bench   measure issuing, verification, revocation and leases, as ratios"
+	@echo "make bench   measure issuing, verification, revocation, leases and proofs, as ratios"
 	@echo "make lock    compile $(REQUIREMENTS) from pyproject.toml (UPGRADE=1: with newer versions)"
 	@echo "make clean   remove .venv and caches"
 

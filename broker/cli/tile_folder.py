@@ -82,7 +82,7 @@ class TileFolder:
         for level, hashes in levels.items():
             for tile in tiles_of(level, source.size):
                 self._put(tile, b"".join(hashes[tile.start : tile.start + tile.width]))
-        if before is None or before.size < source.size:
+        if before is None or self._read(CHECKPOINT) != source.note.encode():
             self._write(CHECKPOINT, source.note.encode())
 
     async def _leaves(self, bundle: Tile, source: Source) -> list[bytes]:

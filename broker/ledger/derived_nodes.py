@@ -13,6 +13,9 @@ from broker.ledger.schema import nodes
 _Run = tuple[int, int, int, str]
 """Level, first and last number, and what is wrong with these nodes."""
 
+_LEVELS: Final = 7
+"""Levels above the leaves of a tree of less than 2^63 entries."""
+
 _MISSING: Final = "missing"
 _WRONG: Final = "different from what the entries come to"
 _SURPLUS: Final = "there although the entries do not come to them"
@@ -59,7 +62,10 @@ def _runs(wrong: Iterable[tuple[tuple[int, int], str]]) -> Iterator[_Run]:
 
 
 def _told(level: int, first: int, last: int, what: str) -> str:
-    height = TILE_HEIGHT * level
     which = f"node {first}" if first == last else f"nodes {first} to {last}"
-    of = f"over the entries {first << height} to {((last + 1) << height) - 1}" if level > 0 else "below the entries"
+    if 0 < level <= _LEVELS:
+        height = TILE_HEIGHT * level
+        of = f"over the entries {first << height} to {((last + 1) << height) - 1}"
+    else:
+        of = "which no tree has"
     return f"the tree's {which} of level {level}, {of}: {what}"

@@ -153,7 +153,7 @@ class _Verification:
         claims = list(self._claims())
         self._verify_entries(claims, head.size)
         self._verify_head(head)
-        for part in (self._nodes, self._derived):
+        for part in (self._derived, self._nodes):
             for problem in part.compare(self._connection):
                 self._found.add(problem)
 

@@ -32,6 +32,7 @@ from broker.core.jwk import KeySet, VerificationKey, public_jwk, thumbprint
 from broker.core.rules import Rule, RuleIndex
 from broker.core.selector import Selector
 from tests.bench.leases import measure as measure_leases
+from tests.bench.proofs import measure as measure_proofs
 from tests.bench.stage import Load, Stage
 from tests.support.running_broker import RunningBroker, free_port
 
@@ -240,6 +241,7 @@ PARTS: Mapping[str, Callable[[Path, Table, int], None]] = {
     "verification": _offline,
     "revocation": _revocation,
     "leases": _leases,
+    "proofs": measure_proofs,
 }
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from broker.config import (
     issuer_problem,
     load_config,
 )
+from broker.wiring.opening import site_of
 
 MINIMAL = 'issuer = "https://broker.example"\n'
 
@@ -53,6 +54,14 @@ def test_paths_are_taken_from_the_files_folder(file: Path, monkeypatch: pytest.M
     assert config.policy == file.parent / "sub" / "p.yaml"
     assert config.ledger == Path("/srv/ledger.db")
     assert config.listen.certificate == str(file.parent / "c.pem")
+
+
+def test_whether_agents_are_told_the_place_in_the_ledger(file: Path) -> None:
+    """Not unless it is wanted; what the settings say is what the site does."""
+    assert not site_of(load(file, MINIMAL)).index_in_answers
+    wanted = load(file, MINIMAL + "[ledger]\nindex_in_answers = true\n")
+    assert site_of(wanted).index_in_answers
+    assert wanted.ledger == file.parent / "ledger.db"
 
 
 def test_the_environment_wins_in_the_type_of_the_key(file: Path) -> None:

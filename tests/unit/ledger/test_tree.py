@@ -177,8 +177,10 @@ async def test_no_proof_that_does_not_hold(path: Path, sql: str) -> None:
             "INSERT INTO nodes VALUES (2, 0, zeroblob(32))",
             "the tree's node 0 of level 2, over the entries 0 to 65535: there although the entries do not come to them",
         ),
-        ("INSERT INTO nodes VALUES (0, 0, 'x')", "level 0, below"),
-        ("INSERT INTO nodes VALUES (-1, -7, 'x')", "level -1, below"),
+        ("INSERT INTO nodes VALUES (0, 0, 'x')", "level 0, which no tree has"),
+        ("INSERT INTO nodes VALUES (-1, -7, 'x')", "level -1, which no tree has"),
+        ("INSERT INTO nodes VALUES (1 << 60, 1 << 60, 'x')", "which no tree has"),
+        ("INSERT INTO nodes VALUES ('x', 'y', 'z')", "values that its columns cannot have"),
     ],
 )
 async def test_nodes_are_verified(path: Path, sql: str, told: str) -> None:
