@@ -12,7 +12,7 @@ import typer
 from broker.cli.files import read_text
 from broker.cli.keyfile import write_new
 from broker.cli.keys import ledger_name, vkeys_of
-from broker.cli.options import ConfigFile, Json, Port, settings
+from broker.cli.options import ConfigFile, Json, LedgerFile, Port, settings
 from broker.cli.outcome import ExitCode, Failure, unusable
 from broker.cli.output import Facts, note, show
 from broker.cli.session import Session, call
@@ -26,9 +26,7 @@ _READ: Final = "ledger:read"
 
 
 def key(
-    file: Annotated[
-        Path | None, typer.Option("--file", metavar="LEDGER", help="Read this ledger file; needs no broker.")
-    ] = None,
+    file: LedgerFile = None,
     config: ConfigFile = None,
     port: Port = None,
     as_json: Json = False,

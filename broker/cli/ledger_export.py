@@ -13,7 +13,7 @@ from typing import Annotated, Any, BinaryIO, Final
 import typer
 
 from broker.cli.files import replace_file
-from broker.cli.options import ConfigFile, Port, settings
+from broker.cli.options import ConfigFile, LedgerFile, Port, settings
 from broker.cli.outcome import ExitCode, Failure, unusable
 from broker.cli.output import note
 from broker.cli.session import Session, call
@@ -42,9 +42,7 @@ def command(
         Path | None, typer.Option(metavar="PATH", help="Keep in this file what was written, and go on from there.")
     ] = None,
     source: Annotated[str, typer.Option(metavar="URI", help="How the ledger is called in the events.")] = SOURCE,
-    file: Annotated[
-        Path | None, typer.Option("--file", metavar="LEDGER", help="Read this ledger file; needs no broker.")
-    ] = None,
+    file: LedgerFile = None,
     config: ConfigFile = None,
     port: Port = None,
 ) -> None:

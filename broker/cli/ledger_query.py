@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from broker.cli.entry_line import entry_line
-from broker.cli.options import ConfigFile, Json, Port, settings
+from broker.cli.options import ConfigFile, Json, LedgerFile, Port, settings
 from broker.cli.output import show
 from broker.cli.session import Session, call
 from broker.clock import SystemClock
@@ -36,9 +36,7 @@ def command(
     since: Annotated[str | None, typer.Option(metavar="TIME", help="From then on: RFC 3339, or 2h before now.")] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Before then, likewise.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="How many entries at most.")] = DEFAULT_LIMIT,
-    file: Annotated[
-        Path | None, typer.Option("--file", metavar="LEDGER", help="Read this ledger file; needs no broker.")
-    ] = None,
+    file: LedgerFile = None,
     config: ConfigFile = None,
     port: Port = None,
     as_json: Json = False,

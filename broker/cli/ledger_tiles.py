@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from broker.cli.ledger_checkpoint import signed_head
-from broker.cli.options import ConfigFile, Json, Port, settings
+from broker.cli.options import ConfigFile, Json, LedgerFile, Port, settings
 from broker.cli.outcome import unusable
 from broker.cli.output import Facts, show
 from broker.cli.session import Session, call
@@ -21,9 +21,7 @@ _READ: Final = "ledger:read"
 
 def command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files are, or will be.")],
-    file: Annotated[
-        Path | None, typer.Option("--file", metavar="LEDGER", help="Read this ledger file; needs no broker.")
-    ] = None,
+    file: LedgerFile = None,
     config: ConfigFile = None,
     port: Port = None,
     as_json: Json = False,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from broker.cli.options import ConfigFile, Json, Port, settings
+from broker.cli.options import ConfigFile, Json, LedgerFile, Port, settings
 from broker.cli.outcome import ExitCode, Failure
 from broker.cli.output import show
 from broker.cli.session import call, path_part
@@ -19,9 +19,7 @@ def command(
     ref: Annotated[
         str, typer.Argument(metavar="ID", help="A token, lease, task, approval, action or rule, by its id.")
     ],
-    file: Annotated[
-        Path | None, typer.Option("--file", metavar="LEDGER", help="Read this ledger file; needs no broker.")
-    ] = None,
+    file: LedgerFile = None,
     config: ConfigFile = None,
     port: Port = None,
     as_json: Json = False,

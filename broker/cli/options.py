@@ -36,6 +36,9 @@ Port = Annotated[
         help="The port instead of the one in the settings (a loopback issuer follows it).",
     ),
 ]
+LedgerFile = Annotated[
+    Path | None, typer.Option("--file", metavar="LEDGER", help="Read this ledger file; needs no broker.")
+]
 IssuerUrl = Annotated[
     str | None,
     typer.Option(
