@@ -1,4 +1,4 @@
-"""A stand-in for a cluster: it vouches for two workloads the way Kubernetes does, as a process of its own.
+"""A stand-in for a cluster: it vouches for its workloads the way Kubernetes does, as a process of its own.
 
 It publishes discovery and its public keys over HTTP, and keeps a projected service-account token in a file per
 workload, renewed well before it expires, as the kubelet does.
@@ -19,7 +19,7 @@ import msgspec
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-WORKLOADS: Final = ("triage", "summarizer")
+WORKLOADS: Final = ("triage", "summarizer", "refunds")
 NAMESPACE: Final = "support"
 TOKEN_SECONDS: Final = 3600
 _KEY_BITS: Final = 2048

@@ -1,4 +1,4 @@
-"""The second act of the demonstration: a database account is leased, used, and ended where it counts."""
+"""The fourth act of the demonstration: a database account is leased, used, and ended where it counts."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ PAUSE_SECONDS: Final = 0.005
 
 
 async def play_leases(stage: Stage, places: Places) -> None:
-    """Show steps 10 to 13. Raises ``DemoError`` if anything is not as promised."""
+    """Show steps 12 to 15. Raises ``DemoError`` if anything is not as promised."""
     database, bao = Database(stage, free_port()), OpenBao(stage, free_port())
-    with stage.step(10, "Start: a PostgreSQL server, and OpenBao, which makes accounts in it"):
+    with stage.step(12, "Start: a PostgreSQL server, and OpenBao, which makes accounts in it"):
         await _set_up(stage, places, database, bao)
     async with places.agent("triage", dpop=False) as agent:
         lease = agent.lease(SECRET)
-        with stage.step(11, "The agent leases an account for its task, and reads a table with it"):
+        with stage.step(13, "The agent leases an account for its task, and reads a table with it"):
             connection = await _use(stage, database, lease)
         account = lease.data
         try:
-            with stage.step(12, "An operator revokes the agent: the account is gone from the database"):
+            with stage.step(14, "An operator revokes the agent: the account is gone from the database"):
                 await _revoke(stage, database, bao, lease)
                 await _is_cut(stage, connection)
         finally:
             await connection.close()
-    with stage.step(13, "The ledger has every step of it, and nothing has the secret"):
+    with stage.step(15, "The ledger has every step of it, and nothing has the secret"):
         _is_recorded(stage, lease.id)
         stage.stop("broker")
         stage.command("ledger", "verify", "--file", str(places.ledger))

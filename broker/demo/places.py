@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from broker.client import Client, PlatformIdentity
+from broker.client.waiting import OnPending
 from broker.demo.cluster import token_file
 
 T = TypeVar("T")
@@ -53,9 +54,10 @@ class Places:
         """The broker's ledger."""
         return self.home / "ledger.db"
 
-    def agent(self, workload: str, *, dpop: bool) -> Client:
+    def agent(self, workload: str, *, dpop: bool, on_pending: OnPending | None = None) -> Client:
         """Return a client of the broker that proves what it is with the cluster's word for a workload."""
-        return Client(self.broker, identity=PlatformIdentity(token_file(self.folder, workload)), dpop=dpop)
+        identity = PlatformIdentity(token_file(self.folder, workload))
+        return Client(self.broker, identity=identity, dpop=dpop, on_pending=on_pending)
 
 
 async def timed(work: Awaitable[T]) -> tuple[T, float]:

@@ -1,4 +1,4 @@
-"""The demonstration as a whole: two acts, and nothing left behind."""
+"""The demonstration as a whole: four acts, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from rich.console import Console
 
 from broker.core.errors import BrokerError
 from broker.demo import packages
+from broker.demo.evidence import play_evidence
 from broker.demo.places import Places
+from broker.demo.refund import play_refund
 from broker.demo.stage import DemoError, Stage, free_port
 from broker.demo.tokens import play_tokens
 
@@ -48,7 +50,9 @@ async def _play(stage: Stage, crowd: int) -> None:
     places = Places(stage.folder, broker_port=free_port(), cluster_port=free_port(), tickets_port=free_port())
     try:
         await play_tokens(stage, places, crowd)
+        await play_refund(stage, places)
         stage.stop("tickets")
+        play_evidence(stage, places)
         await play_leases(stage, places)
     except (BrokerError, aiohttp.ClientError, psycopg.Error) as error:
         msg = f"{type(error).__name__}: {error}"

@@ -89,17 +89,20 @@ def ends_with(process: subprocess.Popen[str], code: int) -> str:
     return told
 
 
-def test_it_shows_both_acts_and_leaves_nothing_behind(ground: Ground) -> None:
-    """Tokens, then a leased account: each promise is kept and timed."""
+def test_it_shows_all_acts_and_leaves_nothing_behind(ground: Ground) -> None:
+    """Tokens, a refund, the ledger, a leased account: each promise is kept and timed."""
     process = ground.start("-m", "broker", "demo", "--json")
     told = until(process, LEASED)
     running = " ".join(ground.processes().values())
     assert all(name in running for name in ("postgres", "bao", "broker.demo.cluster", "serve")), running
     assert "broker.demo.tickets" not in running
     told += ends_with(process, 0)
-    assert re.findall(r"^ ?(\d+)\. ", told, re.MULTILINE) == [str(number) for number in range(1, 14)]
+    assert re.findall(r"^ ?(\d+)\. ", told, re.MULTILINE) == [str(number) for number in range(1, 16)]
     for promise in (
         r"it hit 10,003 tokens",
+        r"the refund is made",
+        r"a second one is refused: the budget is used up",
+        r"└─ .* token .* to prod-cluster/support/refunds for prod-cluster/support/triage as support-refunds",
         r"PostgreSQL 18\.\d+",
         r'sign_in = \{method = "jwt"',
         r"it hit 1 lease$",
