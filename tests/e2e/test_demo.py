@@ -22,6 +22,9 @@ WITHOUT = "import sys; sys.modules[{!r}] = None; from broker.demo.play import ru
 STARTED = "makes accounts that may read it"
 LEASED = "PostgreSQL lets it in"
 
+pytestmark = pytest.mark.timeout(300)
+"""Real servers start, ten thousand tokens are made: on a busy machine that takes its time."""
+
 
 @dataclass(frozen=True)
 class Ground:
@@ -84,7 +87,7 @@ def until(process: subprocess.Popen[str], text: str) -> str:
 
 def ends_with(process: subprocess.Popen[str], code: int) -> str:
     """Read what a run still tells, and check its exit code."""
-    told, _ = process.communicate(timeout=60)
+    told, _ = process.communicate(timeout=150)
     assert process.returncode == code, told
     return told
 
@@ -125,7 +128,7 @@ def test_whoever_stops_it_half_way_finds_nothing_left(ground: Ground, number: si
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    told, _ = process.communicate(timeout=60)
+    told, _ = process.communicate(timeout=150)
     assert process.returncode not in (0, None), told
     assert "That was the main job" not in told
     assert (ground.processes(), ground.files()) == ({}, [])
