@@ -12,8 +12,8 @@ from functools import partial
 from sqlalchemy import Connection, select
 
 from broker.core.errors import Code, Refused, Unavailable
-from broker.core.merkle import HASH_SIZE, consistency_proof, inclusion_proof, leaf_hash, verify_inclusion
-from broker.core.tiles import Tile, bundle, subtree_root
+from broker.core.merkle import HASH_SIZE, TILE_HEIGHT, consistency_proof, inclusion_proof, leaf_hash, verify_inclusion
+from broker.core.tiles import TILE_WIDTH, Tile, bundle, subtree_root
 from broker.ledger import schema, sqlite
 from broker.ledger.batch import Head
 from broker.ledger.records import record
@@ -24,14 +24,14 @@ def inclusion(connection: Connection, seq: int, size: int) -> Sequence[bytes]:
     """Return the proof that entry ``seq`` is in the tree of ``size`` entries. Raises :class:`Refused`."""
     if not 0 <= seq < size or size > Head.read(connection).frontier.size:
         raise Refused(Code.NOT_FOUND, "there is no such entry in a tree of this size")
-    return inclusion_proof(_subtree(connection), seq, size)
+    return inclusion_proof(partial(subtree_root, _Tiles(connection, size)), seq, size)
 
 
 def consistency(connection: Connection, old: int, new: int) -> Sequence[bytes]:
     """Return the proof that the tree of ``new`` entries continues that of ``old``. Raises :class:`Refused`."""
     if not 0 <= old <= new or new > Head.read(connection).frontier.size:
         raise Refused(Code.NOT_FOUND, "there are no trees of these sizes, the older one first")
-    return consistency_proof(_subtree(connection), old, new)
+    return consistency_proof(partial(subtree_root, _Tiles(connection, new)), old, new)
 
 
 def proven(connection: Connection, seq: int, head: SignedHead) -> Proven:
@@ -66,8 +66,21 @@ def tile(connection: Connection, wanted: Tile) -> bytes:
         raise _damaged(f"the entries {start} to {end - 1} cannot be read") from error
 
 
-def _subtree(connection: Connection) -> partial[bytes]:
-    return partial(subtree_root, partial(_hashes, connection))
+class _Tiles:
+    """The hashes of a tree of ``size`` entries, read by whole tiles: a proof asks for many parts of few of them."""
+
+    def __init__(self, connection: Connection, size: int) -> None:
+        self._connection = connection
+        self._size = size
+        self._known: dict[tuple[int, int], Sequence[bytes]] = {}
+
+    def __call__(self, level: int, start: int, end: int) -> Sequence[bytes]:
+        first = start - start % TILE_WIDTH
+        known = self._known.get((level, first))
+        if known is None:
+            stop = min(first + TILE_WIDTH, self._size >> (TILE_HEIGHT * level))
+            known = self._known[level, first] = _hashes(self._connection, level, first, stop)
+        return known[start - first : end - first]
 
 
 def _hashes(connection: Connection, level: int, start: int, end: int) -> Sequence[bytes]:

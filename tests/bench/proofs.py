@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import statistics
-import subprocess
-import sys
 import time
 from http.client import HTTPConnection
 from pathlib import Path
@@ -15,6 +13,7 @@ from unittest.mock import patch
 from rich.table import Table
 
 from broker.ledger import SqlLedger, sqlite
+from tests.bench.fill import fill
 from tests.bench.seed import seed
 from tests.support.running_broker import RunningBroker
 
@@ -41,7 +40,7 @@ def _receipts(folder: Path, count: int) -> list[float]:
     folder.mkdir()
     broker = RunningBroker(folder)
     broker.initialise()
-    subprocess.run([sys.executable, "-m", "tests.bench.seed", str(broker.ledger), str(count)], check=True)
+    fill(broker.ledger, count)
     broker.start()
     try:
         answer = broker.ask(

@@ -7,7 +7,7 @@ from functools import cache, partial
 
 import pymerkle
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.core.merkle import (
@@ -95,6 +95,7 @@ def test_small_trees(first: int) -> None:
             assert list(consistency_proof(subtree, place + 1, size)) == textbook_proof(place + 1, 0, size, True)
 
 
+@settings(deadline=None)
 @given(sizes, st.data())
 def test_large_trees(size: int, data: st.DataObject) -> None:
     """Any place in any tree, and any older tree, from the tiles that a tree of this size has."""
