@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from broker.core.escaping import escaped
 from broker.core.exporting.event import PRODUCT, VENDOR, Event
 
 MAX_VALUE: Final = 1023
@@ -53,15 +54,8 @@ def _pairs(event: Event) -> Iterator[tuple[str, str]]:
 
 
 def _header(text: str) -> str:
-    return "".join("\\" + letter if letter in "\\|" else _printable(letter) for letter in text[:MAX_VALUE])
+    return escaped(text[:MAX_VALUE], "\\|")
 
 
 def _value(text: str) -> str:
-    return "".join(
-        _LINE_ENDS.get(letter) or ("\\" + letter if letter in "\\=" else _printable(letter))
-        for letter in text[:MAX_VALUE]
-    )
-
-
-def _printable(letter: str) -> str:
-    return letter if letter.isprintable() else f"\\\\x{ord(letter):02x}"
+    return "".join(_LINE_ENDS.get(letter) or escaped(letter, "\\=") for letter in text[:MAX_VALUE])

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import Final
-
 from broker.core.exporting.event import PRODUCT, Event, one_line
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+from broker.core.moment import rfc3339
 
 
 def cloudevents_line(event: Event) -> str:
@@ -17,19 +13,10 @@ def cloudevents_line(event: Event) -> str:
         "id": str(event.seq),
         "source": event.source,
         "type": f"{PRODUCT}.{event.kind}.v1",
-        "time": _time(event.milliseconds),
+        "time": rfc3339(event.milliseconds),
         "datacontenttype": "application/json",
     }
     subject = event.text("ref") or event.text("agent")
     if subject:
         attributes["subject"] = subject
     return one_line({**attributes, "data": dict(event.members)})
-
-
-def _time(milliseconds: int) -> str:
-    """Return RFC 3339 to the millisecond; of a time beyond what a date can be, the nearest that can."""
-    try:
-        moment = _EPOCH + timedelta(milliseconds=milliseconds)
-    except OverflowError:
-        moment = datetime.max.replace(tzinfo=UTC) if milliseconds > 0 else datetime.min.replace(tzinfo=UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
