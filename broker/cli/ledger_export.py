@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Final
+from typing import Annotated, Final
 
 import typer
 
-from broker.cli.files import replace_file
+from broker.cli import export_target
 from broker.cli.options import ConfigFile, LedgerFile, Port, settings
 from broker.cli.outcome import ExitCode, Failure, unusable
 from broker.cli.output import note
 from broker.cli.session import Session, call
-from broker.core.exporting import FORMATS, Event
+from broker.core.exporting import FORMATS, MAX_SOURCE, Format
+from broker.delivery.cursor import Cursor, CursorUnusable
+from broker.delivery.forwarding import EntryRefused, Forwarding, Manner, Page, Read, ReceiverDown
+from broker.delivery.http import HttpTarget
+from broker.delivery.lines import LinesReceiver, appending
+from broker.delivery.receiver import Receiver
+from broker.delivery.syslog import SyslogTarget
+from broker.timing import SYSTEM
 
-PAGE: Final = 1000
-FOLLOW_SECONDS: Final = 1.0
+PAGE: Final = 200
+"""Entries read at once. So many of the longest ones are less than an answer of the broker may be."""
+
+WAIT_SECONDS: Final = 1.0
+"""How long an export that follows waits before it asks a broker again that does not answer."""
+
 SOURCE: Final = "urn:credential-broker:ledger"
-
-_MAX_CURSOR: Final = 32
-
-Page = list[tuple[int, dict[str, Any]]]
-Read = Callable[[int], Awaitable[Page]]
-"""Returns entries above a place, at most a page of them."""
 
 
 def command(
@@ -38,6 +42,17 @@ def command(
     output: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Append to this file; without it, standard output.")
     ] = None,
+    to: export_target.To = None,
+    token_file: export_target.TokenFile = None,
+    token_variable: export_target.TokenVariable = None,
+    ca_file: export_target.CaFile = None,
+    server_name: export_target.ServerName = None,
+    certificate: export_target.Certificate = None,
+    key: export_target.Key = None,
+    allow_plain: export_target.AllowPlain = False,
+    skip_refused: Annotated[
+        bool, typer.Option("--skip-refused", help="Leave out what the receiver refuses for good, instead of stopping.")
+    ] = False,
     cursor: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Keep in this file what was written, and go on from there.")
     ] = None,
@@ -46,83 +61,116 @@ def command(
     config: ConfigFile = None,
     port: Port = None,
 ) -> None:
-    """Write entries in the format of another system, one a line. Repeats some after a crash, and leaves none out."""
+    """Send entries in the format of another system, one a line. Repeats some after a crash, and leaves none out."""
     if form not in FORMATS:
         raise unusable(f"--format: one of {', '.join(FORMATS)}")
-    if not (source.isascii() and source.isprintable() and source and " " not in source):
-        raise unusable("--source: must be a URI")
-    after = since - 1 if cursor is None else _read_cursor(cursor, since) - 1
-    with ExitStack() as stack:
-        out = sys.stdout.buffer if output is None else stack.enter_context(_appending(output))
-        work = _Export(FORMATS[form], source, _Sink(out, output is not None, cursor), follow=follow)
-        if file is not None:
-            asyncio.run(work.run(_from_file(file), after))
-        else:
-            call(settings(config, port), lambda session: work.run(_from_broker(session), after))
+    if not (0 < len(source) <= MAX_SOURCE and source.isascii() and source.isprintable() and " " not in source):
+        raise unusable(f"--source: must be a URI of at most {MAX_SOURCE} letters")
+    target = None
+    if to is not None:
+        options = export_target.Options(
+            url=to,
+            token_file=token_file,
+            token_variable=token_variable,
+            ca_file=ca_file,
+            server_name=server_name,
+            certificate=certificate,
+            key=key,
+            allow_plain=allow_plain,
+        )
+        target = export_target.target_of(options, FORMATS[form])
+    elif any(option is not None for option in (token_file, token_variable, ca_file, server_name, certificate, key)):
+        raise unusable("--to: is missing, and other options are about it")
+    if output is not None and to is not None:
+        raise unusable("--output and --to: give one of them")
+    work = _Export(
+        FORMATS[form], target or output, cursor, Manner(source=source, follow=follow, skip_refused=skip_refused)
+    )
+    if file is not None:
+        asyncio.run(work.run(_from_file(file), since))
+    else:
+        call(settings(config, port), lambda session: work.run(_from_broker(session, follow=follow), since))
 
 
-class _Sink:
-    """Where lines go. The cursor moves once they are out of this process's hands, never before."""
+class _Export:
+    """One run, and how its end is told to whoever typed the command."""
 
-    def __init__(self, out: BinaryIO, durable: bool, cursor: Path | None) -> None:
-        """``durable`` says that ``out`` is a file, to be written to the disk each time."""
-        self._out = out
-        self._durable = durable
-        self._cursor = cursor
+    def __init__(
+        self, form: Format, target: SyslogTarget | HttpTarget | Path | None, cursor: Path | None, manner: Manner
+    ) -> None:
+        """``target`` is a receiver, a file, or None for standard output."""
+        self._form = form
+        self._target = target
+        self._cursor = None if cursor is None else Cursor(cursor)
+        self._manner = manner
 
-    def write(self, lines: list[str], upto: int) -> None:
-        """Write lines, the last of which is of the entry ``upto``. Raises ``Failure`` if that cannot be done now."""
+    async def run(self, read: Read, since: int) -> None:
+        """Export from the cursor on, or from ``since`` if there is none yet. Raises ``Failure``."""
         try:
-            self._out.write("".join(f"{line}\n" for line in lines).encode())
-            self._out.flush()
-            if self._durable:
-                os.fsync(self._out.fileno())
+            following = None if self._cursor is None else self._cursor.read()
+            if following:
+                await _reach(read, following)
+            async with self._receiver() as receiver:
+                work = Forwarding(self._form, receiver, self._cursor, self._manner, timing=SYSTEM, tell=note)
+                await work.run(read, since if following is None else following)
+        except CursorUnusable as error:
+            raise unusable(f"--cursor: {error}") from error
+        except EntryRefused as refused:
+            text = f"{refused.why}. To go on without it: --skip-refused"
+            raise Failure(ExitCode.REFUSED, "entry_refused", text) from refused
+        except ReceiverDown as down:
+            raise Failure(
+                ExitCode.UNAVAILABLE, "receiver_unavailable", f"the receiver takes nothing: {down.why}"
+            ) from down
         except BrokenPipeError:
             raise
         except OSError as error:
             text = f"the output cannot be written ({error.strerror})"
             raise Failure(ExitCode.UNAVAILABLE, "output_failed", text) from error
-        if self._cursor is not None:
-            _write_cursor(self._cursor, upto + 1)
+        if work.skipped:
+            note(f"skipped: {work.skipped} entries in all, which the receiver refuses")
+
+    @asynccontextmanager
+    async def _receiver(self) -> AsyncIterator[Receiver]:
+        match self._target:
+            case None:
+                yield LinesReceiver(sys.stdout.buffer, durable=False)
+            case Path() as path:
+                try:
+                    out = appending(path)
+                except OSError as error:
+                    raise unusable(f"--output: {path} cannot be written ({error.strerror})") from error
+                with out:
+                    yield LinesReceiver(out, durable=True)
+            case target:
+                async with export_target.receiver_at(target, self._form) as receiver:
+                    yield receiver
 
 
-class _Export:
-    """One run: pages of entries, line by line."""
-
-    def __init__(self, line: Callable[[Event], str], source: str, sink: _Sink, *, follow: bool) -> None:
-        self._line = line
-        self._source = source
-        self._sink = sink
-        self._follow = follow
-
-    async def run(self, read: Read, after: int) -> None:
-        """Write what is above a place; return at the end of the ledger, unless new entries are to follow."""
-        while True:
-            page = await self._page(read, after)
-            if page:
-                lines = [self._line(Event(seq, members, self._source)) for seq, members in page]
-                after = page[-1][0]
-                self._sink.write(lines, after)
-            elif not self._follow:
-                return
-            else:
-                await asyncio.sleep(FOLLOW_SECONDS)
-
-    async def _page(self, read: Read, after: int) -> Page:
-        try:
-            return await read(after)
-        except Failure as failure:
-            if not self._follow or failure.exit_code is not ExitCode.UNAVAILABLE:
-                raise
-            note(f"waiting: {failure.text}")
-            return []
+async def _reach(read: Read, following: int) -> None:
+    """Raise ``Failure`` if the ledger ends before the cursor: what comes up to there would be left out."""
+    if not await read(following - 2):
+        text = (
+            f"the ledger has no entry {following - 1}, which was exported: an older one may have been put in its place"
+        )
+        raise Failure(ExitCode.INTEGRITY, "ledger_too_short", text)
 
 
-def _from_broker(session: Session) -> Read:
+def _from_broker(session: Session, *, follow: bool) -> Read:
+    """Read from a broker; an export that follows waits while none answers."""
+
     async def read(after: int) -> Page:
         query = {} if after < 0 else {"after": after}
-        answer = await session.get("/v1/ledger/entries", "ledger:read", limit=PAGE, **query)
-        return [(found["seq"], found["entry"]) for found in answer["entries"]]
+        while True:
+            try:
+                answer = await session.get("/v1/ledger/entries", "ledger:read", limit=PAGE, **query)
+            except Failure as failure:
+                if not follow or failure.exit_code is not ExitCode.UNAVAILABLE:
+                    raise
+                note(f"waiting: {failure.text}")
+                await asyncio.sleep(WAIT_SECONDS)
+            else:
+                return [(found["seq"], found["entry"]) for found in answer["entries"]]
 
     return read
 
@@ -135,38 +183,3 @@ def _from_file(file: Path) -> Read:
         return [(record.seq, dict(record.members)) for record in found]
 
     return read
-
-
-def _appending(path: Path) -> BinaryIO:
-    """Open a file to append to, for its owner alone if it is new; a line that a crash left torn is ended first."""
-    try:
-        out = os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "r+b")
-        if out.seek(0, os.SEEK_END) > 0:
-            out.seek(-1, os.SEEK_END)
-            if out.read(1) != b"\n":
-                out.write(b"\n")
-    except OSError as error:
-        raise unusable(f"--output: {path} cannot be written ({error.strerror})") from error
-    return out
-
-
-def _read_cursor(path: Path, since: int) -> int:
-    """Return the next entry to write. Raises ``Failure`` for a file that holds something else."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(_MAX_CURSOR + 1).strip()
-    except FileNotFoundError:
-        return since
-    except OSError as error:
-        raise unusable(f"--cursor: {path} cannot be read ({error.strerror})") from error
-    if not text.isdigit() or len(text) > _MAX_CURSOR // 2:
-        raise unusable(f"--cursor: {path} is not a cursor of an export")
-    return int(text)
-
-
-def _write_cursor(path: Path, upto: int) -> None:
-    """Replace the cursor, durably and at once: a crash leaves the old one or the new one."""
-    try:
-        replace_file(path, f"{upto}\n".encode())
-    except OSError as error:
-        raise unusable(f"--cursor: {path} cannot be written ({error.strerror})") from error

@@ -111,6 +111,11 @@ class SyslogSender:
         self.close()
 
     @property
+    def is_stream(self) -> bool:
+        """Whether messages go over a connection, which can be known to have ended."""
+        return isinstance(self._carrier, Stream)
+
+    @property
     def broken(self) -> bool:
         """Whether the connection that the last messages went over has ended, so that some of them may be lost."""
         return self._carrier.broken

@@ -15,12 +15,16 @@ from typing import Self
 
 @dataclass
 class SyslogServer:
-    """Keeps what it reads. ``reset_after`` drops each connection, unread bytes and all, after so many messages."""
+    """Keeps what it reads. The first ``resets`` connections it drops after some messages, unread bytes and all.
+
+    Once it has ``stops_at`` messages, it reads no more.
+    """
 
     certificate: tuple[Path, Path] | None = None
     client_ca: Path | None = None
-    reset_after: int | None = None
-    hangs: bool = False
+    reset_after: int = 1
+    resets: int = 0
+    stops_at: int | None = None
     messages: list[bytes] = field(default_factory=list)
     connections: int = 0
     port: int = 0
@@ -56,6 +60,13 @@ class SyslogServer:
         """Wait until so many messages were read."""
         await self._until(lambda: len(self.messages) >= count)
 
+    async def stopped(self) -> None:
+        """Wait until it reads no more."""
+        await self._until(self._is_enough)
+
+    def _is_enough(self) -> bool:
+        return self.stops_at is not None and len(self.messages) >= self.stops_at
+
     async def _until(self, holds: Callable[[], bool]) -> None:
         async with self._changed:
             await self._changed.wait_for(holds)
@@ -85,9 +96,9 @@ class SyslogServer:
             writer.close()
 
     async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        left = self.reset_after
+        left = self.reset_after if self.connections <= self.resets else None
         while True:
-            if self.hangs:
+            if self._is_enough():
                 await asyncio.Event().wait()
             length = await reader.readuntil(b" ")
             assert length[:-1].isdigit()

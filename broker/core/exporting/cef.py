@@ -8,6 +8,7 @@ escaped in turn.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from broker.core.escaping import escaped
@@ -42,15 +43,23 @@ def _pairs(event: Event) -> Iterator[tuple[str, str]]:
     yield "externalId", str(event.seq)
     yield "dvchost", event.source
     yield "outcome", "failure" if event.is_refusal else "success"
-    for member, key in (("agent", "suser"), ("address", "src"), ("request", "request"), ("code", "act")):
+    if (address := event.address) is not None:
+        yield from _address(address)
+    for member, key in (("agent", "suser"), ("request", "request"), ("code", "act"), ("reason", "reason")):
         if (text := event.text(member)) is not None:
             yield key, text
-    if (reason := event.text("reason")) is not None:
-        yield "reason", reason
     for member, key in _CUSTOM:
         if (text := event.text(member)) is not None:
             yield f"{key}Label", member
             yield key, text
+
+
+def _address(address: IPv4Address | IPv6Address) -> Iterator[tuple[str, str]]:
+    if address.version == 4:  # noqa: PLR2004 - IPv4
+        yield "src", str(address)
+    else:
+        yield "c6a2Label", "Source IPv6 Address"
+        yield "c6a2", str(address)
 
 
 def _header(text: str) -> str:

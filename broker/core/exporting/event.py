@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final
 
 from broker.core.entry import Kind
@@ -42,6 +43,14 @@ class Event:
     def is_grave(self) -> bool:
         """Whether somebody should look: a revocation, a break-glass use, a lease that could not be ended."""
         return self.kind in _GRAVE or "break_glass" in self.members
+
+    @property
+    def address(self) -> IPv4Address | IPv6Address | None:
+        """Where the request came from, if that is known."""
+        try:
+            return ip_address(self.text("address") or "")
+        except ValueError:
+            return None
 
     def text(self, name: str) -> str | None:
         """Return a member that is a text, or None."""

@@ -57,18 +57,20 @@ def ocsf_line(event: Event) -> str:
         "status_id": _FAILURE if event.is_refusal else _SUCCESS,
         "metadata": _metadata(event),
         "actor": {"user": _user(event)},
-        "src_endpoint": {"ip": event.text("address")} if event.text("address") else {"name": PRODUCT},
+        "src_endpoint": {"name": PRODUCT} if event.address is None else {"ip": str(event.address)},
         "unmapped": {"entry": dict(event.members)},
     }
     if event.is_refusal:
-        found |= {"status_code": event.text("code"), "status_detail": event.text("reason")}
+        found |= _texts(event, status_code="code", status_detail="reason")
     if class_uid == _API_ACTIVITY:
         found["api"] = {"operation": event.kind}
     else:
         found["user"] = _user(event)
+    if class_uid == _AUTHENTICATION:
+        found["service"] = {"name": PRODUCT}
     if class_uid == _AUTHORIZE_SESSION:
         found["privileges"] = (event.text("scope") or "").split()
-        found["session"] = {"uid": event.text("ref"), "issuer": event.source}
+        found["session"] = {"issuer": event.source, **_texts(event, uid="ref")}
     return one_line(found)
 
 
@@ -80,15 +82,19 @@ def _class_of(kind: str) -> tuple[int, int]:
     return _API_ACTIVITY, _ACTIVITIES.get(kind.rpartition(".")[2], _OTHER)
 
 
+def _texts(event: Event, **members: str) -> dict[str, Any]:
+    """Return those members that the entry has as texts, under the names that the schema has for them."""
+    return {name: text for name, member in members.items() if (text := event.text(member)) is not None}
+
+
 def _metadata(event: Event) -> dict[str, Any]:
-    trace = event.text("trace")
     return {
         "version": SCHEMA,
         "uid": str(event.seq),
         "event_code": event.kind,
         "log_name": event.source,
         "product": {"name": PRODUCT, "vendor_name": VENDOR},
-        **({} if trace is None else {"correlation_uid": trace}),
+        **_texts(event, correlation_uid="trace"),
     }
 
 

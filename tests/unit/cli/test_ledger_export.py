@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.broker_thread import BrokerThread
-from tests.support.shell import Shell
+from tests.support.shell import Done, Shell
 
 
 def _places(path: Path) -> list[int]:
@@ -47,12 +47,16 @@ def test_it_goes_on_where_it_stopped(shell: Shell, broker: BrokerThread, tmp_pat
 
 
 def test_from_a_place_on(shell: Shell, made: Path, tmp_path: Path) -> None:
-    """``--since`` names the first entry; a cursor that is there counts more."""
+    """``--since`` names the first entry; a cursor that is there counts more, unless the ledger does not reach it."""
     export = ("ledger", "export", "--file", made / "ledger.db")
     places = [json.loads(line)["seq"] for line in shell(*export, "--since", "1").out.splitlines()]
     assert places[0] == 1
-    (tmp_path / "cursor").write_text("999\n")
-    assert shell(*export, "--since", "1", "--cursor", tmp_path / "cursor").out == ""
+    (tmp_path / "cursor").write_text("2\n")
+    assert shell(*export, "--since", "1", "--cursor", tmp_path / "cursor") == Done(0, "", "")
+    (tmp_path / "cursor").write_text("3\n")
+    done = shell(*export, "--cursor", tmp_path / "cursor")
+    assert (done.code, done.out) == (4, "")
+    assert done.err.startswith("broker: ledger_too_short: the ledger has no entry 2, ")
 
 
 def test_a_torn_line(shell: Shell, made: Path, tmp_path: Path) -> None:

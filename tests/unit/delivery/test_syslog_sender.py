@@ -110,7 +110,7 @@ async def test_a_broken_connection_is_told() -> None:
 
 async def test_an_end_that_nobody_confirms() -> None:
     """A receiver that reads nothing confirms nothing."""
-    async with SyslogServer(hangs=True) as server, SyslogSender(syslog_target(server.url)) as sender:
+    async with SyslogServer(stops_at=0) as server, SyslogSender(syslog_target(server.url)) as sender:
         await sender.send([message(0)])
         await server.connected()
         server.drop()
@@ -120,7 +120,7 @@ async def test_an_end_that_nobody_confirms() -> None:
 
 async def test_a_receiver_that_hangs() -> None:
     """Sending ends after its time, however much is left."""
-    async with SyslogServer(hangs=True) as server:
+    async with SyslogServer(stops_at=0) as server:
         async with SyslogSender(syslog_target(server.url), seconds=0.2) as sender:
             large = [message(seq, "x" * 100_000) for seq in range(300)]
             with pytest.raises(Unavailable, match="issuer_unavailable") as raised:
