@@ -106,7 +106,7 @@ class Forwarding:
                 if page:
                     await self._forward(page)
                 elif self._receiver.broken:
-                    await self._wait(Later("the receiver has closed the connection"))
+                    self._progress.go_back()
                 elif self._manner.follow:
                     self._failures = 0
                     await self._timing.sleep(IDLE_SECONDS)
@@ -179,7 +179,7 @@ class Forwarding:
             raise ReceiverDown(later.why)
         pause = BACKOFF.delay(self._failures - 1, self._timing.spread())
         pause = max(pause, min(later.after or 0.0, LONGEST_WAIT))
-        self._tell(f"waiting {pause:.0f} s: {later.why}")
+        self._tell(f"waiting {pause:.1f} s: {later.why}")
         await self._timing.sleep(pause)
 
     async def _end(self) -> None:

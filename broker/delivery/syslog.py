@@ -125,7 +125,7 @@ class SyslogSender:
         try:
             async with asyncio.timeout(self._seconds):
                 await self._send(messages)
-        except OSError as error:  # TimeoutError is one
+        except (OSError, ValueError) as error:  # a name that can be none of a machine is a ValueError
             self.close()
             raise Unavailable(Code.ISSUER_UNAVAILABLE, _why(error)) from error
 
@@ -170,7 +170,7 @@ def _context(target: SyslogTarget) -> ssl.SSLContext:
     return context
 
 
-def _why(error: OSError) -> str:
+def _why(error: Exception) -> str:
     """Return what to tell; only the kind of error, since its text may hold what the receiver chose."""
     match error:
         case ssl.SSLCertVerificationError():

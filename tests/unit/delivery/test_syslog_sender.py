@@ -138,6 +138,13 @@ async def test_nobody_listens() -> None:
     assert raised.value.public == "nobody listens there"
 
 
+@pytest.mark.parametrize("host", ["x" * 64, ".example", "a..b"])
+async def test_a_name_of_nobody(host: str) -> None:
+    """A name that no machine can have is a receiver that cannot be reached, and no defect of ours."""
+    with pytest.raises(Unavailable, match="issuer_unavailable"):
+        await SyslogSender(syslog_target(f"syslog+tcp://{host}")).send([message()])
+
+
 async def test_datagrams(tmp_path: Path) -> None:
     """Over UDP and to a local socket a message is a datagram; of one that is too long, the place and its size."""
     with (
