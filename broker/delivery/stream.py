@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import ssl
 from collections.abc import Callable
@@ -121,8 +120,7 @@ class _Encrypted:
 
     async def finish(self) -> None:
         self.look()
-        with contextlib.suppress(ssl.SSLZeroReturnError):  # its goodbye came before ours
-            await self._do(self._tls.unwrap)
+        await self._do(self._tls.unwrap)
 
     def look(self) -> None:
         self._take(_arrived(self._socket))

@@ -54,7 +54,7 @@ def otlp_refused(reply: bytes) -> tuple[int, str]:
     try:
         found = json.loads(reply)["partialSuccess"]
         return int(found.get("rejectedLogRecords", 0)), str(found.get("errorMessage", ""))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError):
         return 0, ""
 
 
