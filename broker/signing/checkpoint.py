@@ -9,6 +9,7 @@ durable before it signs.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
@@ -25,7 +26,9 @@ MAX_NOTE_SIZE: Final = 16 * 1024
 MAX_TREE_SIZE: Final = 2**63 - 1
 """Largest tree size, in leaves; readers of checkpoints commonly keep it in a signed 64-bit number."""
 
-_ED25519: Final = b"\x01"
+ED25519: Final = b"\x01"
+"""The type of keys that sign notes as such; witnesses' keys have another one."""
+
 _KEY_ID_SIZE: Final = 4
 _PUBLIC_KEY_SIZE: Final = 32
 _CHECKPOINT_LINES: Final = 3
@@ -112,33 +115,33 @@ def claimed(text: str) -> Checkpoint:
     Raises:
         NoteError: the note is malformed or is not a checkpoint.
     """
-    return _parse_body(_cut(text)[0])
+    return _parse_body(split_note(text)[0])
 
 
-def verifier_key(name: str, public_key: Ed25519PublicKey) -> str:
-    """Return the vkey by which others verify: `<name>+<key id in hex>+<base64 of 0x01 and the public key>`.
+def verifier_key(name: str, public_key: Ed25519PublicKey, kind: bytes = ED25519) -> str:
+    """Return the vkey by which others verify: `<name>+<key id in hex>+<base64 of the kind and the public key>`.
 
     Raises:
         VerifierKeyError: the name is empty or contains spaces or `+`.
     """
-    return f"{name}+{_key_id(name, public_key).hex()}+{encode(_ED25519 + public_key.public_bytes_raw())}"
+    return f"{name}+{_key_id(name, public_key, kind).hex()}+{encode(kind + public_key.public_bytes_raw())}"
 
 
-def parse_verifier_key(vkey: str) -> VerifierKey:
-    """Return the key that a vkey describes.
+def parse_verifier_key(vkey: str, kind: bytes = ED25519) -> VerifierKey:
+    """Return the key that a vkey describes. All kinds of keys that are read here are Ed25519 public keys.
 
     Raises:
-        VerifierKeyError: malformed, not of type Ed25519 (0x01), or the key id does not belong to the name and key.
+        VerifierKeyError: malformed, not of this kind, or the key id does not belong to the name and key.
     """
     name, _, rest = vkey.partition("+")
     key_id, _, encoded = rest.partition("+")
     if not _KEY_ID_HEX.fullmatch(key_id):
         raise VerifierKeyError("a verifier key has the form <name>+<8 lower-case hex digits>+<base64>")
     key = decode(encoded)
-    if key is None or len(key) != len(_ED25519) + _PUBLIC_KEY_SIZE or not key.startswith(_ED25519):
-        raise VerifierKeyError("the verifier key is not the base64 of an Ed25519 key (0x01 and 32 bytes)")
-    public_key = Ed25519PublicKey.from_public_bytes(key.removeprefix(_ED25519))
-    expected = _key_id(name, public_key)
+    if key is None or len(key) != len(kind) + _PUBLIC_KEY_SIZE or not key.startswith(kind):
+        raise VerifierKeyError(f"the verifier key is not the base64 of an Ed25519 key (0x{kind.hex()} and 32 bytes)")
+    public_key = Ed25519PublicKey.from_public_bytes(key.removeprefix(kind))
+    expected = _key_id(name, public_key, kind)
     if key_id != expected.hex():
         raise VerifierKeyError(f"the key id {key_id} does not belong to this name and key")
     return VerifierKey(name, expected, public_key)
@@ -168,18 +171,34 @@ def verified_text(note: str, key: VerifierKey) -> str:
     Raises:
         NoteError: the note is malformed, or has no signature or a wrong signature by this key.
     """
-    signed, lines = _cut(note)
-    parsed = [_parse_signature_line(line) for line in lines]
-    ours = [value for name, value in parsed if name == key.name and value.startswith(key.key_id)]
-    if not ours:
-        raise NoteError(f"the note has no signature by {key.name}+{key.key_id.hex()}")
-    for value in ours:
-        _verify(key, value.removeprefix(key.key_id), signed)
+    signed, lines = split_note(note)
+    for _, signature in signatures_by(key, lines):
+        _verify(key, signature, signed)
     return signed
 
 
-def _cut(note: str) -> tuple[str, list[str]]:
-    """Return the text of a note, including its last newline, and its signature lines."""
+def signatures_by(key: VerifierKey, lines: Iterable[str]) -> list[tuple[str, bytes]]:
+    """Return those of the signature lines that name a key, each with what stands behind the key id.
+
+    Raises:
+        NoteError: a line is malformed, or none names this key.
+    """
+    ours: list[tuple[str, bytes]] = []
+    for line in lines:
+        name, value = _parse_signature_line(line)
+        if name == key.name and value.startswith(key.key_id):
+            ours.append((line, value.removeprefix(key.key_id)))
+    if not ours:
+        raise NoteError(f"the note has no signature by {key.name}+{key.key_id.hex()}")
+    return ours
+
+
+def split_note(note: str) -> tuple[str, list[str]]:
+    """Return the text of a note, including its last newline, and its signature lines; nothing is verified.
+
+    Raises:
+        NoteError: the note is malformed.
+    """
     _note_bytes(note)
     # The text may contain empty lines itself: the last one separates.
     text, separator, lines = note.rpartition("\n\n")
@@ -218,11 +237,11 @@ def _parse_body(text: str) -> Checkpoint:
     return Checkpoint(origin, int(size), root)
 
 
-def _key_id(name: str, public_key: Ed25519PublicKey) -> bytes:
-    """Return the first 4 bytes of SHA-256(name || 0x0A || 0x01 || public key), for a name that a key may have."""
+def _key_id(name: str, public_key: Ed25519PublicKey, kind: bytes = ED25519) -> bytes:
+    """Return the first 4 bytes of SHA-256(name || 0x0A || kind || public key), for a name that a key may have."""
     if not _KEY_NAME.fullmatch(name):
         raise VerifierKeyError("the name of a key must not be empty or contain spaces, control characters or +")
-    return sha256(name.encode() + b"\n" + _ED25519 + public_key.public_bytes_raw()).digest()[:_KEY_ID_SIZE]
+    return sha256(name.encode() + b"\n" + kind + public_key.public_bytes_raw()).digest()[:_KEY_ID_SIZE]
 
 
 def _note_bytes(text: str) -> bytes:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from broker.core.key_schedule import CHECKPOINT
 from broker.ports import Clock
-from broker.signing.checkpoint import Checkpoint, sign_checkpoint
+from broker.signing.checkpoint import Checkpoint, NoteError, open_note, sign_checkpoint
 from broker.signing.checkpoint import verifier_key as vkey
 from broker.signing.keyring import KeyRing
 from broker.signing.private_key import EDDSA
@@ -39,3 +39,18 @@ def checkpoint_signer(ring: KeyRing, clock: Clock, *, issuer: str) -> Callable[[
 def verifier_key(ring: KeyRing, now: float, *, issuer: str) -> str:
     """Return the vkey by which auditors verify the checkpoints that are signed at ``now``. Raises ``Unavailable``."""
     return vkey(origin(issuer), ring.signer(now, use=CHECKPOINT, alg=EDDSA).ed25519().public_key())
+
+
+def checkpoint_opener(ring: KeyRing, clock: Clock, *, issuer: str) -> Callable[[str], tuple[int, bytes]]:
+    """Return the function that verifies a note of this ledger, and returns the size and root that it speaks of.
+
+    It raises ``NoteError`` (a ``ValueError``) for what this ledger's key has not signed.
+    """
+
+    def opened(note: str) -> tuple[int, bytes]:
+        checkpoint = open_note(note, verifier_key(ring, clock.now(), issuer=issuer))
+        if checkpoint.origin != origin(issuer):
+            raise NoteError("the checkpoint is of another ledger")
+        return checkpoint.size, checkpoint.root
+
+    return opened
