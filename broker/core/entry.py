@@ -65,6 +65,8 @@ class Kind(StrEnum):
     IDENTITY_TOKEN_ISSUED = "identity_token.issued"
     IDENTITY_TOKEN_REFUSED = "identity_token.refused"
     PREFIX_REVOKED = "prefix.revoked"
+    ANCHOR_FAILED = "anchor.failed"
+    ANCHOR_RECOVERED = "anchor.recovered"
 
 
 @dataclass(frozen=True, slots=True)

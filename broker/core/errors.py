@@ -87,6 +87,12 @@ class Code(StrEnum):
     BACKEND_UNAVAILABLE = "backend_unavailable"
     BACKEND_REFUSED = "backend_refused"
 
+    # Anchors of the ledger
+    ANCHOR_UNAVAILABLE = "anchor_unavailable"
+    ANCHOR_REFUSED = "anchor_refused"
+    ANCHOR_LOST = "anchor_lost"
+    ANCHOR_INCONSISTENT = "anchor_inconsistent"
+
     # Limits
     RATE_LIMITED = "rate_limited"
     OVERLOADED = "overloaded"
@@ -162,6 +168,16 @@ class BackendFailed(BrokerError):
         """``public`` says what went wrong, without anything that the backend or the caller keeps secret."""
         super().__init__(code, public, retry_after=retry_after)
         self.uncertain = uncertain
+
+
+class AnchorFailed(BrokerError):
+    """An anchor does not hold what it was given, or cannot say what it holds.
+
+    ``ANCHOR_UNAVAILABLE``: it cannot now (unreachable, slow, full); trying again may help. ``ANCHOR_REFUSED``: it will
+    not (no permission, an unknown key, an answer that cannot be used); somebody must change something.
+    ``ANCHOR_LOST``: it held more once than it holds now. ``ANCHOR_INCONSISTENT``: what it holds and what the ledger has
+    are not one history.
+    """
 
 
 def too_many_rules() -> Unavailable:

@@ -13,7 +13,9 @@ from broker.core.entry import Kind
 VENDOR: Final = "credential-broker"
 PRODUCT: Final = "broker"
 
-_GRAVE: Final = frozenset({Kind.RULE_ADDED, Kind.PREFIX_REVOKED, Kind.LEASE_MISSED, Kind.CLOCK_STEPPED})
+_GRAVE: Final = frozenset(
+    {Kind.RULE_ADDED, Kind.PREFIX_REVOKED, Kind.LEASE_MISSED, Kind.CLOCK_STEPPED, Kind.ANCHOR_FAILED}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Event:
 
     @property
     def is_grave(self) -> bool:
-        """Whether somebody should look: a revocation, a break-glass use, a lease that could not be ended."""
+        """Whether somebody should look: a revocation, a break-glass use, a lost lease, an anchor in alarm."""
         return self.kind in _GRAVE or "break_glass" in self.members
 
     @property
