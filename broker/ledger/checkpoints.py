@@ -45,6 +45,11 @@ class Checkpoints:
         self._signed: SignedHead | None = None
         self._task = None if sign is None else asyncio.create_task(self._keep_up(), name="ledger-checkpoints")
 
+    @property
+    def signed(self) -> SignedHead | None:
+        """The newest head that this process has signed."""
+        return self._signed
+
     async def make(self) -> SignedHead:
         """Return the current head, signed. Raises :class:`Unavailable`."""
         return await self.covering(self._size())

@@ -175,6 +175,18 @@ checkpoints: Final = Table(
     Column("at", Float, nullable=False),
 )
 
+anchorings: Final = Table(
+    "anchorings",
+    metadata,
+    Column("anchor", Text, primary_key=True),
+    Column("size", _Whole, primary_key=True, autoincrement=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("receipt", Text, nullable=False),
+    Column("cosignatures", Text, nullable=False),
+)
+"""Which checkpoints were placed where; only the last ones of each anchor."""
+
 tasks: Final = Table(
     "tasks",
     metadata,

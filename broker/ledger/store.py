@@ -19,7 +19,18 @@ from broker.core.story import Story
 from broker.core.task import TaskState
 from broker.core.tiles import Tile
 from broker.core.usage import Usage
-from broker.ledger import hits, inquiries, lease_records, memory, records, sqlite, stories, task_records, tree
+from broker.ledger import (
+    anchor_records,
+    hits,
+    inquiries,
+    lease_records,
+    memory,
+    records,
+    sqlite,
+    stories,
+    task_records,
+    tree,
+)
 from broker.ledger.checkpoints import Checkpoints, Sign
 from broker.ledger.compaction import forget_ended_rows
 from broker.ledger.group_commit import GroupCommit
@@ -30,7 +41,19 @@ from broker.ledger.task_book import tree_holds_until
 from broker.ledger.usage import UsageCount
 from broker.ledger.watch import FileWatch
 from broker.ledger.writer import Writer
-from broker.ports import Clock, FoundRecords, Hits, Idempotent, LeaseFilter, Proven, Record, Revocations, TreeHead
+from broker.ports import (
+    Clock,
+    FoundRecords,
+    Hits,
+    Idempotent,
+    LeaseFilter,
+    Placement,
+    Proven,
+    Record,
+    Revocations,
+    SignedHead,
+    TreeHead,
+)
 
 RULE_MARGIN: Final = 300.0
 """Seconds that a rule outlives the longest-lived token it could hit: room for the skew of verifiers' clocks."""
@@ -258,6 +281,22 @@ class SqlLedger:
     async def checkpoint(self) -> str:
         """Return a signed checkpoint of the current head. Raises ``Unavailable`` without a key to sign with."""
         return (await self._checkpoints.make()).note
+
+    def signed_checkpoint(self) -> SignedHead | None:
+        """Return the newest checkpoint that was signed, without reading the store."""
+        return self._checkpoints.signed
+
+    async def placements(self) -> Sequence[Placement]:
+        """Return the youngest placement of each anchor."""
+        return await self._reader.read(anchor_records.youngest)
+
+    async def note_placement(self, placement: Placement) -> None:
+        """Keep a placement, durably."""
+        await self._group.run(lambda connection: anchor_records.note_placement(connection, placement))
+
+    async def cosigned(self) -> str | None:
+        """Return the newest checkpoint that a witness has cosigned, as a note with its cosignatures."""
+        return await self._reader.read(anchor_records.cosigned)
 
     async def prove(self, seq: int) -> Proven:
         """Return an entry with its proof; see the port."""
