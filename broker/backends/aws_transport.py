@@ -5,6 +5,7 @@ Boto reads an answer to its end, however long that is, and its time-outs are tho
 
 from __future__ import annotations
 
+import io
 import time
 from typing import Any, Final
 
@@ -40,7 +41,8 @@ class _Read(AWSResponse):  # type: ignore[misc]
     """An answer that has been read."""
 
     def __init__(self, response: AWSResponse, content: bytes) -> None:
-        super().__init__(response.url, response.status_code, response.headers, response.raw)
+        # What boto hands out as a stream, such as an object of S3, it reads from here.
+        super().__init__(response.url, response.status_code, response.headers, io.BytesIO(content))
         self._content = content
 
 
