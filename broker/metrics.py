@@ -19,6 +19,12 @@ _OTHER: Final = "other"
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LONG_SECONDS: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 3600.0)
 _BATCH: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_ANCHOR_GAUGES: Final = {
+    "lag_seconds": "For how long the oldest checkpoint has waited that the anchor does not hold.",
+    "lag_entries": "Entries that no checkpoint at the anchor covers.",
+    "last_success_timestamp_seconds": "When the anchor last took a checkpoint.",
+    "alarm": "1 while somebody must look at the anchor: it lags for too long, or contradicts the ledger.",
+}
 
 
 class Metrics:
@@ -58,6 +64,13 @@ class Metrics:
             ("backend",),
             registry=self._registry,
         )
+        self._anchor_failures = self._counter(
+            "broker_anchor_failures", "Failed attempts to place a checkpoint, by anchor and code.", "anchor", "code"
+        )
+        self._anchors = {
+            name: Gauge(f"broker_anchor_{name}", meaning, ("anchor",), registry=self._registry)
+            for name, meaning in _ANCHOR_GAUGES.items()
+        }
         self._durations = Histogram(
             "broker_request_duration_seconds",
             "Time from the end of a request's header to its answer.",
@@ -114,6 +127,20 @@ class Metrics:
         """Show which backends are left alone: ``open`` among ``closed``, ``half_open`` and ``open``."""
         for backend, state in states.items():
             self._backends.labels(backend).set(state == "open")
+
+    def anchor_failed(self, anchor: str, code: str) -> None:
+        """Count one failed attempt to place a checkpoint."""
+        self._count(self._anchor_failures, anchor, code)
+
+    def anchor_is(
+        self, anchor: str, *, lag_seconds: float, lag_entries: int, placed_at: float | None, alarm: bool
+    ) -> None:
+        """Show how far behind an anchor is, when it last took a checkpoint, and whether to look."""
+        self._anchors["lag_seconds"].labels(anchor).set(lag_seconds)
+        self._anchors["lag_entries"].labels(anchor).set(lag_entries)
+        self._anchors["alarm"].labels(anchor).set(alarm)
+        if placed_at is not None:
+            self._anchors["last_success_timestamp_seconds"].labels(anchor).set(placed_at)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Record how long an answer took. ``route`` is a route's path template; only the status class is kept."""
