@@ -1,6 +1,14 @@
 """The settings of a broker: a TOML file and the environment, checked as a whole, into frozen values."""
 
 from broker.config.addresses import issuer_problem
+from broker.config.anchors import (
+    ANCHOR_KINDS,
+    AnchorSettings,
+    FileAnchorSettings,
+    S3AnchorSettings,
+    WitnessAnchorSettings,
+    kind_of,
+)
 from broker.config.backends import (
     BACKEND_KINDS,
     AwsSettings,
@@ -24,12 +32,15 @@ from broker.config.settings import (
 )
 
 __all__ = [
+    "ANCHOR_KINDS",
     "BACKEND_KINDS",
     "MAX_FILE",
+    "AnchorSettings",
     "AwsSettings",
     "BackendSettings",
     "Config",
     "ConfigError",
+    "FileAnchorSettings",
     "LeaseSettings",
     "LedgerSettings",
     "Limits",
@@ -38,9 +49,12 @@ __all__ = [
     "Log",
     "MasterKey",
     "OperatorSettings",
+    "S3AnchorSettings",
     "VaultSettings",
     "VaultSignIn",
     "Webhook",
+    "WitnessAnchorSettings",
     "issuer_problem",
+    "kind_of",
     "load_config",
 ]

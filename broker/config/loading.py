@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from broker.config.addresses import MAX_PORT, ORIGIN, is_loopback, issuer_problem, network_problem
+from broker.config.anchors import AnchorSettings, read_anchor
 from broker.config.backends import BackendSettings, read_backend
 from broker.config.problems import ConfigError, fail, key_of
 from broker.config.settings import WEBHOOK_EVENTS, Config, LeaseSettings, Limits, SettingsFile
@@ -42,7 +43,10 @@ def load_config(path: Path, environment: Mapping[str, str] | None = None, *, por
     _check(raw, path)
     folder = path.resolve().parent
     return _resolved(
-        raw, folder, {name: read_backend(name, table, path, folder) for name, table in raw.backends.items()}
+        raw,
+        folder,
+        backends={name: read_backend(name, table, path, folder) for name, table in raw.backends.items()},
+        anchors={name: read_anchor(name, table, path, folder) for name, table in raw.anchors.items()},
     )
 
 
@@ -150,7 +154,9 @@ def _check_webhooks(raw: SettingsFile, path: Path) -> None:
             fail(path, f"{where}.events: they are {', '.join(WEBHOOK_EVENTS)}")
 
 
-def _resolved(raw: SettingsFile, folder: Path, backends: Mapping[str, BackendSettings]) -> Config:
+def _resolved(
+    raw: SettingsFile, folder: Path, *, backends: Mapping[str, BackendSettings], anchors: Mapping[str, AnchorSettings]
+) -> Config:
     def absolute(name: str) -> str:
         return str((folder / name).absolute())
 
@@ -174,4 +180,5 @@ def _resolved(raw: SettingsFile, folder: Path, backends: Mapping[str, BackendSet
         ),
         leases=raw.leases,
         backends=backends,
+        anchors=anchors,
     )

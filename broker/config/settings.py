@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from broker.config.anchors import AnchorSettings
 from broker.config.backends import BackendSettings
 
 WEBHOOK_EVENTS: Final = ("requested", "approved", "denied", "break_glass", "reviewed")
@@ -100,7 +101,7 @@ class LeaseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class SettingsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The file as it is written; the tables of backends are read by kind."""
+    """The file as it is written; the tables of backends and anchors are read by kind."""
 
     issuer: str
     policy: str = "policy.yaml"
@@ -115,6 +116,7 @@ class SettingsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     webhooks: tuple[Webhook, ...] = ()
     leases: LeaseSettings = LeaseSettings()
     backends: dict[str, dict[str, Any]] = {}
+    anchors: dict[str, dict[str, Any]] = {}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +138,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     webhooks: tuple[Webhook, ...] = ()
     leases: LeaseSettings = LeaseSettings()
     backends: Mapping[str, BackendSettings] = msgspec.field(default_factory=dict)
+    anchors: Mapping[str, AnchorSettings] = msgspec.field(default_factory=dict)
 
     @property
     def api_audience(self) -> str:

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from broker.anchoring import Anchoring, Means
 from broker.authenticators.federation import Federation
 from broker.clock import SystemClock
 from broker.config import Config, MasterKey
@@ -26,10 +27,12 @@ from broker.ports import Backend, Events, Revocations
 from broker.revocation import Revocation
 from broker.signing.identity_token import IdentityTokenSigner
 from broker.signing.keyring import KeyRing
-from broker.signing.ledger_identity import checkpoint_signer
+from broker.signing.ledger_identity import checkpoint_opener, checkpoint_signer
 from broker.signing.master_key import KeyCommand, KeyFile, KeyVariable, MasterKeySource, load_master_key
 from broker.signing.sealing import Sealer, derived_key
+from broker.timing import SYSTEM
 from broker.webhooks import Receiver, Webhooks, webhook_secret
+from broker.wiring.anchors import open_anchoring
 from broker.wiring.backends import open_backends
 
 
@@ -49,6 +52,7 @@ class Ground:
     nonce_key: bytes
     fingerprint_key: bytes
     ledger: SqlLedger
+    anchoring: Anchoring
     backends: GatedBackends
     revocation: Revocation
     policy_control: PolicyControl
@@ -79,11 +83,24 @@ async def open_ground(
     stack.push_async_callback(ledger.close)
     ring.replace(await ledger.keys())
     outbound = await stack.enter_async_context(Outbound())
+    identities = IdentityTokenSigner(ring, clock, ids, issuer=config.issuer)
+    means = Means(
+        ledger=ledger,
+        records=ledger,
+        open_note=checkpoint_opener(ring, clock, issuer=config.issuer),
+        clock=clock,
+        timing=SYSTEM,
+        meter=metrics,
+        events=events,
+    )
+    anchoring = open_anchoring(config, outbound, means, own_token=identities.own_token)
+    # Closed right before the ledger: what everything else records when it ends is placed, too.
+    stack.push_async_callback(anchoring.close)
+    await anchoring.start()
     revocation = _revocation(revocations, ledger, clock, ids, metrics, events)
     policy_control = _policy_control(config, policy, ledger, clock, revocation)
     federation = Federation(lambda: policy_control.current().issuers, outbound, issuer=config.issuer)
     stack.push_async_callback(federation.close)
-    identities = IdentityTokenSigner(ring, clock, ids, issuer=config.issuer)
     backends = open_backends(
         config.backends, own_backends, master_key=master_key, clock=clock, own_token=identities.own_token
     )
@@ -114,6 +131,7 @@ async def open_ground(
         nonce_key=derived_key(master_key, "dpop-nonces").reveal(),
         fingerprint_key=derived_key(master_key, "lease-fingerprints").reveal(),
         ledger=ledger,
+        anchoring=anchoring,
         backends=backends,
         revocation=revocation,
         policy_control=policy_control,

@@ -22,6 +22,7 @@ DUE_SECONDS: Final = 1.0
 ISSUER_KEYS_SECONDS: Final = 30.0
 REAPER_SECONDS: Final = 0.1
 LEASE_COUNT_SECONDS: Final = 5.0
+ANCHOR_SECONDS: Final = 1.0
 
 
 def compose_reaper(ground: Ground) -> Reaper:
@@ -66,6 +67,7 @@ def compose_jobs(ground: Ground, services: Services, auditing: Auditing, reaper:
         Job("clock", CLOCK_SECONDS, lambda: auditing.watch_clock(time.monotonic())),
         Job("recall", CLOCK_SECONDS, lambda: ledger.recall(clock.now())),
         Job("issuer keys", ISSUER_KEYS_SECONDS, lambda: ground.federation.refresh(clock.now())),
+        Job("anchors", ANCHOR_SECONDS, ground.anchoring.watch),
         Job("ledger probe", PROBE_SECONDS, ledger.probe_if_troubled),
     )
 

@@ -85,6 +85,8 @@ def compose_services(ground: Ground, site: Site) -> Services:
         policy_control=ground.policy_control,
         right_sizing=RightSizing(records=ledger, policy=ground.policy_control.current, clock=clock),
         records=ledger,
+        anchoring=ground.anchoring,
+        cosigned=ledger.cosigned,
         inquiries=ledger,
         proofs=ledger,
         receipts=Receipts(proofs=ledger, records=ledger, write=write_receipt),

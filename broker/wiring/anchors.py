@@ -1,0 +1,81 @@
+"""Composing the anchors that are configured. No logic."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from broker.anchoring import Anchoring, Means, Pace
+from broker.anchors.file import FileAnchor
+from broker.anchors.witness import WitnessAnchor
+from broker.config import (
+    AnchorSettings,
+    Config,
+    FileAnchorSettings,
+    S3AnchorSettings,
+    WitnessAnchorSettings,
+    kind_of,
+)
+from broker.core.errors import Code, Unavailable
+from broker.core.secret import Secret
+from broker.outbound import Destination, Outbound
+from broker.ports import Anchor, Clock
+from broker.signing.checkpoint import VerifierKeyError
+
+OwnToken = Callable[[str], Awaitable[Secret]]
+"""Signs an identity token of the broker's own for an audience."""
+
+
+def open_anchoring(config: Config, outbound: Outbound, means: Means, *, own_token: OwnToken) -> Anchoring:
+    """Return the configured anchors. None is asked for anything yet.
+
+    Raises ``Unavailable`` with a text for the operator if one cannot be used as it is configured.
+    """
+    return Anchoring(
+        {
+            name: (
+                _anchor(name, each, outbound, means.clock, own_token),
+                Pace(kind=kind_of(each), every_seconds=each.every_seconds, alarm_seconds=each.alarm_seconds),
+            )
+            for name, each in config.anchors.items()
+        },
+        means,
+    )
+
+
+def _anchor(name: str, settings: AnchorSettings, outbound: Outbound, clock: Clock, own_token: OwnToken) -> Anchor:
+    match settings:
+        case FileAnchorSettings():
+            return FileAnchor(Path(settings.path), clock=clock, timeout_seconds=settings.timeout_seconds)
+        case WitnessAnchorSettings():
+            destination = Destination(
+                allow_http=settings.allow_http, allow_private=settings.allow_private, ca_file=settings.ca_file
+            )
+            try:
+                return WitnessAnchor(settings.url, settings.vkey, outbound, destination, clock=clock)
+            except VerifierKeyError as error:
+                raise Unavailable(Code.INTERNAL, f"anchors.{name}.vkey: {error}") from error
+        case S3AnchorSettings():
+            return _s3(name, settings, clock, own_token)
+
+
+def _s3(name: str, settings: S3AnchorSettings, clock: Clock, own_token: OwnToken) -> Anchor:
+    try:
+        from broker.anchors.s3 import LockedBucket, S3Anchor  # noqa: PLC0415 - needs boto3 only if it is used
+        from broker.backends.aws_session import AwsAccount  # noqa: PLC0415 - as above
+    except ImportError as error:
+        raise Unavailable(Code.INTERNAL, f"anchors.{name}: install credential-broker[aws]") from error
+    account = AwsAccount(
+        region=settings.region,
+        endpoint=settings.endpoint,
+        web_identity_role=settings.web_identity_role,
+        concurrency=2,
+        timeout_seconds=settings.timeout_seconds,
+    )
+    place = LockedBucket(
+        bucket=settings.bucket,
+        prefix=settings.prefix,
+        mode=settings.mode.upper(),
+        retain_days=settings.retain_days,
+    )
+    return S3Anchor(f"anchors.{name}", place, account, clock=clock, own_token=own_token)
