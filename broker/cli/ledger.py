@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from broker.cli import ledger_checkpoint, ledger_export, ledger_query, ledger_receipt, ledger_tiles, ledger_trace
+from broker.cli import (
+    ledger_anchors,
+    ledger_checkpoint,
+    ledger_export,
+    ledger_query,
+    ledger_receipt,
+    ledger_tiles,
+    ledger_trace,
+)
 from broker.cli.entry_line import entry_line, entry_time
 from broker.cli.options import ConfigFile, Json, Port, settings
 from broker.cli.outcome import ExitCode, Failure, unusable
@@ -30,6 +38,7 @@ app.command("compare")(ledger_checkpoint.compare)
 app.command("receipt")(ledger_receipt.receipt)
 app.command("verify-receipt")(ledger_receipt.verify_receipt)
 app.command("tiles")(ledger_tiles.command)
+app.command("anchors")(ledger_anchors.command)
 
 PAGE: Final = 1000
 FOLLOW_SECONDS: Final = 1.0

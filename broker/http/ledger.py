@@ -63,8 +63,17 @@ async def trace(call: Call) -> web.Response:
 
 
 async def checkpoint(call: Call) -> web.Response:
-    """``GET /v1/ledger/checkpoint``: the signed head of the tree (a C2SP note)."""
-    note = await call.services.records.checkpoint()
+    """``GET /v1/ledger/checkpoint``: the signed head of the tree (a C2SP note).
+
+    With ``cosigned=true``, the newest one that a witness has cosigned, with its signatures as well.
+    """
+    only(call.request, "cosigned")
+    cosigned = query_value(call.request, "cosigned")
+    if cosigned not in {None, "true"}:
+        raise Malformed("cosigned: true, or nothing")
+    note = await (call.services.cosigned() if cosigned else call.services.records.checkpoint())
+    if note is None:
+        raise BrokerError(Code.NOT_FOUND, "no witness has cosigned a checkpoint yet")
     headers = {hdrs.CONTENT_TYPE: "text/plain; charset=utf-8", hdrs.CACHE_CONTROL: NO_STORE}
     return web.Response(body=note.encode(), headers=headers)
 

@@ -8,6 +8,7 @@ from typing import Final
 from broker.http import (
     actions,
     agents,
+    anchors,
     approvals,
     discovery,
     explanations,
@@ -53,6 +54,7 @@ API_ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/v1/ledger/entries/{seq}", "ledger:read", ledger.entry),
     Route("GET", "/v1/ledger/trace/{ref}", "ledger:read", ledger.trace),
     Route("GET", "/v1/ledger/checkpoint", "ledger:read", ledger.checkpoint),
+    Route("GET", "/v1/ledger/anchors", "ledger:read", anchors.index),
     Route("GET", "/v1/ledger/proof/{seq}", "ledger:read", ledger.proof),
     Route("GET", "/v1/ledger/consistency", "ledger:read", ledger.consistency),
     Route("GET", "/v1/ledger/receipt/{seq}", "ledger:read", proofs.receipt),

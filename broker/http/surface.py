@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from broker.actions import Actions
 from broker.admission import Admission
+from broker.anchoring import Anchoring
 from broker.approvals import Approvals
 from broker.core.token_check import TokenCheck
 from broker.http.paths import API, API_METADATA, TOKEN
@@ -37,7 +38,8 @@ class Services:
     """The use cases and ports that requests are handed to.
 
     ``jwks`` returns the published key set at a time (Unix seconds); ``snapshot`` the signed list of live rules; the
-    signing side caches both. ``nonce`` returns the DPoP nonce of a time, for proofs that must hold one. ``health`` says
+    signing side caches both. ``cosigned`` returns the newest checkpoint that a witness has cosigned, with the
+    cosignatures. ``nonce`` returns the DPoP nonce of a time, for proofs that must hold one. ``health`` says
     of each thing that readiness depends on what is wrong with it, or None.
     """
 
@@ -57,6 +59,8 @@ class Services:
     policy_control: PolicyControl
     right_sizing: RightSizing
     records: Records
+    anchoring: Anchoring
+    cosigned: Callable[[], Awaitable[str | None]]
     inquiries: Inquiries
     proofs: Proofs
     receipts: Receipts
