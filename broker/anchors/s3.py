@@ -6,7 +6,7 @@ order in which S3 lists them. An object is only made where there is none, and it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
@@ -22,7 +22,7 @@ MAX_SIZE: Final = 2**63 - 1
 MAX_NOTE: Final = 64 * 1024
 
 _EXISTS: Final = "PreconditionFailed"
-_REQUESTS: Final = 3
+_REQUESTS: Final = 2
 _SECOND: Final = timedelta(seconds=1)
 
 T = TypeVar("T")
@@ -67,11 +67,18 @@ class S3Anchor:
 
     def _put(self, checkpoint: SignedCheckpoint) -> Placed:
         key = key_of(self._place.prefix, checkpoint.size)
-        until: datetime | None = datetime.fromtimestamp(self._clock.now(), UTC) + timedelta(
-            days=self._place.retain_days
-        )
+        until = datetime.fromtimestamp(self._clock.now(), UTC) + timedelta(days=self._place.retain_days)
+        is_new = self._made(key, checkpoint.note, until)
+        found = self._ask("GetObject", key)
+        if _text(found) != checkpoint.note:
+            text = f"there is another checkpoint of {checkpoint.size} entries in the bucket"
+            raise AnchorFailed(Code.ANCHOR_INCONSISTENT, text)
+        return Placed(self._lock(key, found, until if is_new else None))
+
+    def _made(self, key: str, note: str, until: datetime) -> bool:
+        """Make an object, and return True; or False if there is one already, which stays as it is."""
         made = {
-            "Body": checkpoint.note.encode(),
+            "Body": note.encode(),
             "ContentType": "text/plain; charset=utf-8",
             "IfNoneMatch": "*",
             "ObjectLockMode": self._place.mode,
@@ -82,16 +89,12 @@ class S3Anchor:
         except AwsFailed as error:
             if error.error != _EXISTS:
                 raise
-            if self._read(key) != checkpoint.note:
-                text = f"there is another checkpoint of {checkpoint.size} entries in the bucket"
-                raise AnchorFailed(Code.ANCHOR_INCONSISTENT, text) from error
-            until = None
-        return Placed(self._locked(key, until))
+            return False
+        return True
 
-    def _locked(self, key: str, until: datetime | None) -> str:
+    def _lock(self, key: str, found: Mapping[str, Any], until: datetime | None) -> str:
         """Return where an object is and how it is locked, in words; ``until`` is when its lock must not end before."""
-        lock = self._ask("GetObjectRetention", key).get("Retention", {})
-        mode, ends = lock.get("Mode"), lock.get("RetainUntilDate")
+        mode, ends = found.get("ObjectLockMode"), found.get("ObjectLockRetainUntilDate")
         if mode != self._place.mode or ends is None or (until is not None and ends < until - _SECOND):
             text = "the bucket took the checkpoint without the lock that was asked for: it may be removed"
             raise AnchorFailed(Code.ANCHOR_REFUSED, text)
@@ -100,17 +103,7 @@ class S3Anchor:
     def _first(self) -> str | None:
         listed = self._ask("ListObjectsV2", self._place.prefix, Prefix=self._place.prefix, MaxKeys=1)
         found = listed.get("Contents", [])
-        return self._read(found[0]["Key"]) if found else None
-
-    def _read(self, key: str) -> str:
-        body = self._ask("GetObject", key)["Body"]
-        try:
-            return str(body.read(MAX_NOTE).decode())
-        except UnicodeDecodeError as error:
-            text = "the youngest object in the bucket is no checkpoint"
-            raise AnchorFailed(Code.ANCHOR_INCONSISTENT, text) from error
-        except BotoCoreError as error:
-            raise AnchorFailed(Code.ANCHOR_UNAVAILABLE, "an object of the bucket cannot be read") from error
+        return _text(self._ask("GetObject", found[0]["Key"])) if found else None
 
     def _ask(self, operation: str, key: str, **parameters: Any) -> dict[str, Any]:  # noqa: ANN401 - boto's own
         about = {} if operation == "ListObjectsV2" else {"Key": key}
@@ -126,6 +119,16 @@ class S3Anchor:
         except BackendFailed as error:
             code = Code.ANCHOR_UNAVAILABLE if error.code is Code.BACKEND_UNAVAILABLE else Code.ANCHOR_REFUSED
             raise AnchorFailed(code, error.public, retry_after=error.retry_after) from error
+
+
+def _text(found: Mapping[str, Any]) -> str:
+    """Return what an object holds."""
+    try:
+        return str(found["Body"].read(MAX_NOTE).decode())
+    except UnicodeDecodeError as error:
+        raise AnchorFailed(Code.ANCHOR_INCONSISTENT, "an object in the bucket is no checkpoint") from error
+    except BotoCoreError as error:
+        raise AnchorFailed(Code.ANCHOR_UNAVAILABLE, "an object of the bucket cannot be read") from error
 
 
 def key_of(prefix: str, size: int) -> str:
