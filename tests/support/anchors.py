@@ -7,13 +7,16 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from broker.anchoring import Anchoring, Means, Pace
 from broker.core.errors import AnchorFailed, BrokerError, Code
+from broker.core.jwk import parse_jwk
+from broker.core.key_schedule import CHECKPOINT
 from broker.core.merkle import consistency_proof, leaf_hash, root_of
-from broker.ports import Anchor, Ledger, Placed, Placement, Prove, Revocations, SignedCheckpoint
+from broker.ports import Anchor, Ledger, Placed, Placement, Prove, Records, Revocations, SignedCheckpoint
 from broker.signing.checkpoint import Checkpoint, open_note, sign_checkpoint, verifier_key
+from broker.signing.ledger_identity import origin
 from tests.support.fakes import FakeClock, MemoryLedger, RecordingEvents
 from tests.support.virtual_time import VirtualTime
 
@@ -82,6 +85,13 @@ class GrowingLog:
         if self.failure is not None:
             raise self.failure
         self.noted.append(placement)
+
+
+async def log_vkey(records: Records, issuer: str) -> str:
+    """Return the verifier key of a broker's own ledger."""
+    key = parse_jwk(next(row.public_jwk for row in await records.keys() if row.use == CHECKPOINT)).key
+    assert isinstance(key, Ed25519PublicKey)
+    return verifier_key(origin(issuer), key)
 
 
 Obstacle = Callable[[], Awaitable[None]]

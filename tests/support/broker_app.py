@@ -7,9 +7,10 @@ import hashlib
 import json
 import secrets
 import shutil
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,20 @@ def make_template(folder: Path, policy: str = POLICY, agents: Sequence[str] = AG
     config = make_folder(folder)
     (folder / "policy.yaml").write_text(policy)
     return asyncio.run(_with_agents(folder, config, agents))
+
+
+def with_settings(template: Template, folder: Path, settings: str) -> Template:
+    """Return a copy of a template with more tables in its settings, and no checkpoint that was signed before.
+
+    Those were signed under the name that a broker has by its port, which is another one each time.
+    """
+    shutil.copytree(template.folder, folder)
+    with (folder / "broker.toml").open("a") as file:
+        file.write(settings)
+    with closing(sqlite3.connect(folder / "ledger.db")) as ledger:
+        ledger.execute("UPDATE checkpoints SET note = NULL")
+        ledger.commit()
+    return replace(template, folder=folder)
 
 
 async def _with_agents(folder: Path, config: Config, agents: Sequence[str]) -> Template:

@@ -13,6 +13,9 @@ def test_what_happens_is_counted() -> None:
     metrics.revoked(durable=False)
     metrics.answered("/oauth2/token", 201, 0.002)
     metrics.batched(3)
+    metrics.anchor_failed("offsite", "anchor_unavailable")
+    metrics.anchor_is("offsite", lag_seconds=1.5, lag_entries=7, placed_at=None, alarm=True)
+    metrics.anchor_is("w1", lag_seconds=0.0, lag_entries=0, placed_at=1234.5, alarm=False)
     metrics.watch("epoch", "Rules ever committed.", lambda: 41)
     text = metrics.text().decode()
     for line in (
@@ -23,9 +26,16 @@ def test_what_happens_is_counted() -> None:
         'broker_request_duration_seconds_count{route="/oauth2/token",status="2xx"} 1.0',
         'broker_request_duration_seconds_bucket{le="0.0025",route="/oauth2/token",status="2xx"} 1.0',
         'broker_ledger_batch_changes_bucket{le="4.0"} 1.0',
+        'broker_anchor_failures_total{anchor="offsite",code="anchor_unavailable"} 1.0',
+        'broker_anchor_lag_seconds{anchor="offsite"} 1.5',
+        'broker_anchor_lag_entries{anchor="offsite"} 7.0',
+        'broker_anchor_alarm{anchor="offsite"} 1.0',
+        'broker_anchor_alarm{anchor="w1"} 0.0',
+        'broker_anchor_last_success_timestamp_seconds{anchor="w1"} 1234.5',
         "broker_epoch 41.0",
     ):
         assert line in text
+    assert 'broker_anchor_last_success_timestamp_seconds{anchor="offsite"}' not in text
 
 
 def test_the_number_of_series_is_bounded() -> None:
