@@ -31,6 +31,7 @@ from broker.core.claims import AccessClaims
 from broker.core.jwk import KeySet, VerificationKey, public_jwk, thumbprint
 from broker.core.rules import Rule, RuleIndex
 from broker.core.selector import Selector
+from tests.bench.anchors import measure as measure_anchors
 from tests.bench.leases import measure as measure_leases
 from tests.bench.proofs import measure as measure_proofs
 from tests.bench.stage import Load, Stage
@@ -236,12 +237,17 @@ def _leases(folder: Path, table: Table, _many: int) -> None:
     measure_leases(folder, table)
 
 
+def _anchors(folder: Path, table: Table, _many: int) -> None:
+    measure_anchors(folder, table)
+
+
 PARTS: Mapping[str, Callable[[Path, Table, int], None]] = {
     "tokens": _tokens,
     "verification": _offline,
     "revocation": _revocation,
     "leases": _leases,
     "proofs": measure_proofs,
+    "anchors": _anchors,
 }
 
 if __name__ == "__main__":

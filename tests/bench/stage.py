@@ -62,9 +62,10 @@ class Load:
 class Stage:
     """A broker with a cluster that vouches for one workload."""
 
-    def __init__(self, folder: Path) -> None:
-        """Everything lives in ``folder``."""
+    def __init__(self, folder: Path, settings: str = "") -> None:
+        """Everything lives in ``folder``; ``settings`` are tables to add to the broker's."""
         self.folder = folder
+        self._settings = settings
         self.cluster_port = free_port()
         cluster = f"http://127.0.0.1:{self.cluster_port}"
         self.broker = RunningBroker(folder, policy=POLICY.replace("CLUSTER", cluster))
@@ -74,7 +75,7 @@ class Stage:
         """Start both processes."""
         self.broker.initialise()
         text = self.broker.config.read_text()
-        self.broker.config.write_text(text.replace("access = true", "access = false"))
+        self.broker.config.write_text(text.replace("access = true", "access = false") + self._settings)
         arguments = [str(self.folder), str(self.cluster_port), self.broker.issuer]
         self._cluster = subprocess.Popen([sys.executable, "-m", "broker.demo.cluster", *arguments])
         self.broker.start()

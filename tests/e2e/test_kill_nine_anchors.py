@@ -7,12 +7,13 @@ import contextlib
 import json
 import random
 import sqlite3
+import time
 from pathlib import Path
 
 from broker.core.merkle import Frontier
 from broker.ledger.verify import verify_file
 from broker.signing.checkpoint import open_note
-from tests.support.running_broker import RunningBroker
+from tests.support.running_broker import START_SECONDS, RunningBroker
 from tests.support.witness import Witness
 
 KILLS = 3
@@ -21,6 +22,13 @@ KILLS = 3
 def _leaves(ledger: Path) -> list[bytes]:
     with contextlib.closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as connection:
         return [row[0] for row in connection.execute("SELECT leaf FROM entries ORDER BY seq")]
+
+
+def _wait_for(file: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while not file.exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def _kinds(ledger: Path) -> set[str]:
@@ -41,8 +49,9 @@ async def test_kills_while_checkpoints_are_placed(tmp_path: Path) -> None:
             )
         await asyncio.to_thread(broker.start)
         witness.log_vkey = (await asyncio.to_thread(broker.ask, "keys", "list"))["vkeys"][0]
+        await asyncio.to_thread(_wait_for, file)
         for _ in range(KILLS):  # each start is an entry
-            await asyncio.sleep(random.uniform(0.8, 1.6))
+            await asyncio.sleep(random.uniform(0.0, 1.6))
             await asyncio.to_thread(broker.kill)
             await asyncio.to_thread(broker.start)
         assert await asyncio.to_thread(broker.stop) == 0

@@ -170,9 +170,9 @@ class Harbour:
     events: RecordingEvents = field(default_factory=RecordingEvents)
     clock: FakeClock = field(default_factory=FakeClock)
 
-    def anchoring(self, *, every: float = 10.0, alarm: float = 100.0, **anchors: Anchor) -> Anchoring:
-        """Return the use case for these anchors, named as they are given."""
-        pace = Pace(kind="file", every_seconds=every, alarm_seconds=alarm)
+    def anchoring(self, **anchors: Anchor) -> Anchoring:
+        """Return the use case for these anchors, named as they are given, with ten seconds between placements."""
+        pace = Pace(kind="file", every_seconds=10.0, alarm_seconds=100.0)
         return Anchoring({name: (anchor, pace) for name, anchor in anchors.items()}, self.means())
 
     def means(self, ledger: Ledger | None = None) -> Means:

@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ async def test_calls_run_one_after_the_other() -> None:
             raise OSError("no")
         return number
 
-    results = await asyncio.gather(*(thread.run(lambda n=n: work(n)) for n in range(4)), return_exceptions=True)
+    results = await asyncio.gather(*(thread.run(partial(work, n)) for n in range(4)), return_exceptions=True)
     thread.close()
     assert running == [0, 1, 2, 3]
     assert [type(result) for result in results] == [int, int, OSError, int]
@@ -31,10 +32,10 @@ async def test_calls_run_one_after_the_other() -> None:
 
 async def test_a_call_that_hangs_is_given_up() -> None:
     """Whoever waits is told; those behind it are told, too, and do not run later; no more than a few may wait."""
-    thread, release, ran = PatientThread("test", seconds=0.05), threading.Event(), []
+    thread, release, ran = PatientThread("test", seconds=0.05), threading.Event(), list[int]()
     results = await asyncio.gather(
         thread.run(release.wait),
-        *(thread.run(lambda n=n: ran.append(n)) for n in range(MOST_WAITING * 2)),
+        *(thread.run(partial(ran.append, n)) for n in range(MOST_WAITING * 2)),
         return_exceptions=True,
     )
     assert {getattr(result, "code", None) for result in results} == {Code.ANCHOR_UNAVAILABLE}
