@@ -83,6 +83,13 @@ class Stage:
         self.gateway_key = _read_key(self.broker.agent("gateway"))
         self.operator_key = _read_key(self.broker.home / "operator.pem")
 
+    @property
+    def process(self) -> int:
+        """The process id of the broker."""
+        if self.broker.process is None:
+            raise AssertionError("the broker was started")
+        return self.broker.process.pid
+
     def stop(self) -> None:
         """Stop both."""
         self.broker.stop()

@@ -13,6 +13,7 @@ import typer.main
 from broker.cli.app import app
 from broker.cli.outcome import ExitCode
 from broker.config import (
+    ANCHOR_KINDS,
     BACKEND_KINDS,
     LeaseSettings,
     LedgerSettings,
@@ -124,6 +125,20 @@ def test_every_setting_of_a_backend_is_described(kind: str) -> None:
     of_signing_in = {field.name for field in msgspec.structs.fields(VaultSignIn)}
     keys = {field.name for field in msgspec.structs.fields(BACKEND_KINDS[kind])}
     assert told == (keys | of_signing_in if "sign_in" in keys else keys)
+
+
+@pytest.mark.parametrize("kind", ANCHOR_KINDS)
+def test_every_setting_of_an_anchor_is_described(kind: str) -> None:
+    """Each key is in the table of its kind or in that of all kinds, with its default, and no other key is."""
+    parts = _part(SETTINGS, "[anchors.NAME]"), _part(SETTINGS, f"Anchor: `{kind}`")
+    told = dict(re.findall(r"^\| `([a-z_0-9]+)` \| (.*?) \|", "".join(parts), re.MULTILINE))
+    fields = {field.name: field for field in msgspec.structs.fields(ANCHOR_KINDS[kind])}
+    assert told.keys() == {"kind", *fields}
+    for name, field in fields.items():
+        if field.required:
+            assert told[name] == "required", name
+        elif field.default not in (None, ""):
+            assert told[name] == f"`{str(field.default).lower()}`", name
 
 
 def test_an_operators_own_file(tmp_path: Path) -> None:
