@@ -24,10 +24,11 @@ def measure(folder: Path, table: Table) -> None:
             stage.folder.mkdir()
             stage.start()
         requests = {name: stage.federated() for name, stage in stages.items()}
+        before = {name: _processor_seconds(stage.process) for name, stage in stages.items()}
         for number in range(ROUNDS):
             for name in sorted(stages, reverse=bool(number % 2)):
                 rounds[name].append(stages[name].load(requests[name], seconds=SECONDS))
-        spent = {name: _processor_seconds(stage.process) for name, stage in stages.items()}
+        spent = {name: _processor_seconds(stage.process) - before[name] for name, stage in stages.items()}
     finally:
         for stage in stages.values():
             stage.stop()
