@@ -24,28 +24,38 @@ class Alarm:
         """It is quiet at first."""
         self._station = station
         self._means = means
-        self._code: Code | None = None
-        self._recorded = False
+        self._told: Code | None = None
+        self._recorded: Code | None = None
         self._recorded_at = float("-inf")
 
     async def follow(self, now: float) -> bool:
         """Tell of what has changed, if anything has; return whether there is an alarm. ``now``: elapsed seconds."""
         reason = self._station.progress.alarm(now)
-        code = None if reason is None else reason.code
-        changed, self._code = code is not self._code, code
         if reason is not None:
-            if changed:
-                self._tell(reason, now)
-                self._recorded = False
-            if not self._recorded and now - self._recorded_at >= APART_SECONDS:
-                self._recorded, self._recorded_at = True, now
-                self._recorded = await self._record(Kind.ANCHOR_FAILED, reason)
-        elif changed:
-            self._means.events.info("anchor.recovered", anchor=self._station.name, size=self._station.progress.size)
-            if self._recorded:
-                self._recorded = False
-                await self._record(Kind.ANCHOR_RECOVERED, None)
+            await self._ring(reason, now)
+        elif self._told is not None:
+            await self._rest()
         return reason is not None
+
+    async def _ring(self, reason: AnchorFailed, now: float) -> None:
+        """Tell why there is an alarm, once for each reason; record it as soon as another record is due."""
+        if reason.code is not self._told:
+            self._told = reason.code
+            self._tell(reason, now)
+        before = self._recorded
+        if reason.code is not before and now - self._recorded_at >= APART_SECONDS:
+            # Before it is written, since both the periodic look and the station's own task come here.
+            self._recorded, self._recorded_at = reason.code, now
+            if not await self._record(Kind.ANCHOR_FAILED, reason):
+                self._recorded = before
+
+    async def _rest(self) -> None:
+        """Tell that it is over, and record that if it was recorded that it began."""
+        self._told = None
+        self._means.events.info("anchor.recovered", anchor=self._station.name, size=self._station.progress.size)
+        if self._recorded is not None:
+            self._recorded = None
+            await self._record(Kind.ANCHOR_RECOVERED, None)
 
     def _tell(self, reason: AnchorFailed, now: float) -> None:
         progress = self._station.progress

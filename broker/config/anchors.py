@@ -111,6 +111,8 @@ def _checked(where: str, settings: AnchorSettings, path: Path, folder: Path) -> 
         case S3AnchorSettings():
             if not settings.bucket or settings.retain_days < 1:
                 fail(path, f"{where}: bucket must not be empty, and retain_days be 1 at least")
+            if settings.prefix and not settings.prefix.endswith("/"):
+                fail(path, f"{where}.prefix: must end in a slash, so that none is the beginning of another")
             if settings.endpoint is not None:
                 check_url(f"{where}.endpoint", settings.endpoint, path)
             return settings

@@ -88,12 +88,13 @@ def test_each_kind_has_its_settings(file: Path) -> None:
         (S3 + 'bucket = "b"\n', "anchors.a: Object missing required field `retain_days`"),
         (S3 + 'bucket = "b"\nretain_days = 0\n', "retain_days be 1 at least"),
         (S3 + 'bucket = ""\nretain_days = 1\n', "bucket must not be empty"),
+        (S3 + 'bucket = "b"\nretain_days = 1\nprefix = "p"\n', "anchors.a.prefix: must end in a slash"),
         (S3 + 'bucket = "b"\nretain_days = 1\nmode = "none"\n', "anchors.a.mode: Invalid enum value"),
         (S3 + 'bucket = "b"\nretain_days = 1\nendpoint = "http://moto"\n', "anchors.a.endpoint: must be https://"),
         (WITNESS + 'url = "http://127.0.0.1"\n', "anchors.a.url: must be https://, or http:// with allow_http"),
         (WITNESS + 'url = "ftp://x"\nallow_http = true\n', "anchors.a.url: must be https://"),
     ],
-    ids=range(22),
+    ids=range(23),
 )
 def test_an_anchor_that_cannot_be_used(file: Path, text: str, says: str) -> None:
     """The message names the anchor and the key."""

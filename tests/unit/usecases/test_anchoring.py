@@ -187,6 +187,26 @@ async def test_an_anchor_that_flaps_fills_no_ledger(harbour: Harbour) -> None:
     await anchoring.close()
 
 
+async def test_the_end_of_an_alarm_is_recorded_whatever_became_of_its_reason(harbour: Harbour) -> None:
+    """Another reason soon after is logged, and not recorded; that it is over is, since it was that it began."""
+    anchor = KeptAnchor(before=down)
+    harbour.log.grow()
+    anchoring = await started(harbour, offsite=anchor)
+    await harbour.pass_time(101, anchoring)
+    assert harbour.ledger.kinds() == ["anchor.failed"]
+    anchor.notes.append("no note at all\n")
+    await anchoring.check()
+    await harbour.pass_time(1, anchoring)
+    assert harbour.events.names() == ["anchor.lagging", "anchor.inconsistent"]
+    anchor.notes.clear()
+    anchor.before = None
+    await harbour.pass_time(301, anchoring)
+    assert harbour.events.names()[-1] == "anchor.recovered"
+    kinds = harbour.ledger.kinds()
+    assert (kinds[-1], kinds.count("anchor.recovered")) == ("anchor.recovered", 1)
+    await anchoring.close()
+
+
 async def test_an_alarm_that_cannot_be_recorded_is_recorded_later(harbour: Harbour) -> None:
     """The log says it at once; the entry follows when the ledger can be written again."""
     anchor = KeptAnchor(before=down)
