@@ -55,13 +55,16 @@ class PatientThread:
         self._seconds = seconds
         self._calls: Queue[_Call | None] = Queue(MOST_WAITING)
         self._thread: threading.Thread | None = None
+        self._closed = False
 
     async def run(self, work: Callable[[], T]) -> T:
         """Run a call and return its result, or raise what it raises.
 
-        Raises ``AnchorFailed`` (``ANCHOR_UNAVAILABLE``) when it takes too long, or when too many wait. A call that has
-        begun goes on.
+        Raises ``AnchorFailed`` (``ANCHOR_UNAVAILABLE``) when it takes too long, when too many wait, or when it is
+        closed. A call that has begun goes on.
         """
+        if self._closed:
+            raise AnchorFailed(Code.ANCHOR_UNAVAILABLE, "it is closed")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
         if self._thread is None:
@@ -74,7 +77,10 @@ class PatientThread:
             raise AnchorFailed(Code.ANCHOR_UNAVAILABLE, "it did not answer in time") from error
 
     def close(self) -> None:
-        """Let the thread end, once what it does comes to an end."""
+        """Let the thread end, once what it does comes to an end. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
         try:
             self._calls.put_nowait(None)
         except Full:
