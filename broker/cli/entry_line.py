@@ -6,7 +6,20 @@ from typing import Any, Final
 
 from broker.cli.output import moment, printable
 
-_TOLD: Final = ("ref", "code", "reason", "selector", "role", "tier", "audience", "scope", "task", "incident", "counts")
+_TOLD: Final = (
+    "ref",
+    "anchor",
+    "code",
+    "reason",
+    "selector",
+    "role",
+    "tier",
+    "audience",
+    "scope",
+    "task",
+    "incident",
+    "counts",
+)
 
 
 def entry_line(found: dict[str, Any]) -> str:
