@@ -578,15 +578,6 @@ class Envelope(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class SignedCheckpoint:
-    """A checkpoint of the ledger: the size and root that ``note`` (a C2SP signed note) says and this ledger signed."""
-
-    size: int
-    root: bytes
-    note: str
-
-
-@dataclass(frozen=True, slots=True)
 class Placed:
     """An anchor holds a checkpoint, durably. ``receipt`` is what it gave as evidence: where it is, under which lock.
 
@@ -613,7 +604,7 @@ class Anchor(Protocol):
         """Whether :meth:`latest` says what is held; a place that only takes does not."""
         ...
 
-    async def place(self, checkpoint: SignedCheckpoint, prove: Prove, /) -> Placed:
+    async def place(self, checkpoint: SignedHead, prove: Prove, /) -> Placed:
         """Keep a checkpoint; returns once it is durable there. What is there already is never changed or removed.
 
         It is called at least once for each checkpoint that was placed, with sizes that do not fall unless somebody
@@ -646,7 +637,7 @@ class Placement:
 class AnchorRecords(Protocol):
     """What anchoring reads of the ledger, and what it notes beside it; like :class:`Records` otherwise."""
 
-    def signed_checkpoint(self) -> SignedCheckpoint | None:
+    def signed_checkpoint(self) -> SignedHead | None:
         """Return the newest checkpoint that this process has signed, without reading the store; None before any."""
         ...
 

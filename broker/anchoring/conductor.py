@@ -12,12 +12,12 @@ from broker.anchoring.alarm import Alarm
 from broker.anchoring.station import Means, Pace, Station
 from broker.background import Background
 from broker.core.errors import AnchorFailed, BrokerError
-from broker.ports import Anchor, Placement, SignedCheckpoint
+from broker.ports import Anchor, Placement, SignedHead
 
 STOP_SECONDS: Final = 5.0
 """How long the anchors have to take the last checkpoint when the broker stops."""
 
-Known = SignedCheckpoint | AnchorFailed | None
+Known = SignedHead | AnchorFailed | None
 """What an anchor holds, that it does not say so now, or that it holds nothing or never says."""
 
 
@@ -129,7 +129,7 @@ class Anchoring:
             await self._timing.sleep(pause)
 
 
-async def _known(answer: Coroutine[Any, Any, SignedCheckpoint | None]) -> Known:
+async def _known(answer: Coroutine[Any, Any, SignedHead | None]) -> Known:
     try:
         return await answer
     except AnchorFailed as failed:

@@ -19,7 +19,7 @@ from broker.core.anchor_progress import ALARMING, AnchorProgress
 from broker.core.errors import AnchorFailed, BrokerError, Code
 from broker.core.merkle import verify_consistency
 from broker.core.pacing import Backoff, Timing
-from broker.ports import Anchor, AnchorMeter, AnchorRecords, Clock, Events, Ledger, Placement, SignedCheckpoint
+from broker.ports import Anchor, AnchorMeter, AnchorRecords, Clock, Events, Ledger, Placement, SignedHead
 
 PLACE_SECONDS: Final = 60.0
 """How long one attempt may take, all its requests together."""
@@ -93,7 +93,7 @@ class Station:
         self.progress.placed(checkpoint.size, begun)
         return self.pace.every_seconds
 
-    async def held(self) -> SignedCheckpoint | None:
+    async def held(self) -> SignedHead | None:
         """Return the youngest checkpoint that is here, whatever the ledger has; None if there is none, or no telling.
 
         Raises ``AnchorFailed``.
@@ -110,9 +110,9 @@ class Station:
         except ValueError as error:
             text = "what it holds last is no checkpoint that this ledger's key has signed"
             raise AnchorFailed(Code.ANCHOR_INCONSISTENT, text) from error
-        return SignedCheckpoint(size, root, note)
+        return SignedHead(size, root, note)
 
-    async def check(self, checkpoint: SignedCheckpoint) -> SignedCheckpoint | None:
+    async def check(self, checkpoint: SignedHead) -> SignedHead | None:
         """Return what is held here, once it is known to be a prefix of the ledger and no less than it was.
 
         What it finds is found: if that is alarming, it is as if an attempt had. Raises ``AnchorFailed``.
@@ -124,7 +124,7 @@ class Station:
                 self._pause_after(failure)
             raise
 
-    async def _compare(self, checkpoint: SignedCheckpoint) -> SignedCheckpoint | None:
+    async def _compare(self, checkpoint: SignedHead) -> SignedHead | None:
         held = await self.held()
         if held is not None:
             await self._require_prefix(held, checkpoint)
@@ -134,7 +134,7 @@ class Station:
             raise AnchorFailed(Code.ANCHOR_LOST, text)
         return held
 
-    async def _place(self, checkpoint: SignedCheckpoint) -> None:
+    async def _place(self, checkpoint: SignedHead) -> None:
         held = await self._compare(checkpoint)
         if held is not None and held.size == checkpoint.size == self.progress.size:
             return
@@ -151,7 +151,7 @@ class Station:
         except BrokerError:
             return  # the ledger says itself that it is not well; the anchor holds what it holds
 
-    async def _require_prefix(self, held: SignedCheckpoint, checkpoint: SignedCheckpoint) -> None:
+    async def _require_prefix(self, held: SignedHead, checkpoint: SignedHead) -> None:
         if held.size > checkpoint.size:
             text = f"it holds a checkpoint of {held.size} entries, but the ledger has only {checkpoint.size}"
             raise AnchorFailed(Code.ANCHOR_INCONSISTENT, text)

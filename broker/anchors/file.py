@@ -16,7 +16,7 @@ import msgspec
 
 from broker.anchors.patient_thread import PatientThread
 from broker.core.errors import AnchorFailed, Code
-from broker.ports import Clock, Placed, Prove, SignedCheckpoint
+from broker.ports import Clock, Placed, Prove, SignedHead
 
 TAIL: Final = 256 * 1024
 """How many bytes of the end are searched for the last complete line; a line has 33 KiB at most."""
@@ -44,7 +44,7 @@ class FileAnchor:
         self._thread = PatientThread("anchor-file", seconds=timeout_seconds)
         self._seen: tuple[int, int, int] | None = None
 
-    async def place(self, checkpoint: SignedCheckpoint, _prove: Prove, /) -> Placed:
+    async def place(self, checkpoint: SignedHead, _prove: Prove, /) -> Placed:
         """Append a checkpoint, and return once it is on the disk."""
         line = msgspec.json.encode(_Line(checkpoint.note, self._clock.now())) + b"\n"
         end = await self._thread.run(lambda: self._append(line))

@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 from broker.backends.aws_failures import AwsFailed
 from broker.backends.aws_session import AwsAccount, AwsSession, OwnToken
 from broker.core.errors import AnchorFailed, BackendFailed, Code
-from broker.ports import Clock, Placed, Prove, SignedCheckpoint
+from broker.ports import Clock, Placed, Prove, SignedHead
 
 MAX_SIZE: Final = 2**63 - 1
 MAX_NOTE: Final = 64 * 1024
@@ -51,7 +51,7 @@ class S3Anchor:
         self._clock = clock
         self._session = AwsSession(name, account, clock=clock, own_token=own_token)
 
-    async def place(self, checkpoint: SignedCheckpoint, _prove: Prove, /) -> Placed:
+    async def place(self, checkpoint: SignedHead, _prove: Prove, /) -> Placed:
         """Make a locked object; returns once its lock was read back."""
         return await self._run(lambda: self._put(checkpoint))
 
@@ -65,7 +65,7 @@ class S3Anchor:
 
     # --- in a thread ------------------------------------------------------------------------------------------------
 
-    def _put(self, checkpoint: SignedCheckpoint) -> Placed:
+    def _put(self, checkpoint: SignedHead) -> Placed:
         key = key_of(self._place.prefix, checkpoint.size)
         until = datetime.fromtimestamp(self._clock.now(), UTC) + timedelta(days=self._place.retain_days)
         is_new = self._made(key, checkpoint.note, until)

@@ -14,7 +14,7 @@ from typing import Final
 from broker.core.errors import AnchorFailed, Code, Unavailable
 from broker.core.pacing import retry_after
 from broker.outbound import Destination, Outbound, Reply
-from broker.ports import Clock, Placed, Prove, SignedCheckpoint
+from broker.ports import Clock, Placed, Prove, SignedHead
 from broker.signing.checkpoint import NoteError
 from broker.signing.cosignature import Cosignatures, parse_witness_key, verified_cosignatures
 
@@ -45,7 +45,7 @@ class WitnessAnchor:
         self._clock = clock
         self._size = 0
 
-    async def place(self, checkpoint: SignedCheckpoint, prove: Prove, /) -> Placed:
+    async def place(self, checkpoint: SignedHead, prove: Prove, /) -> Placed:
         """Submit a checkpoint with the proof from what the witness saw last; return its verified cosignatures."""
         for _ in range(_RESYNCS + 1):
             proof = await self._proof(checkpoint, prove)
@@ -63,7 +63,7 @@ class WitnessAnchor:
     async def close(self) -> None:
         """There is nothing to give back: the client is not ours."""
 
-    async def _proof(self, checkpoint: SignedCheckpoint, prove: Prove) -> Sequence[bytes]:
+    async def _proof(self, checkpoint: SignedHead, prove: Prove) -> Sequence[bytes]:
         if self._size > checkpoint.size:
             seen, self._size = self._size, 0  # the next attempt asks the witness again
             text = f"the witness has seen {seen} entries, but the ledger has {checkpoint.size}"
@@ -78,7 +78,7 @@ class WitnessAnchor:
         except Unavailable as error:
             raise AnchorFailed(Code.ANCHOR_UNAVAILABLE, error.public) from error
 
-    def _resync(self, checkpoint: SignedCheckpoint, reply: Reply) -> None:
+    def _resync(self, checkpoint: SignedHead, reply: Reply) -> None:
         """Take the size that the witness names. Raises if it has the size that it was asked for, and another root."""
         kind = reply.headers.get("Content-Type", "").partition(";")[0].strip()
         match = _SIZE.fullmatch(reply.body) if kind == SIZE_TYPE else None
@@ -93,7 +93,7 @@ class WitnessAnchor:
             text = f"the witness has seen {told} entries, and cosigned {before} before"
             raise AnchorFailed(Code.ANCHOR_LOST, text)
 
-    def _cosigned(self, checkpoint: SignedCheckpoint, reply: Reply) -> Cosignatures:
+    def _cosigned(self, checkpoint: SignedHead, reply: Reply) -> Cosignatures:
         if reply.status != HTTPStatus.OK:
             raise self._refusal(reply)
         try:

@@ -12,7 +12,7 @@ from broker.core.errors import AnchorFailed, Malformed
 from broker.http.answer import answer, timestamp
 from broker.http.call import Call
 from broker.http.paging import only, query_value
-from broker.ports import SignedCheckpoint
+from broker.ports import SignedHead
 
 
 async def index(call: Call) -> web.Response:
@@ -49,7 +49,7 @@ def _described(state: AnchorState, checked: Mapping[str, Known], now: float) -> 
 def _check(known: Known) -> dict[str, Any]:
     """Return what an anchor holds, if it is a part of this ledger's history."""
     match known:
-        case SignedCheckpoint(size, root, note):
+        case SignedHead(size, root, note):
             return {"verdict": "agrees", "size": size, "root": root.hex(), "checkpoint": note}
         case AnchorFailed():
             return {"verdict": "failed", **_failure(known)}

@@ -17,7 +17,7 @@ from broker.anchors.witness import WitnessAnchor
 from broker.backends.aws_session import AwsAccount
 from broker.core.errors import AnchorFailed
 from broker.outbound import Destination, Outbound
-from broker.ports import Anchor, SignedCheckpoint
+from broker.ports import Anchor, SignedHead
 from tests.support.anchors import GrowingLog, KeptAnchor
 from tests.support.fakes import FakeClock
 from tests.support.moto_aws import REGION, client, environment, own_token
@@ -76,11 +76,11 @@ async def case(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         yield made
 
 
-async def _place(case: Case, anchor: Anchor, checkpoint: SignedCheckpoint) -> str:
+async def _place(case: Case, anchor: Anchor, checkpoint: SignedHead) -> str:
     return (await anchor.place(checkpoint, case.log.prove(checkpoint.size))).receipt
 
 
-async def _holds(anchor: Anchor, checkpoint: SignedCheckpoint | None) -> None:
+async def _holds(anchor: Anchor, checkpoint: SignedHead | None) -> None:
     """Assert what an anchor says that it holds, if it says anything."""
     expected = None if checkpoint is None or not anchor.remembers else checkpoint.note
     assert await anchor.latest() == expected

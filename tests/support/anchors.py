@@ -14,7 +14,7 @@ from broker.core.errors import AnchorFailed, BrokerError, Code
 from broker.core.jwk import parse_jwk
 from broker.core.key_schedule import CHECKPOINT
 from broker.core.merkle import consistency_proof, leaf_hash, root_of
-from broker.ports import Anchor, Ledger, Placed, Placement, Prove, Records, Revocations, SignedCheckpoint
+from broker.ports import Anchor, Ledger, Placed, Placement, Prove, Records, Revocations, SignedHead
 from broker.signing.checkpoint import Checkpoint, open_note, sign_checkpoint, verifier_key
 from broker.signing.ledger_identity import origin
 from tests.support.fakes import FakeClock, MemoryLedger, RecordingEvents
@@ -32,18 +32,18 @@ class GrowingLog:
         self.leaves: list[bytes] = []
         self.noted: list[Placement] = []
         self.failure: BrokerError | None = None
-        self._signed: SignedCheckpoint | None = None
+        self._signed: SignedHead | None = None
 
     @property
     def vkey(self) -> str:
         return verifier_key(ORIGIN, self.key.public_key())
 
-    def grow(self, entries: int = 1) -> SignedCheckpoint:
+    def grow(self, entries: int = 1) -> SignedHead:
         """Append entries, and sign the checkpoint."""
         self.leaves += [leaf_hash(f"{self.name} {len(self.leaves) + n}".encode()) for n in range(entries)]
         root = root_of(self.leaves)
         note = sign_checkpoint(Checkpoint(ORIGIN, len(self.leaves), root), ORIGIN, self.key)
-        self._signed = SignedCheckpoint(len(self.leaves), root, note)
+        self._signed = SignedHead(len(self.leaves), root, note)
         return self._signed
 
     def fork(self, shared: int, name: str = "forged") -> GrowingLog:
@@ -57,7 +57,7 @@ class GrowingLog:
         checkpoint = open_note(note, self.vkey)
         return checkpoint.size, checkpoint.root
 
-    def signed_checkpoint(self) -> SignedCheckpoint | None:
+    def signed_checkpoint(self) -> SignedHead | None:
         return self._signed
 
     async def checkpoint(self) -> str:
@@ -68,7 +68,7 @@ class GrowingLog:
     async def consistency(self, old: int, new: int) -> Sequence[bytes]:
         if self.failure is not None:
             raise self.failure
-        return consistency_proof(self.leaves, old, new)
+        return consistency_proof(lambda start, end: root_of(self.leaves[start:end]), old, new)
 
     def prove(self, size: int) -> Prove:
         """Return what proves a tree of this size."""
@@ -108,7 +108,7 @@ class KeptAnchor:
     attempts: int = 0
     closed: bool = False
 
-    async def place(self, checkpoint: SignedCheckpoint, _prove: Prove, /) -> Placed:
+    async def place(self, checkpoint: SignedHead, _prove: Prove, /) -> Placed:
         self.attempts += 1
         if self.before is not None:
             await self.before()

@@ -10,7 +10,7 @@ import pytest
 from broker.anchoring import Anchoring
 from broker.core.entry import Kind
 from broker.core.errors import AnchorFailed, Code, Unavailable
-from broker.ports import SignedCheckpoint
+from broker.ports import SignedHead
 from tests.support.anchors import GrowingLog, Harbour, KeptAnchor, down, hang, refuse, settle
 from tests.support.fakes import Fault
 
@@ -405,7 +405,7 @@ async def test_what_is_known_of_each(harbour: Harbour) -> None:
     )
     known = await anchoring.known()
     assert known["holds"] == held
-    assert isinstance(known["ahead"], SignedCheckpoint)
+    assert isinstance(known["ahead"], SignedHead)
     assert known["ahead"].size == 9
     assert known["empty"] is known["silent"] is None
     codes = {name: answer.code for name, answer in known.items() if isinstance(answer, AnchorFailed)}
