@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from broker.anchoring.alarm import Alarm
-from broker.anchoring.station import Means, Pace, Station
+from broker.anchoring.station import Means, Pace, Station, failure_of
 from broker.background import Background
 from broker.core.errors import AnchorFailed, BrokerError
 from broker.ports import Anchor, Placement, SignedHead
+
+LOOK_SECONDS: Final = 4.0
+"""How long whoever asks what the anchors hold waits for them. One that takes longer does not say."""
 
 STOP_SECONDS: Final = 5.0
 """How long the anchors have to take the last checkpoint when the broker stops."""
@@ -103,7 +106,8 @@ class Anchoring:
     async def known(self) -> Mapping[str, Known]:
         """Ask each anchor what it holds: the youngest checkpoint that this ledger's key has signed.
 
-        Nothing is compared with the ledger. Takes as long as the slowest anchor, within bounds; never raises.
+        Nothing is compared with the ledger. Takes as long as the slowest anchor, but :data:`LOOK_SECONDS` at most, and
+        raises nothing.
         """
         return await self._ask([_known(station.held()) for station in self._stations])
 
@@ -113,10 +117,7 @@ class Anchoring:
         Raises ``Unavailable`` if the ledger cannot sign a checkpoint to compare with.
         """
         await self._records.checkpoint()
-        newest = self._records.signed_checkpoint()
-        if newest is None:
-            raise AssertionError("a checkpoint was just signed")
-        return await self._ask([_known(station.check(newest)) for station in self._stations])
+        return await self._ask([_known(station.check()) for station in self._stations])
 
     async def _ask(self, answers: list[Coroutine[Any, Any, Known]]) -> Mapping[str, Known]:
         names = [station.name for station in self._stations]
@@ -131,8 +132,7 @@ class Anchoring:
 
 async def _known(answer: Coroutine[Any, Any, SignedHead | None]) -> Known:
     try:
-        return await answer
-    except AnchorFailed as failed:
-        return failed
-    except BrokerError as error:
-        return AnchorFailed(error.code, error.public)
+        async with asyncio.timeout(LOOK_SECONDS):
+            return await answer
+    except (BrokerError, TimeoutError) as error:
+        return failure_of(error)

@@ -24,9 +24,6 @@ from broker.ports import Anchor, AnchorMeter, AnchorRecords, Clock, Events, Ledg
 PLACE_SECONDS: Final = 60.0
 """How long one attempt may take, all its requests together."""
 
-LOOK_SECONDS: Final = 15.0
-"""How long it may take to say what an anchor holds."""
-
 BACKOFF: Final = Backoff(first=1.0, longest=300.0)
 
 OpenNote = Callable[[str], tuple[int, bytes]]
@@ -86,7 +83,7 @@ class Station:
             async with asyncio.timeout(PLACE_SECONDS):
                 await self._place(checkpoint)
         except (BrokerError, TimeoutError) as error:
-            return self._pause_after(_failure(error))
+            return self._pause_after(failure_of(error))
         except Exception as error:  # noqa: BLE001 - a defect of one anchor must not end its task, nor hide
             self._means.events.error("anchor.defect", anchor=self.name, exc_info=error)
             return self._pause_after(AnchorFailed(Code.INTERNAL, "a defect of the broker"))
@@ -98,11 +95,7 @@ class Station:
 
         Raises ``AnchorFailed``.
         """
-        try:
-            async with asyncio.timeout(LOOK_SECONDS):
-                note = await self.anchor.latest()
-        except TimeoutError as error:
-            raise _failure(error) from error
+        note = await self.anchor.latest()
         if note is None:
             return None
         try:
@@ -112,30 +105,33 @@ class Station:
             raise AnchorFailed(Code.ANCHOR_INCONSISTENT, text) from error
         return SignedHead(size, root, note)
 
-    async def check(self, checkpoint: SignedHead) -> SignedHead | None:
+    async def check(self) -> SignedHead | None:
         """Return what is held here, once it is known to be a prefix of the ledger and no less than it was.
 
         What it finds is found: if that is alarming, it is as if an attempt had. Raises ``AnchorFailed``.
         """
         try:
-            return await self._compare(checkpoint)
+            return await self._compare()
         except AnchorFailed as failure:
             if failure.code in ALARMING:
                 self._pause_after(failure)
             raise
 
-    async def _compare(self, checkpoint: SignedHead) -> SignedHead | None:
+    async def _compare(self) -> SignedHead | None:
+        before = self.progress.size
         held = await self.held()
-        if held is not None:
-            await self._require_prefix(held, checkpoint)
+        # Only now: another attempt may have placed a newer one since this began, but none newer than this.
+        newest = self._means.records.signed_checkpoint()
+        if held is not None and newest is not None:
+            await self._require_prefix(held, newest)
         size = 0 if held is None else held.size
-        if self.anchor.remembers and size < self.progress.size:
-            text = f"it held a checkpoint of {self.progress.size} entries, and holds one of {size} now"
+        if self.anchor.remembers and size < before:
+            text = f"it held a checkpoint of {before} entries, and holds one of {size} now"
             raise AnchorFailed(Code.ANCHOR_LOST, text)
         return held
 
     async def _place(self, checkpoint: SignedHead) -> None:
-        held = await self._compare(checkpoint)
+        held = await self._compare()
         if held is not None and held.size == checkpoint.size == self.progress.size:
             return
         records = self._means.records
@@ -170,7 +166,8 @@ class Station:
         return min(BACKOFF.longest, max(pause, failure.retry_after or 0))
 
 
-def _failure(error: BrokerError | TimeoutError) -> AnchorFailed:
+def failure_of(error: BrokerError | TimeoutError) -> AnchorFailed:
+    """Return what an error says about an anchor."""
     match error:
         case AnchorFailed():
             return error

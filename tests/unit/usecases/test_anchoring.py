@@ -416,6 +416,31 @@ async def test_what_is_known_of_each(harbour: Harbour) -> None:
     assert harbour.ledger.entries == []
 
 
+async def test_a_check_beside_a_placement(harbour: Harbour) -> None:
+    """What is placed while an anchor is asked is neither ahead of the ledger nor lost, whichever of the two is seen."""
+
+    class Slow(KeptAnchor):
+        answer: int | None = None
+
+        async def latest(self) -> str | None:
+            answer, self.answer = self.answer, None
+            if answer is not None:
+                harbour.log.grow()
+                await harbour.pass_time(11, anchoring)
+            return self.notes[-1 if answer is None else answer] if self.notes else None
+
+    anchor = Slow()
+    harbour.log.grow(2)
+    anchoring = await started(harbour, offsite=anchor)
+    for number, answer in enumerate((-1, -2), 2):
+        anchor.answer = answer
+        checked = await anchoring.check()
+        assert isinstance(checked["offsite"], SignedHead)
+        assert len(anchor.notes) == number
+    assert harbour.events.names() == []
+    await anchoring.close()
+
+
 async def test_a_check_finds_a_loss_while_nothing_happens(harbour: Harbour) -> None:
     """It is an alarm like one that an attempt finds, and what is lost is placed again."""
     anchor = KeptAnchor()
@@ -433,7 +458,7 @@ async def test_a_check_finds_a_loss_while_nothing_happens(harbour: Harbour) -> N
 
 async def test_asking_a_hanging_anchor_ends(harbour: Harbour, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others' answers are not lost."""
-    monkeypatch.setattr("broker.anchoring.station.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("broker.anchoring.conductor.LOOK_SECONDS", 0.05)
 
     class Hanging(KeptAnchor):
         async def latest(self) -> str | None:
