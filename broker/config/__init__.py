@@ -6,6 +6,7 @@ from broker.config.anchors import (
     AnchorSettings,
     FileAnchorSettings,
     S3AnchorSettings,
+    SyslogAnchorSettings,
     WitnessAnchorSettings,
     kind_of,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "MasterKey",
     "OperatorSettings",
     "S3AnchorSettings",
+    "SyslogAnchorSettings",
     "VaultSettings",
     "VaultSignIn",
     "Webhook",

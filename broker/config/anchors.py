@@ -60,12 +60,28 @@ class WitnessAnchorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=T
     alarm_seconds: float = 900.0
 
 
-AnchorSettings = FileAnchorSettings | S3AnchorSettings | WitnessAnchorSettings
+class SyslogAnchorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A syslog receiver: ``syslog+tls://HOST:PORT``, ``syslog+tcp://…``, ``syslog+udp://…`` or ``syslog:PATH``.
+
+    The rest is for TLS only: the roots to trust, the name that its certificate must be for, and our own certificate.
+    """
+
+    url: str
+    ca_file: str | None = None
+    server_name: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    every_seconds: float = 60.0
+    alarm_seconds: float = 900.0
+
+
+AnchorSettings = FileAnchorSettings | S3AnchorSettings | WitnessAnchorSettings | SyslogAnchorSettings
 
 ANCHOR_KINDS: Final[Mapping[str, type[AnchorSettings]]] = {
     "file": FileAnchorSettings,
     "s3": S3AnchorSettings,
     "witness": WitnessAnchorSettings,
+    "syslog": SyslogAnchorSettings,
 }
 """The settings of each kind of anchor."""
 
@@ -97,7 +113,7 @@ def _check_times(where: str, settings: AnchorSettings, path: Path) -> None:
         fail(path, f"{where}.every_seconds: must be 1 at least")
     if not settings.every_seconds < settings.alarm_seconds < math.inf:
         fail(path, f"{where}.alarm_seconds: must be above every_seconds")
-    if not isinstance(settings, WitnessAnchorSettings) and not 0 < settings.timeout_seconds < math.inf:
+    if isinstance(settings, FileAnchorSettings | S3AnchorSettings) and not 0 < settings.timeout_seconds < math.inf:
         fail(path, f"{where}.timeout_seconds: must be above 0")
 
 
@@ -109,17 +125,35 @@ def _checked(where: str, settings: AnchorSettings, path: Path, folder: Path) -> 
                 fail(path, f"{where}.path: must not be empty")
             return replace(settings, path=str((folder / settings.path).absolute()))
         case S3AnchorSettings():
-            if not settings.bucket or settings.retain_days < 1:
-                fail(path, f"{where}: bucket must not be empty, and retain_days be 1 at least")
-            if settings.prefix and not settings.prefix.endswith("/"):
-                fail(path, f"{where}.prefix: must end in a slash, so that none is the beginning of another")
-            if settings.endpoint is not None:
-                check_url(f"{where}.endpoint", settings.endpoint, path)
+            _check_s3(where, settings, path)
             return settings
         case WitnessAnchorSettings():
-            if not settings.url.startswith("https://") and not (
-                settings.allow_http and settings.url.startswith("http://")
-            ):
+            if not settings.url.startswith(("https://", "http://") if settings.allow_http else "https://"):
                 fail(path, f"{where}.url: must be https://, or http:// with allow_http = true")
-            ca_file = settings.ca_file
-            return settings if ca_file is None else replace(settings, ca_file=str((folder / ca_file).absolute()))
+            return replace(settings, **_within(folder, ca_file=settings.ca_file))
+        case SyslogAnchorSettings():
+            _check_syslog(where, settings, path)
+            files = _within(folder, ca_file=settings.ca_file, certificate=settings.certificate, key=settings.key)
+            return replace(settings, **files)
+
+
+def _check_s3(where: str, settings: S3AnchorSettings, path: Path) -> None:
+    if not settings.bucket or settings.retain_days < 1:
+        fail(path, f"{where}: bucket must not be empty, and retain_days be 1 at least")
+    if settings.prefix and not settings.prefix.endswith("/"):
+        fail(path, f"{where}.prefix: must end in a slash, so that none is the beginning of another")
+    if settings.endpoint is not None:
+        check_url(f"{where}.endpoint", settings.endpoint, path)
+
+
+def _check_syslog(where: str, settings: SyslogAnchorSettings, path: Path) -> None:
+    if (settings.certificate is None) != (settings.key is None):
+        fail(path, f"{where}.certificate and key: give both or neither")
+    for_tls = (settings.ca_file, settings.server_name, settings.certificate)
+    if not settings.url.startswith("syslog+tls:") and any(value is not None for value in for_tls):
+        fail(path, f"{where}: ca_file, server_name and certificate have a meaning for syslog+tls:// only")
+
+
+def _within(folder: Path, **files: str | None) -> dict[str, str]:
+    """Return the paths that are given, taken from the folder."""
+    return {name: str((folder / file).absolute()) for name, file in files.items() if file is not None}

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from broker.anchoring import Anchoring, Means, Pace
 from broker.anchors.file import FileAnchor
+from broker.anchors.syslog import SyslogAnchor
 from broker.anchors.witness import WitnessAnchor
 from broker.config import (
     AnchorSettings,
     Config,
     FileAnchorSettings,
     S3AnchorSettings,
+    SyslogAnchorSettings,
     WitnessAnchorSettings,
     kind_of,
 )
-from broker.core.errors import Code, Unavailable
+from broker.core.errors import Code, Malformed, Unavailable
 from broker.core.secret import Secret
+from broker.delivery.syslog import SyslogTarget, syslog_target
 from broker.outbound import Destination, Outbound
 from broker.ports import Anchor, Clock
 from broker.signing.checkpoint import VerifierKeyError
@@ -55,8 +59,24 @@ def _anchor(name: str, settings: AnchorSettings, outbound: Outbound, clock: Cloc
                 return WitnessAnchor(settings.url, settings.vkey, outbound, destination, clock=clock)
             except VerifierKeyError as error:
                 raise Unavailable(Code.INTERNAL, f"anchors.{name}.vkey: {error}") from error
+        case SyslogAnchorSettings():
+            return SyslogAnchor(_syslog_target(name, settings), clock=clock)
         case S3AnchorSettings():
             return _s3(name, settings, clock, own_token)
+
+
+def _syslog_target(name: str, settings: SyslogAnchorSettings) -> SyslogTarget:
+    try:
+        target = syslog_target(settings.url)
+    except Malformed as error:
+        raise Unavailable(Code.INTERNAL, f"anchors.{name}.url: {error.public}") from error
+    return replace(
+        target,
+        ca_file=settings.ca_file,
+        server_name=settings.server_name,
+        certificate=settings.certificate,
+        key=settings.key,
+    )
 
 
 def _s3(name: str, settings: S3AnchorSettings, clock: Clock, own_token: OwnToken) -> Anchor:

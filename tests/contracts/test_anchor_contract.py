@@ -13,14 +13,17 @@ import pytest
 
 from broker.anchors.file import FileAnchor
 from broker.anchors.s3 import LockedBucket, S3Anchor
+from broker.anchors.syslog import SyslogAnchor
 from broker.anchors.witness import WitnessAnchor
 from broker.backends.aws_session import AwsAccount
 from broker.core.errors import AnchorFailed
+from broker.delivery.syslog import syslog_target
 from broker.outbound import Destination, Outbound
 from broker.ports import Anchor, SignedHead
 from tests.support.anchors import GrowingLog, KeptAnchor
 from tests.support.fakes import FakeClock
 from tests.support.moto_aws import REGION, client, environment, own_token
+from tests.support.syslog_server import SyslogServer
 from tests.support.witness import Witness
 
 NOW = datetime.now(UTC).timestamp()
@@ -66,7 +69,13 @@ async def _kept(request: pytest.FixtureRequest, folder: Path, log: GrowingLog) -
     yield Case(log, lambda: KeptAnchor(notes))
 
 
-CASES = {"file": _file, "s3": _s3, "witness": _witness, "stand-in": _kept}
+@asynccontextmanager
+async def _syslog(request: pytest.FixtureRequest, folder: Path, log: GrowingLog) -> AsyncIterator[Case]:
+    async with SyslogServer() as server:
+        yield Case(log, lambda: SyslogAnchor(syslog_target(server.url), clock=FakeClock(NOW)))
+
+
+CASES = {"file": _file, "syslog": _syslog, "s3": _s3, "witness": _witness, "stand-in": _kept}
 
 
 @pytest.fixture(params=CASES)

@@ -34,7 +34,7 @@ def test_the_examples_are_settings(tmp_path: Path) -> None:
     path = tmp_path / "broker.toml"
     path.write_text('issuer = "https://broker.example"\n' + "\n".join(_blocks("toml")))
     anchors = load_config(path, {}).anchors
-    assert list(anchors) == ["offsite", "locked", "witness-1"]
+    assert list(anchors) == ["offsite", "locked", "witness-1", "logs"]
     witness = anchors["witness-1"]
     assert isinstance(witness, WitnessAnchorSettings)
     assert parse_witness_key(witness.vkey).name == "witness.example.org/w1"

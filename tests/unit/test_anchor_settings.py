@@ -11,6 +11,7 @@ from broker.config import (
     ConfigError,
     FileAnchorSettings,
     S3AnchorSettings,
+    SyslogAnchorSettings,
     WitnessAnchorSettings,
     kind_of,
     load_config,
@@ -35,9 +36,16 @@ kind = "witness"
 url = "https://witness.example"
 vkey = "witness.example/w1+00000000+AAAA"
 ca_file = "ca.pem"
+
+[anchors.logs]
+kind = "syslog"
+url = "syslog+tls://logs.internal"
+certificate = "us.pem"
+key = "us.key"
 """
 FILE = MINIMAL + '[anchors.a]\nkind = "file"\n'
 S3 = MINIMAL + '[anchors.a]\nkind = "s3"\nregion = "x"\n'
+SYSLOG = MINIMAL + '[anchors.a]\nkind = "syslog"\n'
 WITNESS = MINIMAL + '[anchors.a]\nkind = "witness"\nvkey = "v"\n'
 
 
@@ -56,14 +64,16 @@ def load(file: Path, text: str) -> Config:
 def test_each_kind_has_its_settings(file: Path) -> None:
     """Paths are taken from the folder of the file; the names are the operator's own."""
     anchors = load(file, MINIMAL + GOOD).anchors
-    assert list(anchors) == ["offsite", "locked", "w1"]
-    offsite, locked, witness = anchors.values()
+    assert list(anchors) == ["offsite", "locked", "w1", "logs"]
+    offsite, locked, witness, logs = anchors.values()
     assert offsite == FileAnchorSettings(path=str(file.parent / "evidence/anchor.jsonl"), every_seconds=5.0)
     assert isinstance(locked, S3AnchorSettings)
     assert (locked.mode, locked.retain_days, locked.prefix, locked.every_seconds) == ("governance", 400, "", 60.0)
     assert isinstance(witness, WitnessAnchorSettings)
     assert (witness.ca_file, witness.allow_http) == (str(file.parent / "ca.pem"), False)
-    assert [kind_of(each) for each in anchors.values()] == ["file", "s3", "witness"]
+    assert [kind_of(each) for each in anchors.values()] == ["file", "s3", "witness", "syslog"]
+    assert isinstance(logs, SyslogAnchorSettings)
+    assert (logs.certificate, logs.key) == (str(file.parent / "us.pem"), str(file.parent / "us.key"))
     assert load(file, MINIMAL).anchors == {}
 
 
@@ -71,7 +81,7 @@ def test_each_kind_has_its_settings(file: Path) -> None:
     ("text", "says"),
     [
         ("anchors = 5\n" + MINIMAL, "anchors"),
-        (MINIMAL + "[anchors.a]\n", "anchors.a.kind: must be one of file, s3, witness"),
+        (MINIMAL + "[anchors.a]\n", "anchors.a.kind: must be one of file, s3, witness, syslog"),
         (MINIMAL + '[anchors.a]\nkind = "carrier-pigeon"\n', "anchors.a.kind: must be one of"),
         (MINIMAL + "[anchors.a]\nkind = 7\n", "anchors.a.kind: must be one of"),
         (MINIMAL + '[anchors."A b"]\nkind = "file"\npath = "x"\n', "anchors.A b: a name has"),
@@ -93,8 +103,12 @@ def test_each_kind_has_its_settings(file: Path) -> None:
         (S3 + 'bucket = "b"\nretain_days = 1\nendpoint = "http://moto"\n', "anchors.a.endpoint: must be https://"),
         (WITNESS + 'url = "http://127.0.0.1"\n', "anchors.a.url: must be https://, or http:// with allow_http"),
         (WITNESS + 'url = "ftp://x"\nallow_http = true\n', "anchors.a.url: must be https://"),
+        (SYSLOG, "anchors.a: Object missing required field `url`"),
+        (SYSLOG + 'url = "syslog+tls://h"\ncertificate = "c"\n', "certificate and key: give both or neither"),
+        (SYSLOG + 'url = "syslog+udp://h"\nca_file = "c"\n', "have a meaning for syslog+tls:// only"),
+        (SYSLOG + 'url = "syslog+tcp://h"\nserver_name = "s"\n', "have a meaning for syslog+tls:// only"),
     ],
-    ids=range(23),
+    ids=range(27),
 )
 def test_an_anchor_that_cannot_be_used(file: Path, text: str, says: str) -> None:
     """The message names the anchor and the key."""
