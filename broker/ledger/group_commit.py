@@ -44,9 +44,9 @@ class _Waiting:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """Something else for the writer thread, in a transaction of its own."""
+    """Something else for the writer thread."""
 
-    work: Callable[[Connection], Any]
+    work: Callable[[], Any]
     answer: asyncio.Future[Any]
 
 
@@ -116,6 +116,13 @@ class GroupCommit:
 
     async def run(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in a write transaction of its own, between batches. Raises :class:`Unavailable`."""
+        return await self._queued(lambda: self._writer.run(work))
+
+    async def empty_log(self) -> bool:
+        """Cut the log to nothing, between batches; whether that was possible now. Raises :class:`Unavailable`."""
+        return await self._queued(self._writer.empty_log)
+
+    async def _queued(self, work: Callable[[], T]) -> T:
         self._require_open()
         answer: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Job(work, answer))
@@ -185,7 +192,7 @@ class GroupCommit:
 
     def _run(self, job: _Job) -> None:
         try:
-            result = self._writer.run(job.work)
+            result = job.work()
         except Exception as error:  # noqa: BLE001 - every failure is somebody's answer
             failure = unavailable(error)
             self._deliver(lambda: None if job.answer.done() else job.answer.set_exception(failure))

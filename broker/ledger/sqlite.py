@@ -50,6 +50,8 @@ _WRITER_SETTINGS: Final = (
     "foreign_keys=ON",
     "trusted_schema=OFF",
     "cell_size_check=ON",
+    # What is deleted, and personal data that is erased, is overwritten in the file.
+    "secure_delete=ON",
     # The writer copies the log back itself, after the callers have their answers: see FileWatch.
     "wal_autocheckpoint=0",
 )
@@ -100,7 +102,32 @@ def schema_problems(connection: Connection) -> list[str]:
 
 def copy_back(connection: Connection) -> None:
     """Copy what the write-ahead log holds into the database file, as far as no reader needs the log."""
-    connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
+    _checkpoint(connection, "PASSIVE")
+
+
+def empty_log(connection: Connection) -> bool:
+    """Copy the log back and cut it to nothing, without waiting for anybody; whether no reader was in the way."""
+    patience = _pragma(connection, "busy_timeout")
+    _pragma(connection, "busy_timeout=0")
+    try:
+        return _checkpoint(connection, "TRUNCATE") == 0
+    finally:
+        _pragma(connection, f"busy_timeout={patience}")
+
+
+def _checkpoint(connection: Connection, mode: str) -> int:
+    return _pragma(connection, f"wal_checkpoint({mode})")
+
+
+def _pragma(connection: Connection, pragma: str) -> int:
+    """Return the first number of the answer. The engine would begin a transaction, in which no log can be copied."""
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(f"PRAGMA {pragma}")
+        row = cursor.fetchone()
+        return 0 if row is None else int(row[0])
+    finally:
+        cursor.close()
 
 
 def read_head(connection: Connection) -> tuple[int, bytes, int] | None:

@@ -133,6 +133,17 @@ class Writer:
         except Exception:  # noqa: BLE001 - nothing is lost: the log keeps everything
             self._discard()
 
+    def empty_log(self) -> bool:
+        """Copy the log back and cut it to nothing; whether that was possible now. Raises :class:`Unavailable`."""
+        try:
+            self._check()
+            empty = sqlite.empty_log(self._connected())
+            self._watch.accept()
+        except Exception as error:
+            self._discard()
+            raise unavailable(error) from error
+        return empty
+
     def close(self) -> None:
         """Close the connection; the last one of a database also copies its log back."""
         if self._connection is not None:
