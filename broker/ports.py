@@ -10,11 +10,13 @@ from broker.core.action import ActionState
 from broker.core.approval import ApprovalState
 from broker.core.change import Change, Guard, Receipt, RegisteredAgent, StoredKey
 from broker.core.claims import AccessClaims
+from broker.core.erasing import Forgetting
 from broker.core.errors import BrokerError, Code
 from broker.core.identity import Agent
 from broker.core.identity_token import IdentityClaims
 from broker.core.inquiry import EntryFilter
 from broker.core.lease import Ended, LeaseOrder, LeaseState, LeaseStatus, Taken
+from broker.core.personal import Opened
 from broker.core.rules import BlockIndex, Rule, RuleIndex
 from broker.core.secret import Secret
 from broker.core.selector import Selector
@@ -115,11 +117,15 @@ class LeaseFilter:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One ledger entry as stored: its place, its canonical bytes, and its decoded members."""
+    """One ledger entry as stored: its place, its canonical bytes, and its decoded members, the personal ones included.
+
+    ``personal`` are those alone, with their salt; None if it has none, or if they were erased.
+    """
 
     seq: int
     body: bytes
     members: Mapping[str, Any]
+    personal: Opened | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +332,38 @@ class Inquiries(Protocol):
 
     async def story(self, ref: str) -> Story | None:
         """Return the story of a token, a lease, a task, an approval or a rule; None if nothing is known of it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Forgettable:
+    """Places of entries that can lose their personal members now. ``in_use`` counts those that cannot yet.
+
+    ``last`` is the place up to which was looked; ``more`` says that entries above it may be meant as well.
+    """
+
+    places: Sequence[int]
+    in_use: int
+    last: int
+    more: bool
+
+
+class Erasable(Protocol):
+    """What it takes to forget personal data; raises as :class:`Records` does."""
+
+    async def forgettable(self, wanted: Forgetting, now: float, *, after: int, limit: int) -> Forgettable:
+        """Return up to ``limit`` entries above a place that are meant and still have personal members.
+
+        What they record must be over: a token or task that lives, a request that waits, a rule in force keep theirs.
+        Looks through a bounded number of entries.
+        """
+        ...
+
+    async def forget_erased(self) -> bool:
+        """Make the files hold nothing any more of what was erased; return whether they do not.
+
+        They do for as long as somebody reads an older state of them. Does not wait for that.
+        """
         ...
 
 

@@ -2,7 +2,7 @@
 
 An entry is a JSON object of texts, whole numbers, booleans, lists and objects; no floats, no nulls, no number that
 another JSON reader could round. For such values the encoding below *is* RFC 8785; a property test holds it against an
-independent implementation.
+independent implementation. What is personal in an entry is kept beside it (see :mod:`broker.core.personal`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
+
+from broker.core.personal import BLANK, MEMBER, commitment, take_personal
 
 VERSION: Final = 1
 """The version of the entry format: new fields may be added, none changes its meaning."""
@@ -67,15 +69,16 @@ class Kind(StrEnum):
     PREFIX_REVOKED = "prefix.revoked"
     ANCHOR_FAILED = "anchor.failed"
     ANCHOR_RECOVERED = "anchor.recovered"
+    PERSONAL_ERASED = "personal.erased"
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
     """The members of an entry that the ledger also keeps as columns, so that lists and previews are queries.
 
-    They are read from the body itself, so the two cannot disagree; verifying a ledger compares them again. ``at`` is
-    Unix milliseconds; ``expires_at`` Unix seconds; ``scope`` is space-separated. ``lineage`` holds the facts that a
-    token has from its ancestors (see :func:`broker.core.selector.facts_text`).
+    They are read from the members themselves, so the two cannot disagree; verifying a ledger compares them again.
+    ``at`` is Unix milliseconds; ``expires_at`` Unix seconds; ``scope`` is space-separated. ``lineage`` holds the facts
+    that a token has from its ancestors (see :func:`broker.core.selector.facts_text`).
     """
 
     kind: str
@@ -95,6 +98,8 @@ class Columns:
     lineage: str | None = None
 
 
+_COMMITMENT: Final = f',"{MEMBER}":"'.encode()
+_BLANK: Final = f'{BLANK}",'.encode()
 _COLUMNS: Final = tuple(f.name for f in fields(Columns))
 _NOTHING: Final[tuple[object, ...]] = (None, (), [], {})
 _encoder: Final = msgspec.json.Encoder(order="sorted")
@@ -103,10 +108,27 @@ _given_order: Final = msgspec.json.Encoder()
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry: its canonical bytes, and the columns taken from it. Its place in the ledger is given by the commit."""
+    """One entry: its canonical bytes, and the columns taken from it. Its place in the ledger is given by the commit.
+
+    ``personal`` is the canonical JSON of its personal members, empty if it has none. The body then is blank from
+    ``gap`` on where the commitment to them belongs.
+    """
 
     columns: Columns
     body: bytes
+    personal: bytes = b""
+    gap: int = 0
+
+    def committed(self, salt: bytes) -> tuple[bytes, bytes | None]:
+        """Return the bytes of the leaf, and what is stored beside it (see :func:`broker.core.personal.commitment`).
+
+        ``salt`` is random, :data:`broker.core.personal.SALT_SIZE` bytes, and used for nothing else.
+        """
+        if not self.personal:
+            return self.body, None
+        stored = salt + self.personal
+        end = self.gap + len(BLANK)
+        return self.body[: self.gap] + commitment(stored).encode() + self.body[end:], stored
 
 
 def entry(kind: Kind, at: float, **members: Any) -> Entry:  # noqa: ANN401 - members are JSON values
@@ -115,12 +137,20 @@ def entry(kind: Kind, at: float, **members: Any) -> Entry:  # noqa: ANN401 - mem
     Raises ``ValueError`` for a member that an entry cannot hold (see the head of this module), and when the encoding
     would be longer than :data:`MAX_BODY`.
     """
-    if "v" in members:
-        msg = "an entry's version is not a member to choose"
+    if "v" in members or MEMBER in members:
+        msg = "an entry's version and its commitment are not members to choose"
         raise ValueError(msg)
     data: dict[str, Any] = {"v": VERSION, "kind": kind.value, "at": int(at * 1000)}
     data |= {name: value for name, value in members.items() if type(value) is str or value not in _NOTHING}
-    return Entry(columns_of(data), encode(data))
+    columns = columns_of(data)
+    taken = take_personal(data)
+    if not taken:
+        return Entry(columns, encode(data))
+    # In two halves, so that the place of the commitment is known whatever the members hold.
+    before = encode({name: value for name, value in data.items() if name < MEMBER})
+    after = encode({name: value for name, value in data.items() if name > MEMBER})
+    head = before[:-1] + _COMMITMENT
+    return Entry(columns, _fitting(head + _BLANK + after[1:]), encode(taken), len(head))
 
 
 def encode(data: dict[str, Any]) -> bytes:
@@ -132,6 +162,10 @@ def encode(data: dict[str, Any]) -> bytes:
     if not body.isascii():
         # The sorted encoder orders names by code point, RFC 8785 by UTF-16 unit: the same, unless one is beyond ASCII.
         body = _given_order.encode(_by_utf16(data))
+    return _fitting(body)
+
+
+def _fitting(body: bytes) -> bytes:
     if len(body) > MAX_BODY:
         msg = f"an entry of {len(body)} bytes is longer than {MAX_BODY}"
         raise ValueError(msg)
@@ -139,7 +173,7 @@ def encode(data: dict[str, Any]) -> bytes:
 
 
 def columns_of(data: Mapping[str, Any]) -> Columns:
-    """Return the columns that belong to an entry's decoded body."""
+    """Return the columns that belong to all the members of an entry."""
     return Columns(**{name: data[name] for name in _COLUMNS if name in data})
 
 

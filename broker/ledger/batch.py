@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -11,6 +12,7 @@ from sqlalchemy import Connection
 from broker.core.change import Change, PutAgent, Receipt, RemoveAgent, Spend
 from broker.core.errors import BrokerError, Code, EpochMoved, Unavailable
 from broker.core.merkle import Frontier
+from broker.core.personal import SALT_SIZE
 from broker.ledger import sqlite
 from broker.ledger.guards import View, judge, load_view
 from broker.ledger.memory import Effects
@@ -51,7 +53,7 @@ class Proposal:
     @classmethod
     def of(cls, change: Change) -> Self:
         """Hash and arrange the entry now, so that the transaction does not have to."""
-        return cls(change, entry_row(change))
+        return cls(change, entry_row(change, secrets.token_bytes(SALT_SIZE)))
 
 
 @dataclass(frozen=True, slots=True)

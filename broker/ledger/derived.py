@@ -142,14 +142,14 @@ class Derived:
 
 
 def _differences(number: int, members: Mapping[str, Any], row: Row[Any]) -> list[str]:
-    """Return the names of what a rule's row says differently from its entry."""
+    """Return the names of what a rule's row says differently from its entry. What was erased is empty in the row."""
     checks = {
         "id": row.id == members.get("ref"),
         "number": number == members.get("number"),
         "selector": _same_selector(row.selector, members.get("selector")),
         "at": int(row.at * _MILLISECONDS) == members.get("at"),
         "by": row.by == members.get("by"),
-        "reason": row.reason == members.get("reason"),
+        "reason": row.reason == members.get("reason", ""),
         "incident": row.incident == members.get("incident"),
     }
     return [name for name, same in checks.items() if not same]

@@ -13,7 +13,7 @@ from broker.core.inquiry import EntryFilter, Related, is_about
 from broker.core.selector import fact_line
 from broker.ledger import schema, task_records
 from broker.ledger.batch import Head
-from broker.ledger.records import read_record
+from broker.ledger.records import ENTRY, read_record
 from broker.ledger.rows import MAX_PAGE
 from broker.ledger.sqlite import has_bytes, has_text, member
 from broker.ledger.task_rows import below
@@ -46,11 +46,11 @@ def find(connection: Connection, wanted: EntryFilter, after: int, limit: int) ->
 def _candidates(
     connection: Connection, wanted: EntryFilter, related: Related, after: int, last: int
 ) -> Iterator[Record]:
-    query = select(_table.seq, _table.body).where(_table.seq > after, _table.seq <= last)
+    query = ENTRY.where(_table.seq > after, _table.seq <= last)
     query = query.where(*_conditions(wanted, related)).order_by(_table.seq)
     with connection.execute(query) as rows:
-        for seq, body in rows:
-            record = read_record(seq, body)
+        for row in rows:
+            record = read_record(*row)
             if is_about(record.members, wanted, related):
                 yield record
 
@@ -63,7 +63,9 @@ def _conditions(wanted: EntryFilter, related: Related) -> Iterator[ColumnElement
         yield _table.at >= literal(wanted.since * 1000)
     if wanted.until is not None:
         yield _table.at < literal(wanted.until * 1000)
-    for value in (wanted.agent, wanted.lease, wanted.approval, wanted.incident):
+    if wanted.agent is not None:
+        yield or_(_said(wanted.agent), has_bytes(_table.personal, _encode(wanted.agent)))
+    for value in (wanted.lease, wanted.approval, wanted.incident):
         if value is not None:
             yield _said(value)
     if wanted.task is not None:

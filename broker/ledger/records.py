@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Select, select
 from broker.core.change import RegisteredAgent, StoredKey
 from broker.core.entry import decode
 from broker.core.errors import Code, Unavailable
+from broker.core.personal import MEMBER, merged, read_personal
 from broker.core.rules import Rule
 from broker.ledger import schema
 from broker.ledger.batch import Head
@@ -19,7 +20,8 @@ from broker.ports import Idempotent, Record, TreeHead
 RECENT: Final = 100_000
 """How far back the ledger is looked through for what an agent did of late."""
 
-_ENTRY: Final = select(schema.entries.c.seq, schema.entries.c.body)
+ENTRY: Final = select(schema.entries.c.seq, schema.entries.c.body, schema.entries.c.personal)
+"""What :func:`read_record` reads."""
 
 
 def registered_agent(connection: Connection, name: str) -> RegisteredAgent | None:
@@ -69,35 +71,35 @@ def idempotent(connection: Connection, key: str) -> Idempotent | None:
 
 def record(connection: Connection, seq: int) -> Record | None:
     """Return the entry at a place."""
-    return _first(connection, _ENTRY.where(schema.entries.c.seq == seq))
+    return _first(connection, ENTRY.where(schema.entries.c.seq == seq))
 
 
 def record_of(connection: Connection, ref: str) -> Record | None:
     """Return the oldest entry that a reference names."""
     table = schema.entries.c
-    return _first(connection, _ENTRY.where(table.ref == ref).order_by(table.seq).limit(1))
+    return _first(connection, ENTRY.where(table.ref == ref).order_by(table.seq).limit(1))
 
 
 def records(connection: Connection, after: int, limit: int) -> Sequence[Record]:
     """Return entries above a place, the oldest first."""
     seq = schema.entries.c.seq
-    query = _ENTRY.where(seq > after).order_by(seq).limit(page_of(limit))
-    return [read_record(seq, body) for seq, body in connection.execute(query)]
+    query = ENTRY.where(seq > after).order_by(seq).limit(page_of(limit))
+    return [read_record(*row) for row in connection.execute(query)]
 
 
 def recent(connection: Connection, agent: str, limit: int) -> Sequence[Record]:
     """Return the youngest entries about an agent, among the last :data:`RECENT`."""
     table = schema.entries.c
     oldest = Head.read(connection).frontier.size - RECENT
-    query = _ENTRY.where(table.agent == agent, table.seq >= oldest).order_by(table.seq.desc()).limit(page_of(limit))
-    return [read_record(seq, body) for seq, body in connection.execute(query)]
+    query = ENTRY.where(table.agent == agent, table.seq >= oldest).order_by(table.seq.desc()).limit(page_of(limit))
+    return [read_record(*row) for row in connection.execute(query)]
 
 
 def latest(connection: Connection, kind: str) -> Record | None:
     """Return the youngest entry of a kind, among the last :data:`RECENT`."""
     table = schema.entries.c
     oldest = Head.read(connection).frontier.size - RECENT
-    query = _ENTRY.where(table.kind == kind, table.seq >= oldest).order_by(table.seq.desc()).limit(1)
+    query = ENTRY.where(table.kind == kind, table.seq >= oldest).order_by(table.seq.desc()).limit(1)
     row = connection.execute(query).one_or_none()
     return None if row is None else read_record(*row)
 
@@ -108,14 +110,16 @@ def tree_head(connection: Connection) -> TreeHead:
     return TreeHead(head.frontier.size, head.frontier.root(), head.epoch)
 
 
-def _first(connection: Connection, query: Select[int, bytes]) -> Record | None:
+def _first(connection: Connection, query: Select[int, bytes, bytes | None]) -> Record | None:
     row = connection.execute(query).one_or_none()
-    return None if row is None else read_record(row[0], row[1])
+    return None if row is None else read_record(*row)
 
 
-def read_record(seq: int, body: bytes) -> Record:
-    """Return an entry as it is stored. Raises :class:`Unavailable` if it is not one."""
+def read_record(seq: int, body: bytes, stored: bytes | None) -> Record:
+    """Return an entry with its personal members, if they are ``stored`` still. Raises :class:`Unavailable`."""
     try:
-        return Record(seq, body, decode(body))
+        leaf = decode(body)
+        personal = None if stored is None else read_personal(stored, leaf.get(MEMBER))
     except ValueError as error:
         raise Unavailable(Code.LEDGER_CORRUPT, f"the ledger is damaged: entry {seq} cannot be read") from error
+    return Record(seq, body, merged(leaf, None if personal is None else personal.members), personal)

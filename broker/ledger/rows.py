@@ -18,7 +18,7 @@ from broker.ledger.schema import ENTRY_COLUMNS
 MAX_PAGE: Final = 1000
 """The most rows in one answer, whatever was asked for."""
 
-_columns: Final = attrgetter(*ENTRY_COLUMNS[2:-1])
+_columns: Final = attrgetter(*ENTRY_COLUMNS[2:-2])
 _encoder: Final = msgspec.json.Encoder(order="sorted")
 
 
@@ -27,10 +27,10 @@ def page_of(limit: int) -> int:
     return max(0, min(limit, MAX_PAGE))
 
 
-def entry_row(change: Change) -> tuple[Any, ...]:
-    """Return the row of a change's entry, all but its place: leaf hash, columns, body."""
-    record = change.entry
-    return (leaf_hash(record.body), *_columns(record.columns), record.body)
+def entry_row(change: Change, salt: bytes) -> tuple[Any, ...]:
+    """Return the row of a change's entry, all but its place: leaf hash, columns, body, what is personal."""
+    body, personal = change.entry.committed(salt)
+    return (leaf_hash(body), *_columns(change.entry.columns), body, personal)
 
 
 def rule_row(rule: Rule) -> dict[str, Any]:

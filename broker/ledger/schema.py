@@ -35,8 +35,11 @@ _Whole: Final = BigInteger().with_variant(Integer(), "sqlite")
 _TYPES: Final = {"at": _Whole, "epoch": _Whole, "expires_at": _Whole}
 _COLUMN_NAMES: Final = tuple(field.name for field in fields(Columns))
 
-ENTRY_COLUMNS: Final = ("seq", "leaf", *_COLUMN_NAMES, "body")
-"""The columns of ``entries`` in their stored order. ``body`` is last, so that reading the others does not load it."""
+ENTRY_COLUMNS: Final = ("seq", "leaf", *_COLUMN_NAMES, "body", "personal")
+"""The columns of ``entries`` in their stored order. ``body`` is late, so that reading those before does not load it.
+
+``personal`` is the salt and the canonical JSON of the personal members; NULL if there are none, or none any more.
+"""
 
 entries: Final = Table(
     "entries",
@@ -45,6 +48,7 @@ entries: Final = Table(
     Column("leaf", LargeBinary, nullable=False),
     *(Column(name, _TYPES.get(name, Text), nullable=name not in {"kind", "at"}) for name in _COLUMN_NAMES),
     Column("body", LargeBinary, nullable=False),
+    Column("personal", LargeBinary),
 )
 Index("entries_ref", entries.c.ref)
 _issued: Final = entries.c.kind == Kind.TOKEN_ISSUED.value

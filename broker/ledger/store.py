@@ -10,6 +10,7 @@ from typing import Final, Self
 from broker.core.action import ActionState
 from broker.core.approval import ApprovalState
 from broker.core.change import Change, Receipt, RegisteredAgent, StoredKey
+from broker.core.erasing import Forgetting
 from broker.core.errors import Code, Refused, Unavailable
 from broker.core.inquiry import EntryFilter
 from broker.core.lease import LeaseState, LeaseStatus
@@ -21,6 +22,7 @@ from broker.core.tiles import Tile
 from broker.core.usage import Usage
 from broker.ledger import (
     anchor_records,
+    erasable,
     hits,
     inquiries,
     lease_records,
@@ -43,6 +45,7 @@ from broker.ledger.watch import FileWatch
 from broker.ledger.writer import Writer
 from broker.ports import (
     Clock,
+    Forgettable,
     FoundRecords,
     Hits,
     Idempotent,
@@ -258,6 +261,16 @@ class SqlLedger:
     async def story(self, ref: str) -> Story | None:
         """Return the story of what a reference names."""
         return await self._reader.read(lambda connection: stories.story(connection, ref), slow=True)
+
+    async def forgettable(self, wanted: Forgetting, now: float, *, after: int, limit: int) -> Forgettable:
+        """Return entries that are meant and can lose their personal members."""
+        return await self._reader.read(
+            lambda connection: erasable.forgettable(connection, wanted, after, limit, now), slow=True
+        )
+
+    async def forget_erased(self) -> bool:
+        """Empty the log, which holds older states of pages; whether nobody was reading one."""
+        return await self._group.empty_log()
 
     async def recent(self, agent: str, limit: int = 10) -> Sequence[Record]:
         """Return what was recorded of an agent of late, the youngest first."""

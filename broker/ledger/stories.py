@@ -12,7 +12,7 @@ from broker.core.inquiry import EntryFilter
 from broker.core.story import Happened, Story, above, facts_of, rule_of, tell
 from broker.ledger import schema
 from broker.ledger.inquiries import find
-from broker.ledger.records import read_record, record_of
+from broker.ledger.records import ENTRY, read_record, record_of
 from broker.ledger.rows import MAX_PAGE
 from broker.ports import Record
 
@@ -83,15 +83,15 @@ def _ended_by(connection: Connection, rule: Record) -> Iterator[Happened]:
     """Yield the tokens that a rule ended while they lived: the index on their ends finds them."""
     made = rule_of(rule.members)
     ends_at = select(schema.rules.c.ends_at).where(schema.rules.c.number == made.number).scalar_subquery()
-    query = select(_table.seq, _table.body).where(
+    query = ENTRY.where(
         _table.kind == Kind.TOKEN_ISSUED.value,
         _table.expires_at.between(int(made.at), ends_at),
         _table.seq < rule.seq,
         _table.epoch < made.number,
     )
     left = MAX_ENTRIES
-    for seq, body in connection.execute(query.order_by(_table.expires_at).limit(10 * MAX_ENTRIES)):
-        record = read_record(seq, body)
+    for row in connection.execute(query.order_by(_table.expires_at).limit(10 * MAX_ENTRIES)):
+        record = read_record(*row)
         if left and (made.selector.everything or made.selector.selects(facts_of(record.members))):
             left -= 1
             yield _happened(record)
@@ -119,8 +119,8 @@ def _needed(entries: Iterable[Happened]) -> Iterator[str]:
 def _by_refs(connection: Connection, refs: list[str]) -> Iterator[Happened]:
     for start in range(0, len(refs), _PIECE):
         wanted = _table.ref.in_(refs[start : start + _PIECE])
-        query = select(_table.seq, _table.body).where(wanted).order_by(_table.seq).limit(MAX_ENTRIES)
-        yield from (_happened(read_record(seq, body)) for seq, body in connection.execute(query))
+        query = ENTRY.where(wanted).order_by(_table.seq).limit(MAX_ENTRIES)
+        yield from (_happened(read_record(*row)) for row in connection.execute(query))
 
 
 def _rules_after(connection: Connection, entries: Iterable[Happened]) -> Iterator[Happened]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Row, and_, select
@@ -13,6 +13,8 @@ from broker.core.action import Action, ActionState
 from broker.core.task import LEASES, TOKENS, Balance, Budget, Task, TaskState
 from broker.ledger import schema
 from broker.ledger.rows import read_object
+
+T = TypeVar("T")
 
 CHUNK: Final = 500
 """How many ids one statement names at most."""
@@ -122,6 +124,6 @@ def read_action(row: Row[Any]) -> ActionState:
     return ActionState(action=action, outcome=row.outcome, result=row.result, settled_at=row.settled_at)
 
 
-def chunks(ids: Sequence[str]) -> list[Sequence[str]]:
-    """Cut a list of ids into pieces that one statement can name."""
+def chunks(ids: Sequence[T]) -> list[Sequence[T]]:
+    """Cut a list of ids or places into pieces that one statement can name."""
     return [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]

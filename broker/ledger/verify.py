@@ -16,6 +16,7 @@ from broker.core.merkle import HASH_SIZE, Frontier, leaf_hash
 from broker.ledger import schema
 from broker.ledger.derived import Derived
 from broker.ledger.derived_nodes import DerivedNodes
+from broker.ledger.derived_personal import DerivedPersonal
 from broker.ledger.failures import is_store_failure, unavailable
 from broker.ledger.sqlite import integrity_problems, offline_engine, schema_problems
 
@@ -118,6 +119,7 @@ class _Verification:
         self._found = _Found()
         self._derived = Derived()
         self._nodes = DerivedNodes()
+        self._personal = DerivedPersonal()
         self._frontier = Frontier()
         self._checkpoints = 0
         self._signatures = 0
@@ -153,6 +155,8 @@ class _Verification:
         claims = list(self._claims())
         self._verify_entries(claims, head.size)
         self._verify_head(head)
+        for problem in self._personal.compare():
+            self._found.add(problem)
         for part in (self._derived, self._nodes):
             for problem in part.compare(self._connection):
                 self._found.add(problem)
@@ -217,7 +221,7 @@ class _Verification:
 
     def _verify_entry(self, row: Any) -> bytes:  # noqa: ANN401 - a row whose values are not trusted
         """Verify one entry alone; return its leaf as stored, so that the tree is judged apart from the entry."""
-        seq, leaf, body = row[0], row[1], row[-1]
+        seq, leaf, body = row[0], row[1], row[-2]
         if not isinstance(body, bytes):
             self._found.add(f"entry {seq}: its body is not bytes")
         else:
@@ -228,14 +232,19 @@ class _Verification:
 
     def _verify_body(self, seq: int, body: bytes, row: Any) -> None:  # noqa: ANN401 - as above
         try:
-            members = decode(body)
-            columns = columns_of(members)
+            leaf = decode(body)
         except (ValueError, TypeError) as error:
             self._found.add(f"entry {seq}: its bytes are not an entry ({error})")
             return
+        try:
+            members = self._personal.take(seq, leaf, row[-1])
+        except ValueError as error:
+            self._found.add(f"entry {seq}: {error}")
+            members = leaf
+        columns = columns_of(members)
         wrong = [
             name
-            for name, stored in zip(schema.ENTRY_COLUMNS[2:-1], row[2:-1], strict=True)
+            for name, stored in zip(schema.ENTRY_COLUMNS[2:-2], row[2:-2], strict=True)
             if getattr(columns, name) != stored
         ]
         if wrong:

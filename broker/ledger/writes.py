@@ -15,6 +15,7 @@ from broker.core.change import (
     AddRule,
     Change,
     EnrollmentOpen,
+    ErasePersonal,
     IdempotencyFresh,
     LiftBlock,
     PutAgent,
@@ -27,6 +28,7 @@ from broker.core.change import (
 from broker.core.entry import Kind
 from broker.core.rules import Block, Rule
 from broker.ledger import schema, sqlite
+from broker.ledger.forgetting import forget
 from broker.ledger.guards import counted
 from broker.ledger.lease_book import latest_end
 from broker.ledger.rows import agent_row, block_row, key_row, rule_row
@@ -47,6 +49,7 @@ class Writes:
     rules: list[Rule] = field(default_factory=list)
     blocks: dict[str, Block] = field(default_factory=dict)
     lifted: dict[str, float] = field(default_factory=dict)
+    erased: list[int] = field(default_factory=list)
 
     def collect(self, change: Change) -> None:
         """Take up what one accepted change writes, its guards included: some are used up by it."""
@@ -82,6 +85,8 @@ class Writes:
                     self.enrollments[code_digest] = write
                 case PutKey(key):
                     self.keys[key.kid] = key
+                case ErasePersonal(places):
+                    self.erased += places
                 case _:
                     pass  # kept in the books of tasks, approvals and leases
 
@@ -136,12 +141,11 @@ class Writes:
         if self.agents:
             rows = [agent_row(agent) for agent in self.agents.values() if agent is not None]
             _replace(connection, schema.agents.c.name, list(self.agents), rows)
-        if self.uninvited:
-            connection.execute(delete(schema.enrollments).where(schema.enrollments.c.name.in_(self.uninvited)))
-        if self.enrollments:
-            self._write_enrollments(connection)
+        self._write_enrollments(connection)
         if self.keys:
             _replace(connection, schema.keys.c.kid, list(self.keys), [key_row(key) for key in self.keys.values()])
+        if self.erased:
+            forget(connection, self.erased)
 
     def _write_blocks(self, connection: Connection) -> None:
         if self.blocks:
@@ -159,6 +163,10 @@ class Writes:
         _replace(connection, schema.idempotency.c.key, list(self.idempotency), rows)
 
     def _write_enrollments(self, connection: Connection) -> None:
+        if self.uninvited:
+            connection.execute(delete(schema.enrollments).where(schema.enrollments.c.name.in_(self.uninvited)))
+        if not self.enrollments:
+            return
         rows = [
             {
                 "code_digest": added.code_digest,

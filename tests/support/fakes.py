@@ -45,6 +45,7 @@ from broker.core.entry import Entry, Kind, decode
 from broker.core.errors import BrokerError, Code, EpochMoved, GuardFailed, Refused, Unavailable
 from broker.core.identity import Agent
 from broker.core.merkle import Frontier, consistency_proof, inclusion_proof, leaf_hash, root_of
+from broker.core.personal import MEMBER, SALT_SIZE, merged, read_personal
 from broker.core.rules import Block, Rule, RuleIndex
 from broker.core.selector import Fact, Selector
 from broker.core.task import Task, TaskState
@@ -240,7 +241,7 @@ class MemoryLedger:
 
     def members(self, kind: Kind) -> list[dict[str, Any]]:
         """Return the members of all entries of a kind."""
-        return [decode(made.body) for made in self.entries if made.columns.kind == kind.value]
+        return [dict(_record(0, made).members) for made in self.entries if made.columns.kind == kind.value]
 
     def _answer(self, change: Change, answer: asyncio.Future[Receipt]) -> None:
         self.attempts += 1
@@ -549,14 +550,20 @@ class MemoryRecords:
             raise ledger_down()
 
     def _record(self, seq: int) -> Record:
-        body = self._ledger.entries[seq].body
-        return Record(seq, body, decode(body))
+        return _record(seq, self._ledger.entries[seq])
 
     def _subtree(self, start: int, end: int) -> bytes:
         return root_of(self._leaves()[start:end])
 
     def _leaves(self) -> list[bytes]:
-        return [leaf_hash(made.body) for made in self._ledger.entries]
+        return [leaf_hash(made.committed(bytes(SALT_SIZE))[0]) for made in self._ledger.entries]
+
+
+def _record(seq: int, made: Entry) -> Record:
+    body, stored = made.committed(bytes(SALT_SIZE))
+    leaf = decode(body)
+    opened = None if stored is None else read_personal(stored, leaf[MEMBER])
+    return Record(seq, body, merged(leaf, None if opened is None else opened.members), opened)
 
 
 def _facts(token: Any) -> frozenset[Fact]:  # noqa: ANN401 - columns of an entry

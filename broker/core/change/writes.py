@@ -287,6 +287,16 @@ class ReleaseHeldLeases:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class ErasePersonal:
+    """Take away the personal members of the entries at these places, and what state still has of what they record.
+
+    What they record must be over. Entries that have none, or none any more, stay as they are.
+    """
+
+    places: tuple[int, ...]
+
+
 Write = (
     AddRule
     | AddBlock
@@ -313,4 +323,5 @@ Write = (
     | SettleLease
     | RetryLease
     | ReleaseHeldLeases
+    | ErasePersonal
 )

@@ -182,6 +182,32 @@ async def test_a_long_log_is_copied_back_in_between(bench: Bench) -> None:
     assert (await bench.verified()).size == 400
 
 
+async def test_the_log_is_copied_back_beside_readers(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers keep connections of their own, so that closing the writer's copies nothing: it is done in place."""
+    monkeypatch.setattr(group_commit, "IDLE_SECONDS", 0.05)
+    await bench.issue("tok_findable")
+    assert await bench.ledger.record(0) is not None
+    await until(lambda: b"tok_findable" in bench.path.read_bytes())
+    await bench.issue("tok_2")
+    await bench.verified()
+
+
+async def test_a_log_is_cut_to_nothing_unless_somebody_reads_what_it_holds(bench: Bench) -> None:
+    """Whoever waits for that is told the truth, and nothing is held up by it."""
+    await bench.issue("tok_1")
+    log = bench.path.with_name("ledger.db-wal")
+    with contextlib.closing(sqlite3.connect(bench.path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM entries").fetchone()
+        await bench.issue("tok_2")
+        assert not await bench.ledger.forget_erased()
+        assert log.stat().st_size > 0
+    assert await bench.ledger.forget_erased()
+    assert log.stat().st_size == 0
+    await bench.issue("tok_3")
+    assert (await bench.verified()).size == 3
+
+
 async def test_checkpoints_are_made_while_there_is_traffic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within a moment of a commit there is a signed checkpoint of it, made by itself; without news, none is made."""
     signed: list[int] = []
