@@ -3,10 +3,11 @@
     python verify_ledger.py ledger.db [--vkey VKEY] [--note FILE]
     python verify_ledger.py export.jsonl --vkey VKEY --note FILE
 
-It recomputes the Merkle tree (RFC 6962) over the entries, from the database or from ``broker ledger export --format
-jsonl``, and compares it with every checkpoint (C2SP tlog-checkpoint) of the database and with the one in FILE, which
-somebody kept elsewhere. With a verifier key (``broker keys list``) the signatures count, too. It ends with 0 if
-everything fits, with 1 and one line for each thing that does not, and with 2 if there is nothing to verify.
+It recomputes the Merkle tree (RFC 6962) over the entries, from the database or from an export as JSON Lines, and
+compares it with every checkpoint (C2SP tlog-checkpoint) of the database and with the one in FILE, which somebody kept
+elsewhere. What is personal must fit the commitments in the entries; in a database it is gone only where an entry says
+so. With a verifier key (``broker keys list``) the signatures count, too. It ends with 0 if everything fits, with 1 and
+one line for each thing that does not, and with 2 if there is nothing to verify.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+Stored = tuple[int, bytes, bytes | None, bytes | None]  # place, canonical bytes, leaf hash, salt with what is personal
 
 
 def main() -> int:
@@ -50,31 +53,47 @@ def main() -> int:
 # --- the tree ---------------------------------------------------------------------------------------------------------
 
 
-def _tree(entries: Iterable[tuple[int, bytes, bytes | None]], claims: list[tuple[str, int, bytes]]) -> tuple:
+def _tree(entries: Iterable[Stored], claims: list[tuple[str, int, bytes]]) -> tuple:
     """Return size and root of the tree over the entries, and what does not fit, the first entry first."""
     wanted: dict[int, list[tuple[str, bytes]]] = {}
     for says, size, root in claims:
         wanted.setdefault(size, []).append((says, root))
-    wrong: list[str] = []
+    wrong, gone = list[str](), set[int]()
     peaks: list[tuple[int, bytes]] = []  # whole subtrees from the left: how many leaves, and their root
     size = 0
     wrong += _compared(wanted.pop(0, []), 0, _root(peaks))
-    for seq, body, leaf in entries:
+    for seq, body, leaf, personal in entries:
         if seq != size:
             wrong.append(f"entry {size} is missing: the next one there is {seq}")
             break
         mine = hashlib.sha256(b"\x00" + body).digest()
         if leaf is not None and leaf != mine:
             wrong.append(f"entry {seq} is not what its leaf hash says")
+        wrong += _unkept(seq, body, personal, gone if leaf is not None else set())
         peaks.append((1, mine))
         while len(peaks) > 1 and peaks[-1][0] == peaks[-2][0]:
             (count, right), (_, left) = peaks.pop(), peaks.pop()
             peaks.append((2 * count, hashlib.sha256(b"\x01" + left + right).digest()))
         size += 1
         wrong += _compared(wanted.pop(size, []), size, _root(peaks))
+    wrong += [f"what is personal of entry {seq} is gone, and was not erased" for seq in sorted(gone)]
     for rest, told in sorted(wanted.items()):
         wrong += [f"{says} speaks of {rest} entries, and there are {size}" for says, _ in told]
     return size, _root(peaks), wrong
+
+
+def _unkept(seq: int, body: bytes, personal: bytes | None, gone: set[int]) -> list[str]:
+    """Compare what is personal with what the entry promises; ``gone`` are the entries whose promise is left open."""
+    try:
+        told = json.loads(body) if personal is not None or b'"personal' in body else {}
+        for first, last in told.get("places", []):  # only an entry of the kind personal.erased has some
+            gone.difference_update(range(first, min(last, seq) + 1))
+    except (ValueError, TypeError, AttributeError):
+        told = {}  # it is no entry, as its leaf hash says
+    gone.update([seq] if personal is None and "personal" in told else [])
+    mine = base64.urlsafe_b64encode(hashlib.sha256(personal or b"").digest()).decode().rstrip("=")
+    kept = personal is None or told.get("personal") == mine
+    return [] if kept else [f"what is personal of entry {seq} is not what it promises"]
 
 
 def _root(peaks: list[tuple[int, bytes]]) -> bytes:
@@ -93,16 +112,17 @@ def _compared(told: list[tuple[str, bytes]], size: int, root: bytes) -> list[str
 # --- what is stored ---------------------------------------------------------------------------------------------------
 
 
-def _entries(path: Path) -> Iterator[tuple[int, bytes, bytes | None]]:
-    """Yield place, canonical bytes and stored leaf hash of each entry."""
+def _entries(path: Path) -> Iterator[Stored]:
     if not _is_database(path):
         with path.open(encoding="utf-8") as lines:
             for line in lines:
                 told = json.loads(line)
-                yield told["seq"], _canonical(told["entry"]), None
+                kept = told.get("personal") or {"salt": "", "members": {}}
+                personal = base64.urlsafe_b64decode(kept["salt"] + "==") + _canonical(kept["members"])
+                yield told["seq"], _canonical(told["entry"]), None, personal if kept["salt"] else None
         return
     with _opened(path) as database:
-        yield from database.execute("SELECT seq, body, leaf FROM entries ORDER BY seq")
+        yield from database.execute("SELECT seq, body, leaf, personal FROM entries ORDER BY seq")
 
 
 def _claims(path: Path) -> Iterator[tuple[str, int, bytes]]:

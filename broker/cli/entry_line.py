@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from broker.cli.output import moment, printable
+from broker.core.personal import told
 
 _TOLD: Final = (
     "ref",
@@ -22,14 +24,14 @@ _TOLD: Final = (
 )
 
 
-def entry_line(found: dict[str, Any]) -> str:
+def entry_line(found: Mapping[str, Any]) -> str:
     """Return an entry's place, time, kind, whom it is about, and what matters most of the rest."""
-    entry = found["entry"]
+    entry = told(found)
     who = entry.get("agent") or entry.get("by") or "-"
-    told = ", ".join(f"{name} {printable(entry[name])}" for name in _TOLD if name in entry)
-    return printable(f"{found['seq']:>8}  {entry_time(entry)}  {entry['kind']:<18}  {who}  {told}")
+    rest = ", ".join(f"{name} {printable(entry[name])}" for name in _TOLD if name in entry)
+    return printable(f"{found['seq']:>8}  {entry_time(entry)}  {entry['kind']:<18}  {who}  {rest}")
 
 
-def entry_time(entry: dict[str, Any]) -> str | None:
+def entry_time(entry: Mapping[str, Any]) -> str | None:
     """Return when it happened, in RFC 3339."""
     return moment(entry["at"] / 1000)

@@ -13,6 +13,7 @@ import typer
 from broker.cli import (
     ledger_anchors,
     ledger_checkpoint,
+    ledger_erase,
     ledger_export,
     ledger_query,
     ledger_receipt,
@@ -24,6 +25,7 @@ from broker.cli.options import ConfigFile, Json, Port, settings
 from broker.cli.outcome import ExitCode, Failure, unusable
 from broker.cli.output import Facts, is_interactive, note, show, to_json
 from broker.cli.session import Session, call
+from broker.core.personal import told
 
 if TYPE_CHECKING:
     from broker.ledger.verify import Report
@@ -39,6 +41,7 @@ app.command("receipt")(ledger_receipt.receipt)
 app.command("verify-receipt")(ledger_receipt.verify_receipt)
 app.command("tiles")(ledger_tiles.command)
 app.command("anchors")(ledger_anchors.command)
+app.command("erase")(ledger_erase.command)
 
 PAGE: Final = 1000
 FOLLOW_SECONDS: Final = 1.0
@@ -114,7 +117,7 @@ def one(
 ) -> None:
     """Show one entry with all that it says."""
     answer = call(settings(config, port), lambda session: session.get(f"{_ENTRIES}/{seq}", _READ))
-    entry = answer["entry"]
+    entry = told(answer)
     values = [
         ("at", entry_time(entry)),
         *((name, value) for name, value in entry.items() if name not in {"v", "kind", "at"}),

@@ -16,7 +16,9 @@ from broker.cli.options import ConfigFile, LedgerFile, Port, settings
 from broker.cli.outcome import ExitCode, Failure, unusable
 from broker.cli.output import note
 from broker.cli.session import Session, call
+from broker.core.entry import decode
 from broker.core.exporting import FORMATS, MAX_SOURCE, Format
+from broker.core.personal import personal_beside
 from broker.delivery.cursor import Cursor, CursorUnusable
 from broker.delivery.forwarding import EntryRefused, Forwarding, Manner, Page, Read, ReceiverDown
 from broker.delivery.http import HttpTarget
@@ -25,7 +27,7 @@ from broker.delivery.receiver import Receiver
 from broker.delivery.syslog import SyslogTarget
 from broker.timing import SYSTEM
 
-PAGE: Final = 200
+PAGE: Final = 100
 """Entries read at once. So many of the longest ones are less than an answer of the broker may be."""
 
 WAIT_SECONDS: Final = 1.0
@@ -170,7 +172,7 @@ def _from_broker(session: Session, *, follow: bool) -> Read:
                 note(f"waiting: {failure.text}")
                 await asyncio.sleep(WAIT_SECONDS)
             else:
-                return [(found["seq"], found["entry"]) for found in answer["entries"]]
+                return [(found["seq"], found) for found in answer["entries"]]
 
     return read
 
@@ -180,6 +182,9 @@ def _from_file(file: Path) -> Read:
 
     async def read(after: int) -> Page:
         found = offline.read_file(file, lambda connection: records.records(connection, after, PAGE))
-        return [(record.seq, dict(record.members)) for record in found]
+        return [
+            (record.seq, {"entry": decode(record.body), **personal_beside(record.members, record.personal)})
+            for record in found
+        ]
 
     return read

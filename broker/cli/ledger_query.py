@@ -13,6 +13,7 @@ from broker.cli.output import show
 from broker.cli.session import Session, call
 from broker.clock import SystemClock
 from broker.core.inquiry import EntryFilter, parse_kinds, parse_moment
+from broker.core.personal import told
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 100_000
@@ -72,7 +73,7 @@ async def _pages(session: Session, asked: dict[str, str | None], limit: int) -> 
     while True:
         query = {**asked, "limit": min(_PAGE, limit - len(entries)), "cursor": cursor}
         page = await session.get("/v1/ledger/entries", "ledger:read", **query)
-        entries += page["entries"]
+        entries += [{"seq": found["seq"], "entry": told(found)} for found in page["entries"]]
         cursor = page["next"]
         if cursor is None or len(entries) >= limit:
             return {"entries": entries, "more": cursor is not None}

@@ -21,6 +21,8 @@ MAX_FILE: Final = 256 * 1024
 MAX_ASSERTION: Final = 600
 """The most seconds that a client assertion may be good for (protocol sheet B.5)."""
 
+MAX_DAYS: Final = 36_500
+
 PREFIX: Final = "BROKER_"
 """``BROKER_LISTEN_PORT=9000`` sets ``port`` in ``[listen]``; the environment wins over the file."""
 
@@ -99,6 +101,7 @@ def _check(raw: SettingsFile, path: Path) -> None:
     if problem is not None:
         fail(path, f"issuer: {problem}")
     _check_listen(raw, path)
+    _check_ledger(raw, path)
     _check_webhooks(raw, path)
     source = raw.master_key
     given = [value for value in (source.file, source.environment, source.command) if value is not None]
@@ -142,6 +145,12 @@ def _check_listen(raw: SettingsFile, path: Path) -> None:
             fail(path, f"listen.trusted_proxies: {text[:_SHOWN]!r}: {problem}")
 
 
+def _check_ledger(raw: SettingsFile, path: Path) -> None:
+    days = raw.ledger.personal_days
+    if days is not None and not 0 < days <= MAX_DAYS:
+        fail(path, f"ledger.personal_days: must be 1 to {MAX_DAYS}")
+
+
 def _check_webhooks(raw: SettingsFile, path: Path) -> None:
     for place, hook in enumerate(raw.webhooks):
         where = f"webhooks[{place}]"
@@ -171,6 +180,7 @@ def _resolved(
         listen=replace(raw.listen, certificate=maybe(raw.listen.certificate), key=maybe(raw.listen.key)),
         ledger=Path(absolute(raw.ledger.path)),
         index_in_answers=raw.ledger.index_in_answers,
+        personal_days=raw.ledger.personal_days,
         master_key=replace(raw.master_key, file=maybe(raw.master_key.file)),
         limits=raw.limits,
         log=raw.log,

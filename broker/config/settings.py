@@ -31,10 +31,14 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where the ledger is: a SQLite file. ``index_in_answers`` tells agents the place of each token's entry in it."""
+    """Where the ledger is: a SQLite file. ``index_in_answers`` tells agents the place of each token's entry in it.
+
+    After ``personal_days`` what is personal in an entry is erased.
+    """
 
     path: str = "ledger.db"
     index_in_answers: bool = False
+    personal_days: int | None = None
 
 
 class MasterKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -131,6 +135,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     listen: Listen
     ledger: Path
     index_in_answers: bool
+    personal_days: int | None = None
     master_key: MasterKey
     limits: Limits
     log: Log

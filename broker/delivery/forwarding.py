@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from broker.core.exporting import Event, Format
 from broker.core.pacing import Backoff, Timing
+from broker.core.personal import told
 from broker.delivery.cursor import Cursor
 from broker.delivery.progress import Progress
 from broker.delivery.receiver import Accepted, Answer, Later, Line, NotAccepted, PartlyAccepted, Receiver, TooLarge
@@ -31,7 +32,7 @@ ATTEMPTS: Final = 6
 
 Page = Sequence[tuple[int, Mapping[str, Any]]]
 Read = Callable[[int], Awaitable[Page]]
-"""Returns entries above a place, at most a page of them."""
+"""Returns entries above a place, at most a page of them: each with its place, as the API has it (``entry``, ``personal``)."""
 
 
 class Stopped(Exception):
@@ -131,8 +132,8 @@ class Forwarding:
     def _batch(self, page: Page) -> list[Line]:
         lines: list[Line] = []
         size = 0
-        for seq, members in page[: self._limit]:
-            event = Event(seq, members, self._manner.source)
+        for seq, found in page[: self._limit]:
+            event = Event(seq, told(found), self._manner.source, found)
             line = Line(event, self._form.line(event))
             size += len(line.text)
             if lines and size > MAX_BATCH_BYTES:

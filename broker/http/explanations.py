@@ -25,6 +25,7 @@ from broker.core.task import parse_task_id
 from broker.http.answer import answer
 from broker.http.bodies import read_json
 from broker.http.call import Call
+from broker.http.ledger import described
 from broker.ports import Record
 
 ANY_KEY: Final = "any key"
@@ -143,7 +144,7 @@ def _answered(call: Call, explanation: Explanation, record: Record | None) -> we
         "notes": explanation.notes,
         "roles": explanation.roles,
         "text": explanation.lines(),
-        "refusal": None if record is None else {"seq": record.seq, "entry": msgspec.Raw(record.body)},
+        "refusal": None if record is None else described(record),
     }
     return answer(body)
 

@@ -11,6 +11,7 @@ from aiohttp import hdrs, web
 
 from broker.core.errors import BrokerError, Code, Malformed
 from broker.core.inquiry import EntryFilter, parse_kinds, parse_moment
+from broker.core.personal import personal_beside
 from broker.http.answer import NO_STORE, answer
 from broker.http.call import Call
 from broker.http.paging import cursor_at, cursor_of, limit_of, link_to, only, query_value, whole_number
@@ -31,7 +32,7 @@ async def entries(call: Call) -> web.Response:
     if ref is not None and filtered:
         raise Malformed("ref: stands alone, without filters")
     if ref is not None:
-        return answer({"entries": [_described(_found(await call.services.records.record_of(ref)))], "next": None})
+        return answer({"entries": [described(_found(await call.services.records.record_of(ref)))], "next": None})
     limit, after = limit_of(call.request), cursor_of(call.request)
     if after is None:
         text = query_value(call.request, "after")
@@ -43,14 +44,14 @@ async def entries(call: Call) -> web.Response:
     else:
         records = await call.services.records.records(after=after, limit=limit)
         cursor = cursor_at(records[-1].seq) if len(records) == limit else None
-    found = {"entries": [_described(record) for record in records], "next": cursor}
+    found = {"entries": [described(record) for record in records], "next": cursor}
     return answer(found, link=link_to(call.request, cursor))
 
 
 async def entry(call: Call) -> web.Response:
     """``GET /v1/ledger/entries/{seq}``: the entry at a place."""
     seq = whole_number("seq", call.path_value("seq"))
-    return answer(_described(_found(await call.services.records.record(seq))))
+    return answer(described(_found(await call.services.records.record(seq))))
 
 
 async def trace(call: Call) -> web.Response:
@@ -130,9 +131,13 @@ def _found(record: Record | None) -> Record:
     return record
 
 
-def _described(record: Record) -> dict[str, Any]:
-    """Return an entry with its place. Its body stands there byte for byte, so that it can be hashed."""
-    return {"seq": record.seq, "entry": msgspec.Raw(record.body)}
+def described(record: Record) -> dict[str, Any]:
+    """Return an entry with its place. Its body stands there byte for byte, so that it can be hashed.
+
+    What is personal stands beside it with its salt: null if it was erased, and not there if there never was anything.
+    """
+    shown: dict[str, Any] = {"seq": record.seq, "entry": msgspec.Raw(record.body)}
+    return shown | personal_beside(record.members, record.personal)
 
 
 def _encoded(hashes: Iterable[bytes]) -> list[str]:

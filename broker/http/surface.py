@@ -12,6 +12,7 @@ from broker.admission import Admission
 from broker.anchoring import Anchoring
 from broker.approvals import Approvals
 from broker.core.token_check import TokenCheck
+from broker.erasure import Erasure
 from broker.http.paths import API, API_METADATA, TOKEN
 from broker.introspection import Introspection
 from broker.issuance import IdentityTokens, Issuance
@@ -58,6 +59,7 @@ class Services:
     oversight: Oversight
     policy_control: PolicyControl
     right_sizing: RightSizing
+    erasure: Erasure
     records: Records
     anchoring: Anchoring
     cosigned: Callable[[], Awaitable[str | None]]

@@ -18,6 +18,7 @@ COMPACTION_SECONDS: Final = 60.0
 PENDING_SECONDS: Final = 1.0
 CLOCK_SECONDS: Final = 5.0
 PROBE_SECONDS: Final = 2.0
+ERASURE_SECONDS: Final = 20.0
 DUE_SECONDS: Final = 1.0
 ISSUER_KEYS_SECONDS: Final = 30.0
 REAPER_SECONDS: Final = 0.1
@@ -68,6 +69,7 @@ def compose_jobs(ground: Ground, services: Services, auditing: Auditing, reaper:
         Job("recall", CLOCK_SECONDS, lambda: ledger.recall(clock.now())),
         Job("issuer keys", ISSUER_KEYS_SECONDS, lambda: ground.federation.refresh(clock.now())),
         Job("anchors", ANCHOR_SECONDS, ground.anchoring.watch),
+        Job("erasure", ERASURE_SECONDS, services.erasure.keep_up),
         Job("ledger probe", PROBE_SECONDS, ledger.probe_if_troubled),
     )
 

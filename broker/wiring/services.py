@@ -12,6 +12,7 @@ from broker.authenticators.dispatch import Dispatch
 from broker.core.dpop import make_nonce
 from broker.core.errors import Unavailable
 from broker.core.token_check import TokenCheck
+from broker.erasure import Erasure
 from broker.http.surface import Services, Site
 from broker.introspection import Introspection
 from broker.issuance import Applicants, IdentityTokens, Intake, Issuance
@@ -84,6 +85,7 @@ def compose_services(ground: Ground, site: Site) -> Services:
         ),
         policy_control=ground.policy_control,
         right_sizing=RightSizing(records=ledger, policy=ground.policy_control.current, clock=clock),
+        erasure=Erasure(ledger=ledger, erasable=ledger, clock=clock, ids=ids, keep_days=config.personal_days),
         records=ledger,
         anchoring=ground.anchoring,
         cosigned=ledger.cosigned,

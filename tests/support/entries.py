@@ -20,7 +20,7 @@ class Entries:
     async def read(self, after: int) -> list[tuple[int, dict[str, Any]]]:
         """Return entries above a place."""
         self.reads += 1
-        return [(seq, self.entry(seq)) for seq in range(after + 1, min(after + 1 + self.page, self.count))]
+        return [(seq, {"entry": self.entry(seq)}) for seq in range(after + 1, min(after + 1 + self.page, self.count))]
 
     def entry(self, seq: int) -> dict[str, Any]:
         """Return the entry at a place; ``odd`` has more members of some."""

@@ -20,11 +20,16 @@ _GRAVE: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An entry on its way out. ``source`` names the ledger among those that a receiver has, as a URI."""
+    """An entry on its way out. ``source`` names the ledger among those that a receiver has, as a URI.
+
+    ``members`` are all that it says. ``stored`` is what it takes to verify it: its ``entry`` as it was hashed, and what
+    is ``personal`` beside it (see :func:`broker.core.personal.personal_beside`); None where that is the same.
+    """
 
     seq: int
     members: Mapping[str, Any]
     source: str
+    stored: Mapping[str, Any] | None = None
 
     @property
     def kind(self) -> str:

@@ -34,6 +34,7 @@ OPERATOR_SCOPES: Final[Mapping[str, str]] = MappingProxyType(
         "actions:reserve": "reserve actions against the budgets of tasks and settle them, as resource servers do",
         "agents:write": "register agents and create enrolment codes",
         "ledger:read": "read the ledger, its checkpoints and proofs",
+        "ledger:erase": "erase what is personal in the ledger",
         "keys:write": "rotate the broker's signing keys",
         "policy:write": "have the broker load its policy file again",
     }
