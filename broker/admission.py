@@ -125,6 +125,8 @@ def _used_entry(who: Authenticated, now: float, caller: Caller) -> Entry:
         now,
         agent=who.agent.id,
         issuer=who.agent.issuer,
+        subject=who.agent.subject,
+        attributes_digest=who.agent.attributes_digest(),
         method=who.method,
         assertion=who.digest,
         assertion_id=who.assertion_id,

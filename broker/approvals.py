@@ -207,6 +207,7 @@ def _entry(kind: Kind, state: ApprovalState, vote: Vote, caller: Caller) -> Entr
         digest=request.digest,
         by=vote.approver,
         by_role=vote.role,
+        by_issuer=vote.issuer,
         reason=vote.reason,
         epoch=vote.epoch,
         **members,

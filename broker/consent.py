@@ -88,7 +88,7 @@ class Consent:
         if waiting is not None:
             return self._pending(waiting, now)
         change = Change(
-            _requested_entry(request, now, caller),
+            _requested_entry(request, self._policy().digest, now, caller),
             (ApprovalAbsent(request.digest, now), *guards),
             (AddApproval(request),),
         )
@@ -150,6 +150,8 @@ class Consent:
             resource=resource,
             count=count,
             approval=request.id,
+            policy=self._policy().digest,
+            issuer=request.issuer,
             **caller.members(),
         )
         guards = (
@@ -229,7 +231,7 @@ class Consent:
         return Pending(code, _WAITING, auth_req_id=request.id, expires_in=left, interval=interval)
 
 
-def _requested_entry(request: ApprovalRequest, now: float, caller: Caller) -> Entry:
+def _requested_entry(request: ApprovalRequest, policy_digest: str, now: float, caller: Caller) -> Entry:
     return entry(
         Kind.APPROVAL_REQUESTED,
         now,
@@ -248,6 +250,7 @@ def _requested_entry(request: ApprovalRequest, now: float, caller: Caller) -> En
         purpose=request.purpose,
         chain=list(request.chain),
         reason=request.reason,
+        policy=policy_digest,
         lifts=None if request.lifts is None else {"resource": request.lifts[0], "count": request.lifts[1]},
         **caller.members(),
     )

@@ -766,12 +766,19 @@ class Events(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Where a request came from, for the record: the client's address, the request id, the W3C trace id."""
+    """Where a request came from, for the record: the client's address, the request id, the W3C trace id.
+
+    ``token`` is the id of the token that it came with, ``key`` the thumbprint of the key that this is bound to.
+    """
 
     address: str
     request_id: str
     trace_id: str
+    token: str | None = None
+    key: str | None = None
 
     def members(self) -> dict[str, str]:
         """Return what every ledger entry about this request says of where it came from."""
-        return {"address": self.address, "request": self.request_id, "trace": self.trace_id}
+        shown = {"caller_token": self.token, "caller_key": self.key}
+        told = {"address": self.address, "request": self.request_id, "trace": self.trace_id}
+        return told | {name: value for name, value in shown.items() if value is not None}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote
+
+import msgspec
 
 REGISTERED: Final = "registered"
 """The issuer name of agents that were registered with the broker by their own public key."""
@@ -15,6 +18,7 @@ MAX_NAME: Final = 128
 MAX_ID: Final = 512
 """The longest agent id: what a claim and a selector can hold."""
 
+_sorted_json: Final = msgspec.json.Encoder(order="sorted")
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?")
 
 Attribute = str | int | bool | tuple[str, ...]
@@ -35,6 +39,10 @@ class Agent:
     issuer: str
     subject: str
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
+
+    def attributes_digest(self) -> str:
+        """Return SHA-256 (hex) of the attributes as JSON with sorted members."""
+        return hashlib.sha256(_sorted_json.encode(dict(self.attributes))).hexdigest()
 
 
 def is_name(text: str) -> bool:

@@ -113,7 +113,7 @@ def _names_task(members: Mapping[str, Any], of_rule: Mapping[str, Any], task: st
 def _names_token(members: Mapping[str, Any], of_rule: Mapping[str, Any], token: str, below: frozenset[str]) -> bool:
     asked = members.get("asked")
     subject = asked.get("subject_token") if isinstance(asked, Mapping) else None
-    named = {members.get("ref"), members.get("token"), of_rule.get("token"), subject}
+    named = {members.get("ref"), members.get("token"), members.get("caller_token"), of_rule.get("token"), subject}
     return not named.isdisjoint({token, *below}) or token in _listed(members, "parents")
 
 

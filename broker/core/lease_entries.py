@@ -109,8 +109,11 @@ def _of(lease: Lease) -> dict[str, Any]:
     return {
         "ref": lease.id,
         "agent": lease.agent,
+        "issuer": lease.issuer,
         "role": lease.role,
         "task": lease.task,
         "secret": lease.secret,
         "backend": lease.backend,
+        "tier": lease.tier,
+        "token": lease.token,
     }

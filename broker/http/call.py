@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from aiohttp import web
@@ -75,8 +75,10 @@ class Call:
     code: Code | None = None
 
     def admit(self, admitted: Admitted) -> None:
-        """Note who is calling."""
+        """Note who is calling, and by which token."""
         self.admitted, self.agent = admitted, admitted.agent.id
+        if admitted.claims is not None:
+            self.caller = replace(self.caller, token=admitted.claims.jti, key=admitted.claims.jkt)
 
     @property
     def operator(self) -> Admitted:

@@ -8,6 +8,7 @@ from typing import Final
 
 from broker.core.access_token import VerifiedToken
 from broker.core.change import Guard, Unused
+from broker.core.claims import AccessClaims
 from broker.core.dpop import Proof, check_proof
 from broker.core.errors import BrokerError, Code, Refused
 from broker.core.grant import Ask
@@ -164,12 +165,12 @@ class Applicants:
             return None
         return self._good(exchange.subject_token, applicant.now, None, Code.SUBJECT_TOKEN_INVALID, "subject_token")
 
-    def task_of(self, request: TokenRequest, now: float) -> str | None:
-        """Return the task of the token that a request wants to exchange, if that token is good."""
+    def exchanged(self, request: TokenRequest, now: float) -> AccessClaims | None:
+        """Return what the token of ours says that a request wants to exchange, if that token is good."""
         if request.exchange is None or request.exchange.vouched:
             return None
         try:
-            return self._check.check(request.exchange.subject_token, now, None).claims.task
+            return self._check.check(request.exchange.subject_token, now, None).claims
         except BrokerError:
             return None
 

@@ -66,7 +66,9 @@ class Intake:
 
     async def stored_task(self, request: TokenRequest) -> Task | None:
         """Return the stored task that a request is about, as it was opened; None if there is none."""
-        task_id = request.ask.task or self._applicants.task_of(request, self._clock.now())
+        task_id = request.ask.task
+        if task_id is None and (parent := self._applicants.exchanged(request, self._clock.now())) is not None:
+            task_id = parent.task
         if task_id is None:
             return None
         known = self._tasks.get(task_id)
@@ -95,7 +97,8 @@ class Intake:
             self._count(code)
             return Refused(code, reason, retry_after=retry_after)
         refusal = self._ids.new("ref")
-        record = refused_entry(applicant, refusal, code, reason, self._policy().digest, kind)
+        parent = self._applicants.exchanged(applicant.request, applicant.now)
+        record = refused_entry(applicant, parent, refusal, (code, reason), self._policy().digest, kind)
         try:
             await self._ledger.commit(Change(record, applicant.guards))
         except GuardFailed as failed:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from typing import Any, Final
-
-import msgspec
+from typing import Any
 
 from broker.core.claims import AccessClaims
 from broker.core.entry import MAX_INT, Entry, Kind, entry
 from broker.core.errors import Code
 from broker.core.grant import Ask, Granted
-from broker.core.identity import Agent, Attribute
+from broker.core.identity import Attribute
 from broker.core.identity_decision import IdentityGranted, IdentityGround
 from broker.core.identity_token import IdentityClaims
 from broker.core.selector import facts_text
 from broker.issuance.applicants import Applicant
-
-_sorted_json: Final = msgspec.json.Encoder(order="sorted")
 
 
 def issued_entry(
@@ -36,7 +31,7 @@ def issued_entry(
         agent=agent.id,
         issuer=agent.issuer,
         subject=agent.subject,
-        attributes_digest=_attributes_digest(agent),
+        attributes_digest=agent.attributes_digest(),
         role=claims.role,
         tier=claims.tier,
         task=claims.task,
@@ -69,7 +64,7 @@ def identity_entry(
         agent=agent.id,
         issuer=agent.issuer,
         subject=agent.subject,
-        attributes_digest=_attributes_digest(agent),
+        attributes_digest=agent.attributes_digest(),
         role=claims.role,
         task=claims.task,
         path=list(ground.task.path),
@@ -92,10 +87,19 @@ def identity_entry(
 
 
 def refused_entry(
-    applicant: Applicant, refusal: str, code: Code, reason: str, policy_digest: str, kind: Kind = Kind.TOKEN_REFUSED
+    applicant: Applicant,
+    parent: AccessClaims | None,
+    refusal: str,
+    why: tuple[Code, str],
+    policy_digest: str,
+    kind: Kind = Kind.TOKEN_REFUSED,
 ) -> Entry:
-    """Return the entry of a refusal; ``refusal`` is the reference that the agent is told."""
+    """Return the entry of a refusal; ``refusal`` is the reference that the agent is told.
+
+    ``parent`` is the token of ours that was to be exchanged, ``why`` the code and the reason.
+    """
     agent, ask = applicant.agent, applicant.ask
+    code, reason = why
     return entry(
         kind,
         applicant.now,
@@ -112,7 +116,9 @@ def refused_entry(
         bound_key=ask.jkt,
         details=[dict(element) for element in ask.details or ()],
         exchange=True if applicant.request.exchange is not None else None,
-        on_behalf_of=None if applicant.subject is None else applicant.subject.agent.id,
+        on_behalf_of=_on_behalf_of(applicant, parent),
+        parents=None if parent is None else [*parent.parents, parent.jti],
+        actors=None if parent is None else list(parent.agents),
         approval=applicant.request.auth_req_id,
         policy=policy_digest,
         **_subject(applicant),
@@ -136,10 +142,6 @@ def asked(agent: str, ask: Ask, granted: Granted, parent: AccessClaims | None) -
         "subject_token": None if parent is None else parent.jti,
     }
     return {name: value for name, value in members.items() if value not in (None, [])}
-
-
-def _attributes_digest(agent: Agent) -> str:
-    return hashlib.sha256(_sorted_json.encode(dict(agent.attributes))).hexdigest()
 
 
 def _descent(claims: AccessClaims, kid: str) -> Mapping[str, Any]:
@@ -166,6 +168,12 @@ def _descent(claims: AccessClaims, kid: str) -> Mapping[str, Any]:
         "impersonates": True if claims.impersonates else None,
         "lineage": facts_text(claims.facts(kid) - own),
     }
+
+
+def _on_behalf_of(applicant: Applicant, parent: AccessClaims | None) -> str | None:
+    if parent is not None:
+        return parent.sub
+    return None if applicant.subject is None else applicant.subject.agent.id
 
 
 def _subject(applicant: Applicant) -> dict[str, str | None]:

@@ -20,6 +20,7 @@ def intended_entry(case: Case, ground: Ground, granted: LeaseGranted, lease: Lea
         **_about(case, ground),
         role=lease.role,
         task=lease.task,
+        path=list(lease.path),
         backend=lease.backend,
         tier=lease.tier,
         epoch=lease.epoch,

@@ -34,7 +34,9 @@ def opened_entry(task: Task, claims: AccessClaims, policy_digest: str, caller: C
         issuer=claims.issuer,
         role=task.role,
         token=claims.jti,
+        bound_key=claims.jkt,
         on_behalf_of=claims.sub if claims.agents else None,
+        actors=list(claims.agents),
         path=list(task.path),
         purpose=task.purpose,
         flagged=task.flagged or None,
@@ -51,7 +53,8 @@ def opened_entry(task: Task, claims: AccessClaims, policy_digest: str, caller: C
 
 def heard_entry(task_id: str, claims: AccessClaims, now: float, caller: Caller) -> Entry:
     """Return the entry of a heartbeat."""
-    members = {"task": task_id, "agent": claims.client_id, "token": claims.jti}
+    members = {"task": task_id, "agent": claims.client_id, "issuer": claims.issuer, "role": claims.role}
+    members |= {"token": claims.jti}
     return entry(Kind.TASK_HEARD, now, **members, **caller.members())
 
 
