@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 from aiohttp import web
 
+from broker.core.entry import MAX_INT
 from broker.core.erasing import Forgetting
 from broker.core.inquiry import parse_moment
 from broker.erasure import ErasureOrder
@@ -26,7 +29,7 @@ class ErasureBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     subject: str | None = None
     before: str | None = None
     preview: bool = False
-    after: int = -1
+    after: Annotated[int, msgspec.Meta(ge=-1, le=MAX_INT)] = -1
 
 
 async def create(call: Call) -> web.Response:

@@ -69,6 +69,7 @@ roles:
           - "revocations:read"
           - "agents:write"
           - "ledger:read"
+          - "ledger:erase"
           - "keys:write"
           - "policy:write"
     limits: {tokens_per_minute: 1000}
@@ -86,6 +87,7 @@ OPERATOR_SCOPES = (
     "revocations:read",
     "agents:write",
     "ledger:read",
+    "ledger:erase",
     "keys:write",
     "policy:write",
 )
