@@ -65,7 +65,7 @@ class Erasure:
         self._keep_days = keep_days
         self._kept_up_to = -1
         self._round_at = clock.now()
-        self._clean = False  # a process that ended in the middle may have left something in the log
+        self._made, self._forgotten = 0, -1  # a process that ended in the middle may have left something in the log
 
     async def preview(self, order: ErasureOrder) -> ErasureOutcome:
         """Count what :meth:`erase` would erase, as far as one call looks. Changes nothing."""
@@ -117,10 +117,14 @@ class Erasure:
         self, erasure: str, order: ErasureOrder, places: Sequence[int], now: float, origin: Mapping[str, str]
     ) -> None:
         erased = Erased(erasure=erasure, forgetting=order.forgetting, places=places, by=order.by, reason=order.reason)
-        self._clean = False
-        await self._ledger.commit(Change(erased_entry(erased, now, origin), (), (ErasePersonal(tuple(places)),)))
+        try:
+            await self._ledger.commit(Change(erased_entry(erased, now, origin), (), (ErasePersonal(tuple(places)),)))
+        finally:  # a commit that failed may have been applied
+            self._made += 1
 
     async def _forget(self) -> bool:
-        if not self._clean:
-            self._clean = await self._erasable.forget_erased()
-        return self._clean
+        """Have the files forget what was erased before this call; what is erased meanwhile is for the next one."""
+        made = self._made
+        if self._forgotten < made and await self._erasable.forget_erased():
+            self._forgotten = max(self._forgotten, made)
+        return self._forgotten >= made

@@ -17,6 +17,7 @@ from broker.core.explain import explain as explain_token
 from broker.core.explain_lease import explain_lease, recorded_lease
 from broker.core.grant import Ask, Denied, Granted, NeedsApproval
 from broker.core.identity import REGISTERED, Agent, Attribute, is_name
+from broker.core.personal import ERASED
 from broker.core.policy import BROKER, Role
 from broker.core.scope import parse_scopes
 from broker.core.supposing import Supposed
@@ -31,9 +32,10 @@ from broker.ports import Record
 ANY_KEY: Final = "any key"
 """Stands for the key of an explained request that is made with a proof of possession, or to be encrypted to."""
 
+_ERASED: Final = "what was personal in the request was erased: it is judged without its agent's attributes and details"
 _EXCHANGED: Final = (
-    "the request was to exchange a token, of which nothing is recorded; this is what the agent gets in its own name: "
-    "explain it with the role that delegates for the rest"
+    "the request was to exchange a token; this is what the agent gets in its own name: explain it with the role that "
+    "delegates for the rest"
 )
 _NOT_BY_POLICY: Final = "the policy allows it now; limits, budgets, and what the backend says are left aside here"
 _OUTCOMES: Final = {
@@ -113,7 +115,8 @@ async def _explain_refusal(call: Call, ref: str) -> web.Response:
         agent, ask = recorded_request(record.members)
         explanation = _explained(call, Supposed(agent=agent, ask=ask))
         notes = (_EXCHANGED,) if record.members.get("exchange") is True else ()
-    return _answered(call, replace(explanation, notes=(*notes, *explanation.notes)), record)
+    erased = (_ERASED,) if ERASED in record.members else ()
+    return _answered(call, replace(explanation, notes=(*notes, *erased, *explanation.notes)), record)
 
 
 async def _refused_lease(call: Call, record: Record) -> SupposedLease:

@@ -13,7 +13,7 @@ from broker.ledger import schema
 from broker.ledger.batch import Head
 from broker.ledger.living import living
 from broker.ledger.records import read_record
-from broker.ledger.sqlite import has_bytes
+from broker.ledger.sqlite import has_bytes, member
 from broker.ports import Forgettable
 
 LOOKED_THROUGH: Final = 20_000
@@ -27,7 +27,8 @@ _encode: Final = msgspec.json.encode
 def forgettable(connection: Connection, wanted: Forgetting, after: int, limit: int, now: float) -> Forgettable:
     """Return which entries above a place can lose their personal members; what is still in use cannot."""
     last, more = _end(connection, wanted, after)
-    query = select(_table.seq, _table.body, _table.personal, _table.kind, _table.ref, _table.expires_at)
+    approval = member(_table.body, "approval").label("approval")
+    query = select(_table.seq, _table.body, _table.personal, _table.kind, _table.ref, _table.expires_at, approval)
     query = query.where(_table.seq > after, _table.seq <= last, *_conditions(wanted)).order_by(_table.seq)
     meant = [row for row in connection.execute(query) if wanted.means(read_record(*row[:3]).members)]
     alive = living(connection, meant, now)

@@ -16,6 +16,7 @@ from broker.ledger.sqlite import member
 from broker.ledger.task_rows import chunks
 
 _LEASE: Final = "lease."
+_GRANTS: Final = frozenset({Kind.TOKEN_ISSUED.value, Kind.LEASE_INTENDED.value})
 _entries: Final = schema.entries
 _table: Final = schema.entries.c
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
@@ -26,8 +27,11 @@ def forget(connection: Connection, places: Sequence[int]) -> None:
     for some in chunks(places):
         here = _table.seq.in_(some)
         by_kind: dict[str, list[str]] = {}
-        for kind, ref in connection.execute(select(_table.kind, _table.ref).where(here, _table.ref.is_not(None))):
+        query = select(_table.kind, _table.ref, member(_table.body, "approval"))
+        for kind, ref, approval in connection.execute(query.where(here, _table.ref.is_not(None))):
             by_kind.setdefault(_LEASE if kind.startswith(_LEASE) else kind, []).append(ref)
+            if kind in _GRANTS and approval is not None:  # what went ahead without asking has no request of its own
+                by_kind.setdefault(Kind.APPROVAL_REQUESTED.value, []).append(approval)
         left = member(_table.body, "lineage")
         connection.execute(update(_entries).where(here).values(personal=None, lineage=left))
         for kind, refs in by_kind.items():

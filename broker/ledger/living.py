@@ -18,11 +18,15 @@ _TOKENS: Final = frozenset({Kind.TOKEN_ISSUED.value, Kind.IDENTITY_TOKEN_ISSUED.
 def living(connection: Connection, rows: Sequence[Any], now: float) -> frozenset[int]:
     """Return the places of those entries whose token, task, lease, action, approval or rule is not over at ``now``.
 
-    What is over stays so. Rows have ``seq``, ``kind``, ``ref`` and ``expires_at``.
+    What is over stays so. Rows have ``seq``, ``kind``, ``ref``, ``expires_at``, and ``approval``, what they rest on.
     """
-    refs = sorted({row.ref for row in rows if row.ref is not None})
-    alive = set(_alive(connection, refs, now))
-    return frozenset(row.seq for row in rows if row.ref in alive or (row.kind in _TOKENS and row.expires_at > now))
+    named = {ref for row in rows for ref in (row.ref, row.approval) if ref is not None}
+    alive = set(_alive(connection, sorted(named), now))
+    return frozenset(row.seq for row in rows if row.ref in alive or row.approval in alive or _lives(row, now))
+
+
+def _lives(row: Any, now: float) -> bool:  # noqa: ANN401 - as above
+    return row.kind in _TOKENS and (row.expires_at or 0) > now
 
 
 def _alive(connection: Connection, refs: Sequence[str], now: float) -> Iterator[str]:

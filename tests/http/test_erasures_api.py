@@ -133,8 +133,30 @@ async def test_all_that_is_personal_of_a_task_is_forgotten(app: BrokerApp) -> No
     path = app.broker.config.ledger
     report = await asyncio.to_thread(verify_file, path)
     assert report.problems == ()
-    judged = await asyncio.to_thread(subprocess.run, [sys.executable, SCRIPT, path], capture_output=True, text=True)
+    command = [sys.executable, str(SCRIPT), str(path)]
+    judged = await asyncio.to_thread(lambda: subprocess.run(command, capture_output=True, text=True, check=False))
     assert judged.returncode == 0, judged.stdout
+
+
+async def test_what_waits_for_a_review_keeps_its_reason(app: BrokerApp) -> None:
+    """Whoever went ahead without asking cannot have that forgotten before a person has looked at it."""
+    refund = {"resource": REFUNDS, "scope": "refunds:create", "break_glass": f"{CANARY} waits"}
+    assert (await app.ask(app.form("planner", **refund))).status == 200
+    issued = (await app.entries("token.issued"))[-1]
+    token = order(ref=issued["ref"])
+    erasure = later(app, 3600)
+    with pytest.raises(BrokerError) as refused:
+        await erasure.erase(token, HERE)
+    assert refused.value.code is Code.CONFLICT
+    carol = await app.token("carol", "broker", "approvals:decide")
+    body = {"decision": "review", "reason": "it was an emergency"}
+    reviewed = await app.call("POST", f"/v1/approvals/{issued['approval']}", token=carol, json=body)
+    assert reviewed.status == 200, reviewed.body
+    assert (await erasure.erase(token, HERE)).entries == 1
+    assert held(app) == []
+    (entry,) = [told for told in await app.entries("token.issued") if told["ref"] == issued["ref"]]
+    assert entry["break_glass"] == "", "that it was one is still told"
+    assert (await asyncio.to_thread(verify_file, app.broker.config.ledger)).problems == ()
 
 
 async def test_an_erasure_is_recorded(app: BrokerApp) -> None:
