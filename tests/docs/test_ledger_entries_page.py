@@ -11,9 +11,15 @@ from typing import Any
 
 import pytest
 
-from broker.core.entry import Kind, decode
-from broker.core.personal import ERASED, MEMBER, PERSONAL, SHORTENED
+from broker.auditing import Auditing
+from broker.core.entry import Entry, Kind, decode
+from broker.core.lease import Lease, LeaseStatus
+from broker.core.lease_entries import ended_entry, missed_entry, prefix_entry, retried_entry, settled_entry
+from broker.core.personal import ERASED, MEMBER, PERSONAL, SALT_SIZE, SHORTENED, merged, read_personal
+from broker.core.tally import Tally
+from broker.ledger.store import SqlLedger
 from tests.support.broker_app import HERE, TICKETS, BrokerApp, Template, make_template, running_app
+from tests.support.fakes import NOW, FakeClock, RecordingEvents
 from tests.support.leases import BACKENDS, LEASING, leasing_token, reaping, take
 from tests.support.leases import POLICY as LEASES_POLICY
 from tests.support.team import REFUNDS, TEAM, TEAM_POLICY, decide, delegated, exchange, open_task
@@ -201,6 +207,62 @@ async def test_entries_of_leases(leasing: Template, tmp_path: Path) -> None:
     assert {*expected, "leases.confirmed"} <= kinds
 
 
+LEASE = Lease(
+    id="lse_1",
+    secret="db",
+    backend="local",
+    tier="read",
+    agent="alpha",
+    issuer="registered",
+    role="workers",
+    on_behalf_of="alpha",
+    task="task_1",
+    facts=frozenset(),
+    epoch=0,
+    taken_at=NOW,
+    ends_by=int(NOW) + 60,
+    allowed_by="roles.workers.allow[0]",
+    token="tok_1",
+)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        missed_entry(LEASE, "no answer", 3, NOW + 5, NOW),
+        missed_entry(LEASE, "no answer", 10, None, NOW),
+        settled_entry(LEASE, LeaseStatus.EXPIRES_ONLY, NOW, note="rotation requested", good_until=int(NOW) + 9),
+        settled_entry(LEASE, LeaseStatus.ABANDONED, NOW, note="ended by hand", by="operator", origin=HERE.members()),
+        retried_entry(LEASE, "operator", NOW, HERE.members()),
+        ended_entry(LEASE, "revoked", NOW, rule=7, handle={"accessor": "x"}, held=True, reason="no answer"),
+        prefix_entry("vault/main", "database/creds", "operator", "injected", NOW, HERE.members()),
+    ],
+    ids=lambda made: made.columns.kind,
+)
+def test_entries_of_leases_that_are_hard_to_end(made: Entry) -> None:
+    """What the reaper and operators record when a backend does not do as it is told."""
+    body, stored = made.committed(bytes(SALT_SIZE))
+    leaf = decode(body)
+    beside = None if stored is None else read_personal(stored, leaf[MEMBER]).members
+    assert differences(leaf, merged(leaf, beside)) == []
+
+
+async def test_entries_of_the_broker_itself(leasing: Template, tmp_path: Path) -> None:
+    """That it started, strangers in aggregate, and steps of its clock."""
+    async with running_app(leasing, tmp_path / "broker") as app:
+        strangers, clock = Tally(), FakeClock()
+        ledger = app.services.records
+        assert isinstance(ledger, SqlLedger)
+        auditing = Auditing(ledger=ledger, clock=clock, events=RecordingEvents(), strangers=strangers)
+        await auditing.started("0.1.0")
+        strangers.add("assertion_invalid")
+        await auditing.record_strangers()
+        await auditing.watch_clock(0)
+        clock.time += 3600
+        await auditing.watch_clock(1)
+        assert {"broker.started", "strangers.refused", "clock.stepped"} <= await recorded(app)
+
+
 @pytest.mark.parametrize("vector", VECTORS["committed"], ids=lambda vector: vector["name"])
 def test_vectors_are_as_described(vector: Mapping[str, Any]) -> None:
     """Apart from what a shortened example leaves out, the checked-in entries fit the page."""
@@ -209,6 +271,6 @@ def test_vectors_are_as_described(vector: Mapping[str, Any]) -> None:
     assert [told for told in found if not told.endswith("is missing")] == []
 
 
-def test_the_group_commit_is_told_who_called() -> None:
+def test_where_a_request_came_from() -> None:
     """The origin of a request on the page is what a caller says of itself."""
     assert HERE.members().keys() | {"caller_token", "caller_key"} == {row.name for row in rows(part("Origin"))}
