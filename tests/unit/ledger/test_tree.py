@@ -200,6 +200,7 @@ def age(path: Path) -> None:
     """Make a ledger what it was before there were nodes."""
     query(path, "DROP TABLE nodes")
     query(path, "DROP TABLE anchorings")
+    query(path, "ALTER TABLE entries DROP COLUMN personal")
     query(path, "UPDATE alembic_version SET version_num = '0003'")
 
 
