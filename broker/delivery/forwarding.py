@@ -32,7 +32,7 @@ ATTEMPTS: Final = 6
 
 Page = Sequence[tuple[int, Mapping[str, Any]]]
 Read = Callable[[int], Awaitable[Page]]
-"""Returns entries above a place, at most a page of them: the place, and ``entry`` and ``personal`` as the API has them."""
+"""Returns entries above a place, a page of them at most: the place, ``entry`` and ``personal`` as the API has them."""
 
 
 class Stopped(Exception):
