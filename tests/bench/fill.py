@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from broker.core.change import Change
 from broker.core.merkle import Frontier
+from broker.core.personal import SALT_SIZE
 from broker.ids import RandomIds
 from broker.ledger.rows import entry_row
 from broker.ledger.schema import ENTRY_COLUMNS
@@ -35,6 +37,6 @@ def _rows(start: int, end: int, epoch: int, leaves: list[bytes]) -> Iterator[tup
     """Yield the rows of entries, and put their hashes into ``leaves``."""
     ids, now = RandomIds(), time.time()
     for seq in range(start, end):
-        row = entry_row(Change(issued(ids, now, epoch)))
+        row = entry_row(Change(issued(ids, now, epoch)), secrets.token_bytes(SALT_SIZE))
         leaves.append(row[0])
         yield (seq, *row)

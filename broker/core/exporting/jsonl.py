@@ -7,5 +7,5 @@ from broker.core.exporting.event import Event, one_line
 
 def jsonl_line(event: Event) -> str:
     """Return ``{"seq", "entry"}``, and ``personal`` with the salt of its commitment if it has one."""
-    stored = {"entry": dict(event.members)} if event.stored is None else dict(event.stored)
-    return one_line({**stored, "seq": event.seq})
+    stored = {"entry": dict(event.members)} if event.stored is None else event.stored
+    return one_line({"seq": event.seq, **stored})
