@@ -54,7 +54,8 @@ PERSONAL: Final = frozenset(
 SHORTENED: Final = frozenset({"asked", "break_glass", "lineage"})
 """The members of which the leaf keeps a shorter form: what is personal is taken out of it."""
 
-_REFUSED: Final = ".refused"
+_OWN_REASONS: Final = (".refused", ".failed")
+"""How kinds end whose ``reason`` is the broker's own text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +69,11 @@ class Opened:
 def take_personal(data: dict[str, Any]) -> dict[str, Any]:
     """Take the personal members out of those of an entry, and return them.
 
-    Not personal are the reason of a refusal, which is the broker's own text, and ``on_behalf_of`` if that is the agent
-    itself. Of what rules, derivation and stories need, a shorter form is left behind.
+    Not personal are the reason of a refusal or a failure, which is the broker's own text, and ``on_behalf_of`` if that
+    is the agent itself. Of what rules, derivation and stories need, a shorter form is left behind.
     """
     taken = {name: data[name] for name in PERSONAL & data.keys()}
-    if data["kind"].endswith(_REFUSED):
+    if data["kind"].endswith(_OWN_REASONS):
         taken.pop("reason", None)
     if taken.get("on_behalf_of") == data.get("agent"):
         taken.pop("on_behalf_of", None)
