@@ -263,7 +263,7 @@ async def test_an_older_ledger_gets_the_column(tmp_path: Path) -> None:
         await bench.issue("tok_1")
     with closing(sqlite3.connect(bench.path)) as database:
         database.execute("ALTER TABLE entries DROP COLUMN personal")
-        database.execute("UPDATE alembic_version SET version_num = '0004'")
+        database.execute("UPDATE alembic_version SET version_num = '0005'")
         database.commit()
     async with opened(bench.path, clock=FixedClock()) as bench:
         assert await found(bench, Forgetting(ref="tok_1")) == ([], 0)
