@@ -5,13 +5,14 @@ A child is judged by the verified claims of its parent, never by the shape of th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from broker.core.access_token import VerifiedToken
 from broker.core.claims import MAX_INHERITED, MAX_PARENTS, AccessClaims
 from broker.core.decide import NO_AUDIENCE, Offer, conditions, offered
-from broker.core.details import ceilings_at, covers
+from broker.core.details import Element, ceilings_at, covers
 from broker.core.errors import Code
 from broker.core.grant import Ask, Decision, Denied
 from broker.core.identity import Agent
@@ -27,6 +28,7 @@ _OTHER_AUDIENCE: Final = Denied(Code.AUDIENCE_NOT_ALLOWED, "the token to be exch
 _MORE_SCOPES: Final = Denied(Code.SCOPE_NOT_ALLOWED, "the token to be exchanged does not have all of these scopes")
 _NO_SCOPES: Final = Denied(Code.SCOPE_NOT_ALLOWED, "this agent may have nothing of what the token to be exchanged has")
 _MORE_DETAILS: Final = Denied(Code.DETAILS_INVALID, "not covered by the details of the token to be exchanged")
+_OTHER_DETAILS: Final = Denied(Code.DETAILS_NOT_ALLOWED, "not all through whose hands the token went may have these")
 _NO_PROOF: Final = Denied(Code.PROOF_REQUIRED, "the token to be exchanged is bound to a key: prove one of your own")
 _ENDING: Final = Denied(Code.SUBJECT_TOKEN_INVALID, "subject_token: the token has expired")
 
@@ -183,4 +185,22 @@ def _part(policy: Policy, role: Role, parent: AccessClaims, ask: Ask) -> Offer |
         return _NO_SCOPES
     if not set(scopes) <= set(parent.scopes):
         return _MORE_SCOPES
-    return offered(policy, role, replace(ask, audience=parent.aud, scopes=scopes))
+    offer = offered(policy, role, replace(ask, audience=parent.aud, scopes=scopes))
+    is_new = ask.details and not parent.details and isinstance(offer, Offer)
+    return _OTHER_DETAILS if is_new and not _all_may_have(policy, role, parent, ask.details or ()) else offer
+
+
+def _all_may_have(policy: Policy, role: Role, parent: AccessClaims, details: Sequence[Element]) -> bool:
+    """Whether every role that the token was handed down from may have such details, or lets this one use its own.
+
+    A token without details is bounded by its scopes alone, so that details may bound what comes of it; but only those
+    that it could have had, since to a resource they may be what lets it do something at all (RFC 9396).
+    """
+    above = [policy.roles.get(name) for name in {parent.role, *_inherited(parent, "role")} - {role.name}]
+    return all(other is not None and _hands_down(other, role, parent.aud, details) for other in above)
+
+
+def _hands_down(other: Role, role: Role, audience: str, details: Sequence[Element]) -> bool:
+    delegate, allowed = other.may_delegate_to.get(role.name), other.audiences.get(audience)
+    types = set() if allowed is None else set(allowed.details)
+    return (delegate is not None and delegate.own_grants) or {element["type"] for element in details} <= types

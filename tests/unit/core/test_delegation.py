@@ -400,6 +400,17 @@ def test_details_narrow_what_had_none() -> None:
     assert code(judged(token(), "worker", ask("read", details=unfit))) is Code.DETAILS_INVALID
 
 
+def test_details_are_none_that_a_hand_before_could_not_have_had() -> None:
+    """To a resource they may be what lets a token do anything: however many hands later, nobody makes them up."""
+    policy = changed(planners={"allow": [at(TICKETS, *ALL)]})
+    asked = ask("read", details=ONE_TICKET)
+    assert code(judged(token(), "worker", asked, policy=policy)) is Code.DETAILS_NOT_ALLOWED
+    between = child_of(token(), "worker")
+    assert not between.claims.details
+    assert code(judged(between, "worker", asked, policy=policy)) is Code.DETAILS_NOT_ALLOWED
+    assert granted(judged(between, "worker", asked)).details == ONE_TICKET
+
+
 def test_details_that_the_delegate_may_not_have_are_not_dropped_for_it() -> None:
     """A delegate whose role does not know them cannot get a token that is free of them."""
     child = child_of(token(details=TWO_TICKETS), "worker")
