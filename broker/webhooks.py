@@ -11,8 +11,9 @@ import base64
 import binascii
 import hashlib
 import hmac
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
@@ -57,6 +58,48 @@ class Receiver:
 class _Message:
     id: str
     body: bytes
+    failures: int = 0
+
+
+class _Outbox:
+    """What one receiver is still to be told: what can be sent now, and what failed and is sent again later.
+
+    A message that the receiver chokes on holds up no other.
+    """
+
+    def __init__(self) -> None:
+        """Nothing waits."""
+        self._ready: asyncio.Queue[_Message] = asyncio.Queue()
+        self._later: OrderedDict[asyncio.TimerHandle, None] = OrderedDict()
+
+    async def next(self) -> _Message:
+        """Return the next message to send, once there is one."""
+        return await self._ready.get()
+
+    def put(self, message: _Message) -> bool:
+        """Take a message; False if the oldest one had to be dropped for it, of those that failed first."""
+        has_room = self._ready.qsize() + len(self._later) < MAX_WAITING
+        if not has_room and self._later:
+            self._later.popitem(last=False)[0].cancel()
+        elif not has_room:
+            self._ready.get_nowait()
+        self._ready.put_nowait(message)
+        return has_room
+
+    def put_later(self, message: _Message, seconds: float) -> None:
+        """Take a message that can be sent after so many seconds."""
+
+        def is_due() -> None:
+            del self._later[handle]
+            self._ready.put_nowait(message)
+
+        handle = asyncio.get_running_loop().call_later(seconds, is_due)
+        self._later[handle] = None
+
+    def close(self) -> None:
+        """Send nothing later."""
+        for handle in self._later:
+            handle.cancel()
 
 
 class Webhooks:
@@ -71,32 +114,32 @@ class Webhooks:
         self._api = api
         self._clock = clock
         self._events = events
-        self._queues: list[asyncio.Queue[_Message]] = [asyncio.Queue(MAX_WAITING) for _ in self._receivers]
+        self._outboxes = [_Outbox() for _ in self._receivers]
         self._workers: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to deliver."""
         self._workers = [
-            asyncio.create_task(self._deliver(receiver, queue), name="webhook")
-            for receiver, queue in zip(self._receivers, self._queues, strict=True)
+            asyncio.create_task(self._deliver(receiver, outbox), name="webhook")
+            for receiver, outbox in zip(self._receivers, self._outboxes, strict=True)
         ]
 
     async def close(self) -> None:
         """Stop; what was not delivered is announced again after the next start, if it still waits by then."""
         for worker in self._workers:
             worker.cancel()
+        for outbox in self._outboxes:
+            outbox.close()
         await asyncio.gather(*self._workers, return_exceptions=True)
 
     def approval(self, state: ApprovalState, event: str) -> None:
         """Announce a request for approval; see the port."""
         message = _Message(f"{state.request.id}.{event}", _encode(self._body(state, event)))
-        for receiver, queue in zip(self._receivers, self._queues, strict=True):
+        for receiver, outbox in zip(self._receivers, self._outboxes, strict=True):
             if receiver.events and event not in receiver.events:
                 continue
-            if queue.full():
-                queue.get_nowait()
+            if not outbox.put(message):
                 self._events.error("webhook.dropped", url=receiver.url)
-            queue.put_nowait(message)
 
     def _body(self, state: ApprovalState, event: str) -> dict[str, Any]:
         request = state.request
@@ -121,13 +164,14 @@ class Webhooks:
             },
         }
 
-    async def _deliver(self, receiver: Receiver, queue: asyncio.Queue[_Message]) -> None:
+    async def _deliver(self, receiver: Receiver, outbox: _Outbox) -> None:
         while True:
-            message = await queue.get()
-            for attempt in range(MAX_ATTEMPTS):
-                if await self._sent(receiver, message):
-                    break
-                await asyncio.sleep(BACKOFF.delay(attempt, SYSTEM.spread()))
+            message = await outbox.next()
+            if await self._sent(receiver, message):
+                continue
+            failed = replace(message, failures=message.failures + 1)
+            if failed.failures < MAX_ATTEMPTS:
+                outbox.put_later(failed, BACKOFF.delay(message.failures, SYSTEM.spread()))
             else:
                 self._events.error("webhook.given_up", url=receiver.url, message=message.id)
 

@@ -127,6 +127,23 @@ async def test_a_message_is_sent_again_under_the_same_id() -> None:
     assert len(set(ids)) == 1
 
 
+async def test_a_message_that_a_receiver_chokes_on_holds_up_no_other() -> None:
+    """What an agent put into its request must not keep people from hearing of the next one."""
+    got: asyncio.Queue[str] = asyncio.Queue()
+
+    async def handle(incoming: web.Request) -> web.Response:
+        name = incoming.headers["webhook-id"]
+        await got.put(name)
+        return web.Response(status=500 if name.startswith("apr_bad") else 204)
+
+    async with receiver(handle) as url, sending(to(url)) as (hooks, _):
+        for number in range(20):
+            hooks.approval(request(f"apr_bad{number}"), "requested")
+        hooks.approval(request("apr_good"), "break_glass")
+        seen = [await asyncio.wait_for(got.get(), 10) for _ in range(21)]
+    assert "apr_good.break_glass" in seen
+
+
 @pytest.mark.parametrize("status", [400, 404, 410])
 async def test_a_refused_message_does_not_hold_up_the_next(status: int) -> None:
     """What the receiver does not want is given up at once, and said in the log."""
