@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from broker.core.access_token import VerifiedToken
-from broker.core.bounds import revoking
+from broker.core.bounds import revoking, unopened
 from broker.core.claims import AccessClaims
 from broker.core.decide import NO_AUDIENCE
 from broker.core.delegation import NOT_ALLOWED, Lineage, entitled, lineage, obstacle
@@ -78,7 +78,7 @@ def decide_identity(ground: IdentityGround, actor: Agent, ask: Ask) -> IdentityG
         return allowed
     role, allow = allowed
     facts = _facts(ground, actor, ask, role, descent)
-    standing = _standing(ground, facts)
+    standing = unopened(role, ground.task) or _standing(ground, facts)
     if standing is not None:
         return standing
     ttl = min(allow.ttl, int(parent.exp - now), int(ground.task.deadline - now))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from broker.core.bounds import revoking
+from broker.core.bounds import revoking, unopened
 from broker.core.claims import AccessClaims
 from broker.core.errors import Code
 from broker.core.grant import Denied
@@ -119,9 +119,7 @@ def _standing(ground: Ground, facts: frozenset[Fact]) -> Denied | None:
 def _beyond_task(role: Role, task: Task, ask: LeaseAsk) -> Denied | None:
     if task.secrets is not None and ask.secret not in task.secrets:
         return Denied(Code.TASK_CEILING, "the task was opened for less than this")
-    if role.explicit_tasks and task.implicit:
-        return Denied(Code.TASK_REQUIRED, "this role works in tasks that were opened: open one and name it")
-    return None
+    return unopened(role, task)
 
 
 def _unmet(allow: SecretAllow, claims: AccessClaims, ask: LeaseAsk) -> Denied | None:

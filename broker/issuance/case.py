@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from broker.core.access_token import VerifiedToken
-from broker.core.bounds import revoking, within_task
+from broker.core.bounds import revoking, unopened, within_task
 from broker.core.change import EpochIs, Guard, RateWithin, Spend, TaskOpen
 from broker.core.claims import AccessClaims
 from broker.core.decide import decide
 from broker.core.delegation import NOT_ALLOWED, Lineage, judge_exchange
 from broker.core.errors import Code
-from broker.core.grant import Decision, Denied, Granted
+from broker.core.grant import Decision, Denied, Granted, NeedsApproval
 from broker.core.implicit_task import implicit_task
 from broker.core.policy import Policy, Role
 from broker.core.rules import RuleIndex
@@ -23,6 +23,8 @@ from broker.issuance.leave import Plea
 from broker.ports import Revocations
 
 _NO_TASK: Final = Denied(Code.TASK_NOT_OPEN, "there is no such task, or it is not open, or it is not this agent's")
+
+_REVOKED: Final = Denied(Code.SUBJECT_TOKEN_INVALID, "subject_token: it has been revoked")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +100,7 @@ def judge_case(
         applicant=applicant,
         policy=policy,
         epoch=epoch,
-        decision=_in_task(decision, task, rules, now),
+        decision=_in_task(decision, task, policy, rules, now),
         parent=parent,
         task=task,
         lineage=lineage,
@@ -120,12 +122,14 @@ def _on_behalf(
         now=now,
     )
     case = Case(applicant=applicant, policy=policy, epoch=rules.epoch, decision=NOT_ALLOWED)
+    if revoking(rules, [subject.id], "token") is not None:
+        return replace(case, decision=_REVOKED)
     judged = judge_subject(wanted)
     if isinstance(judged, Denied):
         return replace(case, decision=judged)
     return replace(
         case,
-        decision=_in_task(judged.exchange.decision, judged.task, rules, now),
+        decision=_in_task(judged.exchange.decision, judged.task, policy, rules, now),
         parent=judged.parent,
         task=judged.task,
         lineage=judged.exchange.lineage,
@@ -133,11 +137,14 @@ def _on_behalf(
     )
 
 
-def _in_task(decision: Decision, task: Task | None, rules: RuleIndex, now: float) -> Decision:
+def _in_task(decision: Decision, task: Task | None, policy: Policy, rules: RuleIndex, now: float) -> Decision:
     """Return the decision as its task, and the rules that are about that, leave it."""
-    if task is not None and revoking(rules, (task.id, *task.path)) is not None:
-        return _or_no_task(decision)
-    return within_task(decision, task, now)
+    if task is None or isinstance(decision, Denied):
+        return decision
+    if revoking(rules, (task.id, *task.path)) is not None:
+        return _NO_TASK
+    granted = decision.granted if isinstance(decision, NeedsApproval) else decision
+    return unopened(policy.roles.get(granted.role), task) or within_task(decision, task, now)
 
 
 def _or_no_task(decision: Decision) -> Decision:

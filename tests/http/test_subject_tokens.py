@@ -282,6 +282,15 @@ async def test_one_token_is_one_task(app: BrokerApp, provider: IdentityProvider)
     assert (await on_behalf(app, token)).json["code"] == "task_not_open"
 
 
+async def test_a_token_that_was_revoked_is_of_no_use_any_more(app: BrokerApp, provider: IdentityProvider) -> None:
+    """A rule about its id bars it, not only what came of it; the agent's other tokens are good."""
+    token, other = provider.oidc("ann"), provider.oidc("ann")
+    child = await child_of(app, token)
+    await revoke(app, {"token": claims_of(child)["broker"]["parents"][0]})
+    assert (await on_behalf(app, token)).json["code"] == "subject_token_invalid"
+    assert await is_active(app, await child_of(app, other))
+
+
 async def test_the_subjects_rate_counts(app: BrokerApp, provider: IdentityProvider) -> None:
     """The limit of the subject's role holds for all who act for it together."""
     tokens = [provider.oidc("ann") for _ in range(7)]

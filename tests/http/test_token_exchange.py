@@ -262,6 +262,18 @@ async def test_a_child_in_a_sub_task(app: BrokerApp) -> None:
     assert again.json["code"] == "task_not_open"
 
 
+async def test_a_role_that_works_in_opened_tasks_takes_no_other_with_a_token(app: BrokerApp) -> None:
+    """What a token brings that named no task is no task that was opened, whoever hands it on."""
+    policy = app.broker.config.policy
+    explicit = "    may_delegate_to: [helpers, {role: finance, own_grants: true}]"
+    policy.write_text(policy.read_text().replace(explicit, explicit + "\n    tasks: explicit"))
+    await app.broker.policy_control.reload(by="operator", caller=HERE)
+    task = await open_task(app)
+    refused = await exchange(app, "worker", await app.token("planner", TICKETS, BOTH), scope="tickets:read")
+    assert (refused.status, refused.json["code"]) == (400, "task_required"), refused.body
+    await delegated(app, "worker", await app.token("planner", TICKETS, BOTH, task=task["id"]), scope="tickets:read")
+
+
 async def test_impersonation_names_no_actors_but_dies_with_them(app: BrokerApp) -> None:
     """Only where the policy says so: the token has no ``act``, and a rule for the actor finds it all the same."""
     policy = app.broker.config.policy
