@@ -8,7 +8,7 @@ from broker.core.change import Change
 from broker.core.dpop import MAX_REMEMBERED, PROOF_SHARES, ReplayWindow, check_proof
 from broker.core.entry import Entry, Kind, entry
 from broker.core.errors import BrokerError, Code, GuardFailed, Refused
-from broker.core.identity import REGISTERED, Agent
+from broker.core.identity import bearer
 from broker.core.tally import WINDOW, Allowance, Tally
 from broker.core.token_check import TokenCheck
 from broker.ports import Admitted, Authenticated, Authenticator, Caller, Clock, Ledger, Meter, UnverifiedAssertion
@@ -95,9 +95,7 @@ class Admission:
             raise BrokerError(Code.TOKEN_INVALID, text)
         if claims.jkt is not None:
             self._prove(presented, claims.client_id, claims.jkt, now)
-        # What an issuer called the agent, and said of it, is not in the token: no line of the policy may match by it.
-        subject = claims.client_id if claims.issuer == REGISTERED else ""
-        agent = Agent(id=claims.client_id, issuer=claims.issuer, subject=subject)
+        agent = bearer(claims.client_id, claims.issuer)
         return Admitted(agent=agent, scopes=frozenset(claims.scopes), claims=claims, kid=verified.kid)
 
     def _prove(self, presented: Presented, agent: str, jkt: str, now: float) -> None:

@@ -45,6 +45,14 @@ class Agent:
         return hashlib.sha256(_sorted_json.encode(dict(self.attributes))).hexdigest()
 
 
+def bearer(agent_id: str, issuer: str) -> Agent:
+    """Return an agent as a token of ours knows it, by which no line of the policy about subjects or claims may match.
+
+    What an issuer called the agent, and said of it, is not in the token; a registered agent has one name only.
+    """
+    return Agent(agent_id, issuer, agent_id if issuer == REGISTERED else "")
+
+
 def is_name(text: str) -> bool:
     """Whether ``text`` can name a registered agent, a role, a tier or an issuer: lower-case, no slash, <= 128."""
     return _NAME.fullmatch(text) is not None

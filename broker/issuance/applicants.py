@@ -12,7 +12,7 @@ from broker.core.claims import AccessClaims
 from broker.core.dpop import Proof, check_proof
 from broker.core.errors import BrokerError, Code, Refused
 from broker.core.grant import Ask
-from broker.core.identity import Agent
+from broker.core.identity import Agent, bearer
 from broker.core.jwt import parse
 from broker.core.subject import Subject
 from broker.core.token_check import TokenCheck
@@ -197,7 +197,7 @@ class Applicants:
         if claims.jkt is not None and self._thumbprint(request.proof, now) != claims.jkt:
             raise Refused(Code.ACTOR_TOKEN_INVALID, "actor_token: bound to a key whose possession was not proved")
         return Authenticated(
-            agent=Agent(id=claims.client_id, issuer=claims.issuer, subject=claims.client_id),
+            agent=bearer(claims.client_id, claims.issuer),
             method="access_token",
             digest=hashlib.sha256(token.encode()).hexdigest(),
             assertion_id=claims.jti,
