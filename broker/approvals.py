@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from broker.core.action import ActionState
-from broker.core.approval import APPROVED, DENIED, PENDING, STATES, ApprovalState, Vote
+from broker.core.approval import APPROVED, DENIED, PENDING, STATES, ApprovalRequest, ApprovalState, Vote, may_belong
 from broker.core.change import ApprovalPending, CastVote, Change, EpochIs, Guard, Review, Unreviewed, Write
 from broker.core.entry import Entry, Kind, entry
 from broker.core.errors import BrokerError, Code, EpochMoved, Malformed, Refused, Unavailable
 from broker.core.policy import Policy
 from broker.core.policy.matching import AgentMember
 from broker.core.revoking import check_text
+from broker.core.selector import facts_text
+from broker.core.tally import Places
 from broker.core.task import TaskState
 from broker.ports import Admitted, Caller, Clock, Ledger, Meter, Notifier, Record, Records, Revocations
 
@@ -29,6 +31,9 @@ RECENT: Final = 10
 
 LOOK_SECONDS: Final = 0.25
 """How often a long poll looks for new requests."""
+
+LATER_SECONDS: Final = 5
+"""When to come back for whoever cannot be kept waiting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +68,7 @@ class Approvals:
         self._clock = clock
         self._notifier = notifier
         self._meter = meter
+        self._places = Places()
 
     async def announce_waiting(self) -> None:
         """Tell people again of everything that waits for them: for the start, when they may have missed it."""
@@ -71,23 +77,22 @@ class Approvals:
                 self._notifier.approval(state, "requested")
 
     async def list(
-        self, wanted: str, *, before: str | None = None, limit: int = 100, wait: float = 0
+        self, wanted: str, *, before: str | None = None, limit: int = 100, wait: float = 0, by: str = ""
     ) -> Sequence[ApprovalState]:
         """Return requests in a state, the youngest first; ``all`` is any state.
 
         With ``wait`` (seconds) it returns as soon as there are any that are younger than ``before`` says, or at the end
-        of the time: then ``before`` is the id after which new ones are waited for.
+        of the time: then ``before`` is the id after which new ones are waited for, and ``by`` is who waits. Raises
+        ``Unavailable`` (``OVERLOADED``) where too many wait.
         """
         if wanted not in (*STATES, "all"):
             raise Malformed(f"state: must be all or one of {', '.join(STATES)}")
-        for _ in range(int(wait / LOOK_SECONDS)):
-            found = [
-                state for state in await self._page(wanted, None, limit) if before is None or state.request.id > before
-            ]
-            if found:
-                return found
-            await asyncio.sleep(LOOK_SECONDS)
-        return [] if wait else await self._page(wanted, before, limit)
+        if not wait:
+            return await self._page(wanted, before, limit)
+        with self._places.taking(by) as has_place:
+            if not has_place:
+                raise Unavailable(Code.OVERLOADED, "too many wait already: ask again later", retry_after=LATER_SECONDS)
+            return await self._newer(wanted, before, limit, int(wait / LOOK_SECONDS))
 
     async def show(self, approval_id: str) -> Shown:
         """Return a request and what is known about it. Raises ``BrokerError`` (``NOT_FOUND``)."""
@@ -110,8 +115,9 @@ class Approvals:
             raise Malformed(f"decision: must be one of {', '.join(DECISIONS)}")
         check_text("reason", reason)
         for _ in range(MAX_ATTEMPTS):
-            state, now = await self._found(approval_id), self._clock.now()
-            self._check_entitled(state, by)
+            state = await self._found(approval_id)
+            owners, now = await self._owners(state.request), self._clock.now()
+            self._check_entitled(state, owners, by)
             self._check_alive(by)
             vote = self._vote(by, decision, reason, now)
             try:
@@ -130,24 +136,30 @@ class Approvals:
             self._notifier.approval(state, event)
         return state
 
-    def _check_entitled(self, state: ApprovalState, by: Admitted) -> None:
+    async def _owners(self, request: ApprovalRequest) -> set[str | None]:
+        """Return who owns the task that a request is for, and the tasks that this is a part of."""
+        task = None if request.task is None else await self._records.task(request.task)
+        above = [] if task is None else [await self._records.task(each) for each in task.task.path]
+        return {request.task_owner, *(state.task.owner for state in above if state is not None)}
+
+    def _check_entitled(self, state: ApprovalState, owners: Collection[str | None], by: Admitted) -> None:
         """Raise ``Refused`` unless the caller is an approver, in its own name, of somebody else's request."""
         request, claims, agent = state.request, by.claims, by.agent.id
         role = self._policy().roles.get(request.approvers)
-        named = role is not None and any(
-            isinstance(member, AgentMember) and member.agent == agent for member in role.members
-        )
-        if role is None or claims is None or not (named or claims.role == request.approvers):
+        members = () if role is None else role.members
+        named = any(isinstance(member, AgentMember) and member.agent == agent for member in members)
+        was_member = claims is not None and claims.role == request.approvers
+        if claims is None or not (named or (was_member and may_belong(agent, by.agent.issuer, members))):
             raise Refused(Code.NOT_AN_APPROVER, f"only members of the role {request.approvers} may decide this")
         if claims.agents:
             raise Refused(Code.NOT_AN_APPROVER, "a token that was handed on cannot decide anything")
-        if agent in (request.agent, request.task_owner, *request.chain):
+        if agent in owners or agent in (request.agent, *request.chain):
             raise Refused(Code.NOT_AN_APPROVER, "nobody decides on a request of their own, or for their own task")
 
     def _check_alive(self, by: Admitted) -> None:
         """Judge the approver's token again at the epoch that the vote is cast at (law 2)."""
         claims = by.claims
-        if claims is not None and self._revocations.rules.killer(claims.facts(""), claims.epoch) is not None:
+        if claims is not None and self._revocations.rules.killer(claims.facts(by.kid), claims.epoch) is not None:
             raise BrokerError(Code.TOKEN_REVOKED, "the token has been revoked")
 
     def _vote(self, by: Admitted, decision: str, reason: str, now: float) -> Vote:
@@ -160,6 +172,7 @@ class Approvals:
             reason=reason,
             at=now,
             epoch=self._revocations.rules.epoch,
+            token=None if by.claims is None else facts_text(by.claims.facts(by.kid)),
         )
 
     async def _found(self, approval_id: str) -> ApprovalState:
@@ -167,6 +180,16 @@ class Approvals:
         if state is None:
             raise BrokerError(Code.NOT_FOUND, "there is no such request")
         return state
+
+    async def _newer(self, wanted: str, after: str | None, limit: int, looks: int) -> Sequence[ApprovalState]:
+        for _ in range(looks):
+            found = [
+                state for state in await self._page(wanted, None, limit) if after is None or state.request.id > after
+            ]
+            if found:
+                return found
+            await asyncio.sleep(LOOK_SECONDS)
+        return []
 
     async def _page(self, wanted: str, before: str | None, limit: int) -> Sequence[ApprovalState]:
         stored = None if wanted in ("all", "expired") else wanted

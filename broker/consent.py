@@ -26,13 +26,18 @@ from broker.core.change import (
     EpochIs,
     Guard,
     RaiseBudget,
+    RateWithin,
     TaskOpen,
 )
 from broker.core.entry import Entry, Kind, entry
 from broker.core.errors import Code, GuardFailed, Pending, Refused
 from broker.core.policy import Policy
+from broker.core.tally import Places
 from broker.core.task import Task
 from broker.ports import Caller, Clock, Events, Ledger, Meter, Notifier, Records, Revocations
+
+REQUESTS_PER_MINUTE: Final = 10
+"""How much one agent may put before people in a minute, to decide on or to look at afterwards."""
 
 SLOWER: Final = 5
 """Seconds that the interval grows by when a client asks again too soon (CIBA, 11)."""
@@ -77,19 +82,20 @@ class Consent:
         self._meter = meter
         self._events = events
         self._polls: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self._places = Places()
 
     async def ask(self, request: ApprovalRequest, guards: tuple[Guard, ...], caller: Caller, now: float) -> Pending:
         """Put a request before people, durably, and return what to raise.
 
-        If the same request waits already, that one is meant, and nothing is written. Raises ``GuardFailed`` or
-        ``Unavailable`` if it cannot be recorded.
+        If the same request waits already, that one is meant, and nothing is written. Raises ``GuardFailed`` (also
+        ``RATE_LIMITED``) or ``Unavailable`` if it cannot be recorded.
         """
         waiting = await self._records.pending_approval(request.digest, now)
         if waiting is not None:
             return self._pending(waiting, now)
         change = Change(
             _requested_entry(request, self._policy().digest, now, caller),
-            (ApprovalAbsent(request.digest, now), *guards),
+            (ApprovalAbsent(request.digest, now), asking_rate(request.agent, now), *guards),
             (AddApproval(request),),
         )
         try:
@@ -108,17 +114,18 @@ class Consent:
     ) -> ApprovalState:
         """Return the request if it was approved, for exactly this digest and agent, and its votes still count.
 
-        Waits for a decision for ``wait`` seconds at most. It is not used up here: the change that acts on it says
-        ``ApprovalGranted``. Raises ``Pending``, or ``Refused`` (``APPROVAL_DENIED``, ``APPROVAL_EXPIRED``,
-        ``APPROVAL_INVALID``).
+        Waits for a decision for ``wait`` seconds at most, and not at all where too many wait. It is not used up here:
+        the change that acts on it says ``ApprovalGranted``. Raises ``Pending``, or ``Refused`` (``APPROVAL_DENIED``,
+        ``APPROVAL_EXPIRED``, ``APPROVAL_INVALID``).
         """
-        state = await self._looked_up(auth_req_id, digest, agent_id)
+        state, patient = await self._looked_up(auth_req_id, digest, agent_id), False
         if state.state(now) == PENDING and wait > 0:
-            state = await self._decided(state, now + wait)
+            with self._places.taking(agent_id) as patient:
+                state = await self._decided(state, now + wait) if patient else state
             now = self._clock.now()
         current = state.state(now)
         if current == PENDING:
-            raise self._asked_again(state, now, patient=wait > 0)
+            raise self._asked_again(state, now, patient=patient)
         if current in _REFUSALS:
             raise Refused(*_REFUSALS[current])
         if current != APPROVED:
@@ -126,7 +133,7 @@ class Consent:
         role = self._policy().roles.get(state.request.approvers)
         members = () if role is None else role.members
         if standing(state, self._revocations.rules, members) < state.request.quorum:
-            raise Refused(Code.APPROVAL_INVALID, "not enough of those who approved are still entitled to")
+            raise Refused(Code.APPROVAL_INVALID, "what was approved, or who approved it, was revoked since")
         return state
 
     async def lift(self, state: ApprovalState, caller: Caller, now: float, *, implicit: Task | None = None) -> None:
@@ -229,6 +236,11 @@ class Consent:
             self._polls.popitem(last=False)
         left = max(0, request.expires_at - int(now))
         return Pending(code, _WAITING, auth_req_id=request.id, expires_in=left, interval=interval)
+
+
+def asking_rate(agent: str, now: float) -> RateWithin:
+    """Return the guard that bounds what an agent puts before people: they could not tell what matters in a flood."""
+    return RateWithin(f"approval/{agent}", REQUESTS_PER_MINUTE, now)
 
 
 def _requested_entry(request: ApprovalRequest, policy_digest: str, now: float, caller: Caller) -> Entry:

@@ -17,7 +17,6 @@ from broker.core.change import (
     Change,
     EpochIs,
     Guard,
-    RateWithin,
     SettleAction,
     Spend,
     TaskOpen,
@@ -45,9 +44,6 @@ SETTLE_SECONDS: Final = 15 * 60
 MAX_ATTEMPTS: Final = 16
 RECORDED_REFUSALS: Final = 60
 """Refusals per agent and minute that get an entry of their own; more are only counted."""
-
-REQUESTS_PER_MINUTE: Final = 10
-"""How many requests to lift a budget one agent's actions may put before people in a minute."""
 
 
 class Actions:
@@ -191,15 +187,14 @@ class Actions:
             if earlier is not None:
                 return earlier
             if failed.code is Code.BUDGET_USED_UP and (request := self._budget_request(case)) is not None:
-                rate = RateWithin(f"approval/{request.agent}", REQUESTS_PER_MINUTE, now)
-                raise await self._consent.ask(request, (rate,), case.caller, now) from failed
+                raise await self._consent.ask(request, (), case.caller, now) from failed
             raise
         return Reserved(ActionState(action=action), receipt.left)
 
     def _check_standing(self, by: Admitted) -> None:
         """Raise ``BrokerError`` (``TOKEN_REVOKED``) if the resource server itself was revoked since it was admitted."""
         claims = by.claims
-        if claims is not None and self._revocations.rules.killer(claims.facts(""), claims.epoch) is not None:
+        if claims is not None and self._revocations.rules.killer(claims.facts(by.kid), claims.epoch) is not None:
             raise BrokerError(Code.TOKEN_REVOKED, "the token has been revoked")
 
     def _good_token(self, wish: Wish, by: Admitted, now: float) -> VerifiedToken:

@@ -11,6 +11,7 @@ import msgspec
 
 from broker.core.policy.matching import AgentMember, Member
 from broker.core.rules import RuleIndex
+from broker.core.selector import Fact, read_facts
 
 REDEEM_SECONDS: Final = 300
 """Seconds that an approval can be used after the time to decide on it is over."""
@@ -67,10 +68,31 @@ class ApprovalRequest:
     reason: str | None = None
     lifts: tuple[str, int] | None = None
 
+    def facts(self) -> frozenset[Fact]:
+        """Return the facts of what was asked: a rule that covers them ends the agreement to it."""
+        known = {
+            ("issuer", self.issuer),
+            ("role", self.role),
+            *(("agent", agent) for agent in (self.agent, *self.chain)),
+            *(("scope", scope) for scope in self.asked.get("scopes", ())),
+        }
+        named = {
+            "tier": self.tier,
+            "task": self.task,
+            "token": self.asked.get("subject_token"),
+            "key": self.asked.get("key"),
+            "audience": self.asked.get("audience"),
+            "secret": self.asked.get("secret"),
+        }
+        return frozenset(known | {(name, value) for name, value in named.items() if value is not None})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vote:
-    """One approver's word. ``role`` is the role under which they spoke, ``epoch`` the epoch at which they did."""
+    """One approver's word. ``role`` is the role under which they spoke, ``epoch`` the epoch at which they did.
+
+    ``token`` has the facts of the token that they came with (:func:`broker.core.selector.facts_text`).
+    """
 
     approver: str
     issuer: str
@@ -79,6 +101,12 @@ class Vote:
     reason: str
     at: float
     epoch: int
+    token: str | None = None
+
+    def facts(self) -> frozenset[Fact]:
+        """Return by what rules find the word: all that its token had, but for the task, which may be over by now."""
+        own = {("agent", self.approver), ("issuer", self.issuer), ("role", self.role)}
+        return frozenset(own | {fact for fact in read_facts(self.token or "") if fact[0] != "task"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,21 +131,24 @@ class ApprovalState:
 def standing(state: ApprovalState, rules: RuleIndex, members: Iterable[Member]) -> int:
     """Return how many of the votes for a request still count, for the ``members`` that its approvers' role has now.
 
-    A vote counts no more if a rule that came after it covers its approver, or if the approver cannot be a member of the
-    role any more. What an issuer said about an approver is not known any more: whoever it vouches for may be a member
-    by a line about that issuer.
+    A vote counts no more if a rule that came after it covers its approver, the token that they came with, or what was
+    asked, or if the approver cannot be a member of the role any more. What an issuer said about an approver is not
+    known any more: whoever it vouches for may be a member by a line about that issuer.
     """
-    lines = tuple(members)
-    return sum(1 for vote in state.votes if vote.approve and _stands(vote, rules, lines))
+    lines, asked = tuple(members), state.request.facts()
+    return sum(1 for vote in state.votes if vote.approve and _stands(vote, asked, rules, lines))
 
 
-def _stands(vote: Vote, rules: RuleIndex, members: tuple[Member, ...]) -> bool:
-    facts = (("agent", vote.approver), ("issuer", vote.issuer), ("role", vote.role))
-    if rules.killer(facts, vote.epoch) is not None:
+def _stands(vote: Vote, asked: frozenset[Fact], rules: RuleIndex, members: tuple[Member, ...]) -> bool:
+    if any(rules.killer(facts, vote.epoch) is not None for facts in (vote.facts(), asked)):
         return False
+    return may_belong(vote.approver, vote.issuer, members)
+
+
+def may_belong(agent: str, issuer: str, members: Iterable[Member]) -> bool:
+    """Whether an agent can be one of these members, as far as that is known of somebody who came with a token."""
     return any(
-        member.agent == vote.approver if isinstance(member, AgentMember) else member.issuer == vote.issuer
-        for member in members
+        member.agent == agent if isinstance(member, AgentMember) else member.issuer == issuer for member in members
     )
 
 

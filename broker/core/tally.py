@@ -1,13 +1,20 @@
-"""Bounded counting: refusals in aggregate, and how many a caller may have recorded one by one (laws 10 and 11)."""
+"""Bounded counting: refusals in aggregate, how many a caller may have recorded, how many may wait (laws 10 and 11)."""
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 WINDOW: Final = 60.0
 """Seconds of one allowance window."""
+
+PLACES: Final = 256
+PLACES_EACH: Final = 16
+"""How many callers may have their answers held back at the same time, in all and of one agent: each keeps a connection
+busy, of which there are not many more, and has the ledger looked at again and again."""
 
 
 @dataclass(slots=True)
@@ -53,3 +60,27 @@ class Allowance:
         if len(self._seen) > self._keys:
             self._seen.popitem(last=False)
         return count < self._limit
+
+
+class Places:
+    """Room for those who wait: ``most`` at a time, ``each`` of them under the same key. Belongs to one event loop."""
+
+    def __init__(self, most: int = PLACES, each: int = PLACES_EACH) -> None:
+        """All places are free."""
+        self._most = most
+        self._each = each
+        self._taken: Counter[str] = Counter()
+
+    @contextmanager
+    def taking(self, key: str) -> Iterator[bool]:
+        """Take a place for the length of a block; False if there is none for this key."""
+        if self._taken.total() >= self._most or self._taken[key] >= self._each:
+            yield False
+            return
+        self._taken[key] += 1
+        try:
+            yield True
+        finally:
+            self._taken[key] -= 1
+            if not self._taken[key]:
+                del self._taken[key]

@@ -41,7 +41,9 @@ async def index(call: Call) -> web.Response:
     if (seconds > 0 and before is not None) or (after is not None and not seconds):
         raise Malformed("wait goes with after, a cursor with neither")
     wanted = query_value(call.request, "state") or PENDING
-    found = await call.services.approvals.list(wanted, before=after or before, limit=limit, wait=seconds)
+    found = await call.services.approvals.list(
+        wanted, before=after or before, limit=limit, wait=seconds, by=call.operator.agent.id
+    )
     now = call.services.clock.now()
     cursor = cursor_at(found[-1].request.id) if len(found) == limit and not seconds else None
     body = {"approvals": [described(state, now) for state in found], "next": cursor}

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from broker.consent import Consent
+from broker.consent import Consent, asking_rate
 from broker.core.approval import BREAK_GLASS, BUDGET, TOKEN, ApprovalRequest, ApprovalState, request_digest
-from broker.core.change import AddApproval, ApprovalGranted, Guard, RateWithin, Write
+from broker.core.change import AddApproval, ApprovalGranted, Guard, Write
 from broker.core.claims import AccessClaims
 from broker.core.errors import Code, GuardFailed, Pending, Refused
 from broker.core.grant import Ask, Granted, NeedsApproval
@@ -18,9 +18,6 @@ from broker.core.task import TOKENS, Task
 from broker.issuance.applicants import Applicant, TokenRequest
 from broker.issuance.records import asked
 from broker.ports import Ids, Records
-
-REQUESTS_PER_MINUTE: Final = 10
-"""How many requests for approval one agent may put before people in a minute."""
 
 REVIEW_SECONDS: Final = 24 * 3600
 """Seconds within which a break-glass use is expected to be reviewed."""
@@ -135,8 +132,7 @@ class Leaves:
         )
 
     async def _ask(self, applicant: Applicant, wanted: ApprovalRequest) -> Pending:
-        rate = RateWithin(f"approval/{applicant.agent.id}", REQUESTS_PER_MINUTE, applicant.now)
-        return await self._consent.ask(wanted, (*applicant.guards, rate), applicant.caller, applicant.now)
+        return await self._consent.ask(wanted, applicant.guards, applicant.caller, applicant.now)
 
     def _break_glass(self, plea: Plea, needed: NeedsApproval, what: Mapping[str, Any]) -> Leave:
         role = self._policy().roles.get(plea.granted.role)
@@ -144,6 +140,7 @@ class Leaves:
             raise Refused(Code.BREAK_GLASS_NOT_ALLOWED, "this role may not go ahead without approval")
         request = self._request(plea, needed, what, BREAK_GLASS)
         return Leave(
+            guards=(asking_rate(request.agent, request.requested_at),),
             writes=(AddApproval(request),),
             why={"break_glass": request.reason or "", "approval": request.id},
             unasked=request,

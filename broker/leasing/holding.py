@@ -22,7 +22,7 @@ from broker.core.lease_entries import (
     renewed_entry,
 )
 from broker.core.policy import Policy
-from broker.core.tally import Allowance
+from broker.core.tally import Allowance, Places
 from broker.core.task_reach import OPERATOR, reach_of
 from broker.leasing.intents import MAX_ATTEMPTS
 from broker.leasing.wish import claims_of
@@ -78,6 +78,7 @@ class Holdings:
         self._clock = clock
         self._meter = meter
         self._renewals = Allowance(RENEWALS_PER_MINUTE)
+        self._places = Places()
 
     async def show(self, lease_id: str, by: Admitted) -> LeaseState:
         """Return a lease of the caller's, or any for operators. Raises ``Refused`` (``NOT_FOUND``)."""
@@ -143,7 +144,8 @@ class Holdings:
             raise Refused(Code.CONFLICT, "the lease is still being taken", retry_after=1)
         if state.status is LeaseStatus.LIVE or state.held:
             await self._end(state, RETURNED, caller)
-        return await self._awaited(lease_id, self._clock.now() + wait)
+        with self._places.taking(by.agent.id) as has_place:
+            return await self._awaited(lease_id, wait if has_place else 0)
 
     def _renewable_for(self, state: LeaseState, ttl: int | None, by: Admitted, now: float) -> int:
         """Return for how many seconds from ``now`` a lease may go on. Raises ``Refused`` if it may not."""
@@ -179,12 +181,13 @@ class Holdings:
             if failed.code is not Code.LEASE_ENDED:
                 raise
 
-    async def _awaited(self, lease_id: str, until: float) -> LeaseState:
-        while True:
+    async def _awaited(self, lease_id: str, seconds: float) -> LeaseState:
+        for _ in range(int(seconds / LOOK_SECONDS)):
             state = await self.stored(lease_id)
-            if state.status not in _WAITING or self._clock.now() >= until:
+            if state.status not in _WAITING:
                 return state
             await asyncio.sleep(LOOK_SECONDS)
+        return await self.stored(lease_id)
 
     async def _own(self, lease_id: str, by: Admitted) -> LeaseState:
         """Return a lease that the caller holds; with a token of a task, only one of that task."""

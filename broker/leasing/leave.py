@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from broker.consent import Consent
+from broker.consent import Consent, asking_rate
 from broker.core.approval import BREAK_GLASS, BUDGET, LEASE, ApprovalRequest, request_digest
-from broker.core.change import AddApproval, ApprovalGranted, Guard, RateWithin, Write
+from broker.core.change import AddApproval, ApprovalGranted, Guard, Write
 from broker.core.errors import Code, GuardFailed, Pending, Refused
 from broker.core.lease_decision import Ground, LeaseGranted
 from broker.core.policy import Policy
@@ -16,9 +16,6 @@ from broker.core.policy.model import Approval
 from broker.core.task import LEASES, Task
 from broker.leasing.wish import Case, chain_of
 from broker.ports import Ids, Records
-
-REQUESTS_PER_MINUTE: Final = 10
-"""How many requests for approval one agent may put before people in a minute."""
 
 REVIEW_SECONDS: Final = 24 * 3600
 """Seconds within which a break-glass use is expected to be reviewed."""
@@ -91,8 +88,7 @@ class Leaves:
         return state.request.id
 
     async def _ask(self, case: Case, ground: Ground, wanted: ApprovalRequest) -> Pending:
-        rate = RateWithin(f"approval/{ground.claims.client_id}", REQUESTS_PER_MINUTE, ground.now)
-        return await self._consent.ask(wanted, (rate,), case.caller, ground.now)
+        return await self._consent.ask(wanted, (), case.caller, ground.now)
 
     def _break_glass(self, case: Case, ground: Ground, asks: Approval, what: Mapping[str, Any]) -> Leave:
         role = self._policy().roles.get(ground.claims.role)
@@ -100,6 +96,7 @@ class Leaves:
             raise Refused(Code.BREAK_GLASS_NOT_ALLOWED, "this role may not go ahead without approval")
         request = self._request(case, ground, asks, what, BREAK_GLASS)
         return Leave(
+            guards=(asking_rate(request.agent, request.requested_at),),
             writes=(AddApproval(request),),
             why={"break_glass": request.reason or "", "approval": request.id},
             unasked=request,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, or_, select, update
 
 from broker.core.approval import (
     APPROVED,
@@ -35,7 +35,8 @@ from broker.core.change import (
     Write,
 )
 from broker.core.errors import Code, GuardFailed
-from broker.ledger import schema
+from broker.core.selector import fact_line
+from broker.ledger import schema, sqlite
 from broker.ledger.rows import read_object
 from broker.ledger.task_rows import chunks
 
@@ -202,6 +203,20 @@ def read_approvals(connection: Connection, rows: Sequence[Row[Any]]) -> list[App
         )
         for row in rows
     ]
+
+
+def latest_vote_end(connection: Connection, token: str | None = None) -> float:
+    """Return when the last request that people agreed to can be used no more; of those by one token, if it is given."""
+    requests, votes = schema.approvals.c, schema.votes.c
+    query = (
+        select(func.max(requests.expires_at))
+        .join_from(schema.approvals, schema.votes, requests.id == votes.approval)
+        .where(requests.state.in_((PENDING, APPROVED)))
+    )
+    if token is not None:
+        query = query.where(sqlite.has_text(votes.vote, _encode(fact_line(("token", token))).decode().strip('"')))
+    latest = connection.scalar(query)
+    return 0 if latest is None else float(latest + REDEEM_SECONDS)
 
 
 def ended_before(now: float) -> Any:  # noqa: ANN401 - a condition on columns

@@ -86,12 +86,12 @@ def write_batch(connection: Connection, head: Head, proposals: Sequence[Proposal
     if not rows:
         return Written(tuple(outcomes), head, Effects())
     sqlite.insert_entries(connection, rows)
+    view.flush(connection)
     if writes.rules:
-        # After the entries: the tokens of this very batch count, too.
+        # After all of that: the tokens, leases and votes of this very batch count, too.
         writes.end_rules(connection, margin)
         writes.end_task_rules(view.tasks, margin)
     writes.write(connection)
-    view.flush(connection)
     frontier, nodes = head.frontier.extend([row[1] for row in rows])
     sqlite.insert_nodes(connection, nodes)
     new = Head(frontier, view.epoch)

@@ -28,7 +28,8 @@ from broker.core.change import (
 from broker.core.entry import Kind
 from broker.core.rules import Block, Rule
 from broker.ledger import schema, sqlite
-from broker.ledger.forgetting import forget
+from broker.ledger.approval_book import (latest_vote_end)
+from broker.ledger.forgetting import (forget)
 from broker.ledger.guards import counted
 from broker.ledger.lease_book import latest_end
 from broker.ledger.rows import agent_row, block_row, key_row, rule_row
@@ -101,14 +102,14 @@ class Writes:
         """Set when the rules end: ``margin`` seconds after the last credential that they could hit has expired.
 
         A rule for one token ends with that token, whose descendants live no longer (law 4), and with the leases that
-        were taken with it: else agents that give their own tokens back would fill the list of live rules for as long as
-        anybody's longest token lives.
+        were taken with it and the requests that were approved with it: else agents that give their own tokens back
+        would fill the list of live rules for as long as anybody's longest token lives.
         """
-        latest = max(latest_committed_expiry(connection), latest_end(connection))
+        latest = max(latest_committed_expiry(connection), latest_end(connection), latest_vote_end(connection))
         tokens = {rule.selector.token for rule in self.rules if rule.selector.token is not None}
         single = _expiries(connection, tokens)
         for token in single:
-            single[token] = max(single[token], latest_end(connection, token))
+            single[token] = max(single[token], latest_end(connection, token), latest_vote_end(connection, token))
         self.rules = [
             replace(rule, ends_at=max(single.get(rule.selector.token or "", latest), rule.at) + margin)
             for rule in self.rules

@@ -117,6 +117,21 @@ async def test_a_long_poll_ends_with_the_decision(app: BrokerApp) -> None:
     assert (await asyncio.wait_for(waiting, 10)).status == 200
 
 
+async def test_nobody_fills_the_room_of_those_who_wait(app: BrokerApp) -> None:
+    """Of one agent 16 answers are held back at the same time; more are told at once to slow down."""
+    request = await asked(app)
+    forms = [app.form("planner", resource=REFUNDS, scope="refunds:create", auth_req_id=request) for _ in range(20)]
+    waiting = {asyncio.ensure_future(app.ask(form, {"Prefer": "wait=25"})) for form in forms}
+    turned_away: set[asyncio.Future[Reply]] = set()
+    while len(turned_away) < 4:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        turned_away |= done
+    assert {one.result().json["error"] for one in turned_away} == {"slow_down"}
+    assert (len(turned_away), len(waiting)) == (4, 16)
+    await decide(app, "carol", request, "deny")
+    assert {reply.json["error"] for reply in await asyncio.gather(*waiting)} == {"access_denied"}
+
+
 async def test_a_ciba_client_leaves_out_what_it_asked_for(app: BrokerApp) -> None:
     """The CIBA grant takes the parameters from the pending request."""
     request = await asked(app)
@@ -169,6 +184,24 @@ async def test_a_vote_dies_with_its_approver(app: BrokerApp) -> None:
     assert (await refund(app, auth_req_id=request)).json["code"] == "approval_invalid"
 
 
+@pytest.mark.parametrize("what", ["the approver's token", "agent", "scope", "role"])
+async def test_an_approval_dies_with_what_it_is_for(app: BrokerApp, what: str) -> None:
+    """A rule that comes between approval and token: people must agree again, knowing of it. Then it goes on."""
+    request, carol = await asked(app), await app.token("carol", "broker", "approvals:decide")
+    body = {"decision": "approve", "reason": "x"}
+    assert (await app.call("POST", f"/v1/approvals/{request}", token=carol, json=body)).json["state"] == "approved"
+    selectors = {"agent": "planner", "scope": "refunds:create", "role": "planners"}
+    selector = {what: selectors[what]} if what in selectors else {"token": claims_of(carol)["jti"]}
+    operator = await app.operator("revocations:write")
+    order = {"selector": selector, "reason": "an incident"}
+    await app.call("POST", "/v1/revocations", token=operator, json=order, headers={"Idempotency-Key": "k"})
+    assert (await refund(app, auth_req_id=request)).json["code"] == "approval_invalid"
+    again = await asked(app)
+    assert again != request
+    await decide(app, "carol", again)
+    assert (await refund(app, auth_req_id=again)).status == 200
+
+
 async def test_a_vote_dies_with_its_approvers_membership(app: BrokerApp) -> None:
     """An approver who was taken out of the role after the vote, and before the token, has approved nothing."""
     request = await asked(app)
@@ -177,6 +210,32 @@ async def test_a_vote_dies_with_its_approvers_membership(app: BrokerApp) -> None
     policy.write_text(policy.read_text().replace("[{agent: carol}, {agent: dave}]", "[{agent: dave}]"))
     await app.broker.policy_control.reload(by="operator", caller=_HERE)
     assert (await refund(app, auth_req_id=request)).json["code"] == "approval_invalid"
+
+
+async def test_whoever_was_taken_out_of_the_role_decides_nothing(app: BrokerApp) -> None:
+    """Not with a token from before, either: a denial would be final."""
+    request, carol = await asked(app), await app.token("carol", "broker", "approvals:decide")
+    policy = app.broker.config.policy
+    policy.write_text(policy.read_text().replace("[{agent: carol}, {agent: dave}]", "[{agent: dave}]"))
+    await app.broker.policy_control.reload(by="operator", caller=_HERE)
+    body = {"decision": "deny", "reason": "out of spite"}
+    reply = await app.call("POST", f"/v1/approvals/{request}", token=carol, json=body)
+    assert (reply.status, reply.json["code"]) == (403, "not_an_approver")
+    assert (await decide(app, "dave", request)).json["state"] == "approved"
+
+
+async def test_people_and_agents_in_a_race(app: BrokerApp) -> None:
+    """Of two who decide at once one is heard, and of many who redeem at once one gets a token."""
+    request = await asked(app)
+    decided = await asyncio.gather(decide(app, "carol", request), decide(app, "dave", request, "deny"))
+    assert sorted(reply.status for reply in decided) == [200, 409]
+    (word,) = [reply.json["state"] for reply in decided if reply.status == 200]
+    redeemed = await asyncio.gather(*(refund(app, auth_req_id=request) for _ in range(5)))
+    assert [reply.status for reply in redeemed].count(200) == (word == "approved")
+    other = await asked(app, may_act="worker")
+    await decide(app, "carol", other)
+    replies = await asyncio.gather(*(refund(app, auth_req_id=other, may_act="worker") for _ in range(5)))
+    assert sorted(reply.status for reply in replies) == [200] + [400] * 4
 
 
 async def test_break_glass_goes_ahead_and_is_loud(app: BrokerApp) -> None:
@@ -193,6 +252,13 @@ async def test_break_glass_goes_ahead_and_is_loud(app: BrokerApp) -> None:
     assert (await decide(app, "carol", waiting["id"])).status == 404  # there is nothing to approve any more
     assert (await decide(app, "carol", waiting["id"], "review")).json["state"] == "reviewed"
     assert (await decide(app, "dave", waiting["id"], "review")).json["code"] == "conflict"
+
+
+async def test_break_glass_does_not_flood_those_who_review_it(app: BrokerApp) -> None:
+    """Ten in a minute, like requests: an alarm must not get lost in the noise that its maker makes."""
+    statuses = [(await refund(app, break_glass="customers cannot pay")).status for _ in range(12)]
+    assert statuses == [200] * 10 + [429] * 2
+    assert len(app.events.of("break_glass.used")) == 10
 
 
 async def test_break_glass_is_for_roles_that_may(app: BrokerApp) -> None:
@@ -229,6 +295,28 @@ async def test_the_owner_of_the_task_does_not_decide(app: BrokerApp) -> None:
     body = {"decision": "approve", "reason": "mine"}
     reply = await app.call("POST", f"/v1/approvals/{request}", token=token, json=body)
     assert (reply.status, reply.json["code"]) == (403, "not_an_approver")
+
+
+async def test_the_owner_of_the_whole_does_not_decide_on_a_part_of_it(app: BrokerApp) -> None:
+    """Whoever owns a task above the one that the request is for is as good as its owner."""
+    policy = app.broker.config.policy
+    text = policy.read_text().replace(
+        '      - {audience: https://tickets.internal, scopes: ["tickets:close"]}\n',
+        '      - {audience: https://tickets.internal, scopes: ["tickets:close"]}\n'
+        '      - {audience: https://payments.internal, scopes: ["refunds:create"]}\n'
+        '      - {audience: broker, scopes: ["tasks:open"]}\n    may_delegate_to: [planners]\n',
+    )
+    policy.write_text(text)
+    await app.broker.policy_control.reload(by="operator", caller=_HERE)
+    whole = await open_task(app, "carol")
+    handed = await app.token("carol", "broker", "tasks:open", task=whole["id"])
+    own = await exchange(app, "planner", handed, scope="tasks:open")
+    opening = {"purpose": "refund", "parent": whole["id"]}
+    part = await app.call("POST", "/v1/tasks", token=own.json["access_token"], json=opening)
+    assert part.status == 201, part.body
+    request = await asked(app, task=part.json["id"])
+    assert (await decide(app, "carol", request)).json["code"] == "not_an_approver"
+    assert (await decide(app, "dave", request)).json["state"] == "approved"
 
 
 async def test_a_used_up_budget_of_tokens_is_lifted_by_a_person(app: BrokerApp) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.core.tally import WINDOW, Allowance, Tally
+from broker.core.tally import WINDOW, Allowance, Places, Tally
 
 
 def test_a_tally_is_taken_once() -> None:
@@ -64,3 +64,14 @@ def test_memory_is_bounded() -> None:
         assert allowance.admit(f"stranger-{number}", 0.0)
         assert not allowance.admit("busy", 0.0)
     assert len(allowance._seen) == 3
+
+
+def test_places_are_for_all_and_for_each() -> None:
+    """Nobody takes the room of everybody, and all together not more than there is; what is left is free again."""
+    places = Places(most=3, each=2)
+    with places.taking("a") as first, places.taking("a") as second, places.taking("a") as third:
+        assert (first, second, third) == (True, True, False)
+        with places.taking("b") as other, places.taking("c") as last:
+            assert (other, last) == (True, False)
+    with places.taking("a") as again, places.taking("b") as other, places.taking("c") as last:
+        assert (again, other, last) == (True, True, True)

@@ -1,0 +1,87 @@
+"""Requests for approval inside the ledger: rules live for as long as anything that people agreed to could be used."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from broker.core.approval import REDEEM_SECONDS, ApprovalRequest, Vote
+from broker.core.change import AddApproval, ApprovalGranted, ApprovalPending, CastVote, Change, EpochIs
+from broker.core.entry import Kind, entry
+from broker.core.rules import Rule
+from broker.core.selector import Selector, facts_text
+from tests.support.ledgers import NOW, added, opened
+
+MARGIN = 300
+DIGEST = "0" * 64
+LATE = int(NOW) + 90_000
+
+
+def asking(name: str, expires_at: int = LATE) -> Change:
+    """Return the change that puts a request before one of finance."""
+    request = ApprovalRequest(
+        id=name,
+        kind="token",
+        digest=DIGEST,
+        agent="planner",
+        issuer="registered",
+        role="planners",
+        asked={},
+        approvers="finance",
+        quorum=1,
+        requested_at=NOW,
+        expires_at=expires_at,
+    )
+    return Change(entry(Kind.APPROVAL_REQUESTED, NOW, ref=name), (), (AddApproval(request),))
+
+
+def voting(name: str, *, approve: bool = True) -> Change:
+    """Return the change by which carol decides, before any rule."""
+    vote = Vote(
+        approver="carol",
+        issuer="registered",
+        role="finance",
+        approve=approve,
+        reason="x",
+        at=NOW,
+        epoch=0,
+        token=facts_text({("token", "tok_carol"), ("agent", "carol")}),
+    )
+    record = entry(Kind.APPROVAL_VOTED, NOW, ref=name, by="carol", approve=approve)
+    return Change(record, (EpochIs(0), ApprovalPending(name, "carol", NOW)), (CastVote(name, vote),))
+
+
+async def test_a_rule_lives_as_long_as_what_was_approved_before_it(tmp_path: Path) -> None:
+    """Else the word of an approver who was revoked would count again once the rule is forgotten."""
+    async with opened(tmp_path / "ledger.db") as bench:
+        await bench.issue("tok_carol", agent="carol")
+        await bench.issue("tok_dave", agent="dave")
+        await bench.ledger.commit(asking("apr_1"))
+        await bench.ledger.commit(voting("apr_1"))
+        last = LATE + REDEEM_SECONDS + MARGIN
+        assert (await bench.revoke(Selector(agent="carol"))).ends_at == last
+        assert (await bench.revoke(Selector(token="tok_carol"))).ends_at == last
+        assert (await bench.revoke(Selector(token="tok_dave"))).ends_at == int(NOW) + 900 + MARGIN
+
+
+async def test_a_vote_counts_from_the_transaction_that_it_is_cast_in(tmp_path: Path) -> None:
+    """A rule that is written together with it lives as long."""
+    async with opened(tmp_path / "ledger.db") as bench:
+        await bench.ledger.commit(asking("apr_1"))
+        rule = added(Rule("rule_1", Selector(agent="carol"), 1, NOW, "op", "because"))
+        await asyncio.gather(bench.ledger.commit(voting("apr_1")), bench.ledger.commit(rule))
+        known = bench.revocations.rules.get("rule_1")
+        assert known is not None
+        assert known.ends_at == LATE + REDEEM_SECONDS + MARGIN
+
+
+async def test_rules_wait_for_nothing_that_nobody_agreed_to_or_that_was_used(tmp_path: Path) -> None:
+    """Requests that wait, or were denied or used, keep no rule alive: agents could make as many as they like."""
+    async with opened(tmp_path / "ledger.db") as bench:
+        for name in ("apr_1", "apr_2", "apr_3"):
+            await bench.ledger.commit(asking(name))
+        await bench.ledger.commit(voting("apr_2", approve=False))
+        await bench.ledger.commit(voting("apr_3"))
+        used = entry(Kind.TOKEN_ISSUED, NOW, ref="tok_1", epoch=0, expires_at=int(NOW) + 60)
+        await bench.ledger.commit(Change(used, (EpochIs(0), ApprovalGranted("apr_3", DIGEST, NOW))))
+        assert (await bench.revoke(Selector(agent="carol"))).ends_at == int(NOW) + 60 + MARGIN
