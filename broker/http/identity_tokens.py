@@ -19,7 +19,7 @@ JWT_TYPE: Final = "urn:ietf:params:oauth:token-type:jwt"
 NOT_APPLICABLE: Final = "N_A"
 """The token type of what is no access token (RFC 8693, 2.2.1)."""
 
-_NOT_HERE: Final = ("scope", "authorization_details", "may_act", "auth_req_id", "break_glass")
+_NOT_HERE: Final = ("scope", "authorization_details", "may_act", "break_glass")
 
 
 def read_identity_ask(form: Form) -> Ask:

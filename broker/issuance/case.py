@@ -47,7 +47,7 @@ class Case:
     def plea(self, granted: Granted) -> Plea:
         """Return the case as people are shown it."""
         parent = None if self.parent is None else self.parent.claims
-        return Plea(applicant=self.applicant, granted=granted, parent=parent, task=self.task)
+        return Plea(applicant=self.applicant, role=granted.role, tier=granted.tier, parent=parent, task=self.task)
 
     def guards(self, granted: Granted, until: int) -> tuple[Guard, ...]:
         """Return what must hold when a token that ends at ``until`` (Unix seconds) is recorded, but for approvals."""

@@ -24,9 +24,6 @@ from broker.ports import Caller, Clock, Ids, Ledger, Meter, Records, Revocations
 MAX_ATTEMPTS: Final = 16
 """How often one request is decided again because revocations got in between, before it is told to come back."""
 
-STALE_SECONDS: Final = 2.0
-"""A decision that waited longer than this for a person is made again, at the time that it is then."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issued:
@@ -100,19 +97,13 @@ class Issuance:
             raise Refused(decision.code, decision.reason)
         granted = decision.granted if isinstance(decision, NeedsApproval) else decision
         leave = await self._leave(case.plea(granted), decision)
-        self._check_fresh(case)
+        self._intake.check_fresh(case.applicant, case.policy)
         return await self._release(case, granted, leave)
 
     async def _leave(self, plea: Plea, decision: Granted | NeedsApproval) -> Leave:
         if isinstance(decision, NeedsApproval):
             return await self._leaves.for_token(plea, decision)
         return await self._leaves.for_budget(plea)
-
-    def _check_fresh(self, case: Case) -> None:
-        """Raise ``EpochMoved`` if people took so long to decide that everything else must be looked at again."""
-        waited = self._clock.now() - case.applicant.now
-        if waited > STALE_SECONDS or self._policy() is not case.policy:
-            raise EpochMoved
 
     def _decided(self, applicant: Applicant, task: Task | None) -> Case:
         """Decide, without any pause in between: all that it looks at is of the same moment and the same epoch."""

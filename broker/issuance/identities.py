@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from broker.consent import Consent
 from broker.core.access_token import VerifiedToken
 from broker.core.change import Change, EpochIs, Guard, RateWithin
 from broker.core.entry import Kind
@@ -18,8 +19,9 @@ from broker.issuance.applicants import Applicant, Applicants, TokenRequest
 from broker.issuance.case import implicit_of, may_work_on, spending
 from broker.issuance.conductor import MAX_ATTEMPTS
 from broker.issuance.intake import Intake
+from broker.issuance.leave import Leave, Leaves, Plea
 from broker.issuance.records import identity_entry
-from broker.ports import Caller, Clock, IdentitySigner, Ids, Ledger, Meter, Revocations
+from broker.ports import Caller, Clock, IdentitySigner, Ids, Ledger, Meter, Records, Revocations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +42,12 @@ class IdentityTokens:
         issuer: str,
         applicants: Applicants,
         intake: Intake,
+        consent: Consent,
         policy: Callable[[], Policy],
         revocations: Revocations,
         signer: IdentitySigner,
         ledger: Ledger,
+        records: Records,
         clock: Clock,
         ids: Ids,
         meter: Meter,
@@ -52,6 +56,7 @@ class IdentityTokens:
         self._issuer = issuer
         self._applicants = applicants
         self._intake = intake
+        self._leaves = Leaves(consent=consent, records=records, policy=policy, ids=ids)
         self._policy = policy
         self._revocations = revocations
         self._signer = signer
@@ -63,8 +68,9 @@ class IdentityTokens:
     async def issue(self, request: TokenRequest, caller: Caller) -> IssuedIdentity:
         """Answer one exchange.
 
-        Raises ``Refused`` when the agent may not have it, and ``Unavailable`` when it cannot be had now. Whatever is
-        raised, no identity token exists that the ledger does not record.
+        Raises ``Refused`` when the agent may not have it, ``Pending`` when people may lift the budget that is used up,
+        and ``Unavailable`` when it cannot be had now. Whatever is raised, no identity token exists that the ledger does
+        not record.
         """
         for _ in range(MAX_ATTEMPTS):
             task = await self._intake.stored_task(request)
@@ -83,7 +89,15 @@ class IdentityTokens:
         granted = decide_identity(ground, applicant.agent, applicant.ask)
         if isinstance(granted, Denied):
             raise Refused(granted.code, granted.reason)
-        return await self._release(applicant, ground, granted, epoch)
+        plea = _plea(applicant, ground, granted)
+        leave = await self._leaves.for_budget(plea)
+        self._intake.check_fresh(applicant, ground.policy)
+        try:
+            return await self._release(applicant, ground, granted, epoch, leave)
+        except GuardFailed as failed:
+            if failed.code is Code.BUDGET_USED_UP:
+                raise await self._leaves.ask_for_budget(plea, failed) from failed
+            raise
 
     def _ground(self, applicant: Applicant, task: Task | None) -> IdentityGround:
         """Return what is decided on, all of it as of this moment. Raises ``Refused``."""
@@ -108,12 +122,12 @@ class IdentityTokens:
         return parent
 
     async def _release(
-        self, applicant: Applicant, ground: IdentityGround, granted: IdentityGranted, epoch: int
+        self, applicant: Applicant, ground: IdentityGround, granted: IdentityGranted, epoch: int, leave: Leave
     ) -> IssuedIdentity:
         """Mint, check, record, and only then release."""
         claims = self._claims(applicant, ground, granted)
         minted = self._signer.mint_checked(claims, applicant.now)
-        record = identity_entry(applicant, ground, granted, claims, minted.kid)
+        record = identity_entry(applicant, ground, granted, claims, minted.kid, **leave.why)
         guards: tuple[Guard, ...] = (
             EpochIs(epoch),
             *applicant.guards,
@@ -142,6 +156,12 @@ class IdentityTokens:
             more=granted.allow.claims,
             groups=granted.allow.groups,
         )
+
+
+def _plea(applicant: Applicant, ground: IdentityGround, granted: IdentityGranted) -> Plea:
+    """Return the request as people are shown it, who may lift the budget of its task."""
+    parent = ground.parent.claims
+    return Plea(applicant=applicant, role=granted.role.name, tier=parent.tier, parent=parent, task=ground.task)
 
 
 def _rates(applicant: Applicant, granted: IdentityGranted) -> list[RateWithin]:

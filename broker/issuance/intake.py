@@ -8,7 +8,7 @@ from typing import Final
 
 from broker.core.change import Change
 from broker.core.entry import Kind
-from broker.core.errors import BrokerError, Code, GuardFailed, Refused
+from broker.core.errors import BrokerError, Code, EpochMoved, GuardFailed, Refused
 from broker.core.identity import Agent
 from broker.core.policy import Policy
 from broker.core.tally import Allowance, Tally
@@ -24,6 +24,9 @@ Agents without any role share this number with all such agents of their issuer."
 
 REMEMBERED_TASKS: Final = 4096
 """How many tasks are remembered as they were opened, which never changes."""
+
+STALE_SECONDS: Final = 2.0
+"""A decision that waited longer than this for a person is made again, at the time that it is then."""
 
 _STRANGERS: Final = frozenset({Code.ASSERTION_REPLAYED, Code.PROOF_REPLAYED})
 """Guards that say the caller may not be who the assertion names; such a refusal is counted, not written."""
@@ -82,6 +85,14 @@ class Intake:
         if len(self._tasks) > REMEMBERED_TASKS:
             self._tasks.popitem(last=False)
         return state.task
+
+    def check_fresh(self, applicant: Applicant, policy: Policy) -> None:
+        """Raise ``EpochMoved`` if people took so long to decide that everything else must be looked at again.
+
+        ``policy`` is the one that it was decided by.
+        """
+        if self._clock.now() - applicant.now > STALE_SECONDS or self._policy() is not policy:
+            raise EpochMoved
 
     async def refusal(
         self, applicant: Applicant, error: Refused | GuardFailed, kind: Kind = Kind.TOKEN_REFUSED

@@ -11,8 +11,9 @@ from broker.core.approval import BREAK_GLASS, BUDGET, TOKEN, ApprovalRequest, Ap
 from broker.core.change import AddApproval, ApprovalGranted, Guard, Write
 from broker.core.claims import AccessClaims
 from broker.core.errors import Code, GuardFailed, Pending, Refused
-from broker.core.grant import Ask, Granted, NeedsApproval
+from broker.core.grant import Ask, NeedsApproval
 from broker.core.policy import Policy
+from broker.core.policy.model import Approval
 from broker.core.scope import parse_scopes
 from broker.core.task import TOKENS, Task
 from broker.issuance.applicants import Applicant, TokenRequest
@@ -36,10 +37,11 @@ class Leave:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plea:
-    """A request with all that an approver is shown of it."""
+    """A request with all that an approver is shown of it: by which role it would be granted, and of which tier."""
 
     applicant: Applicant
-    granted: Granted
+    role: str
+    tier: str
     parent: AccessClaims | None
     task: Task | None
 
@@ -74,7 +76,7 @@ class Leaves:
         """
         applicant = plea.applicant
         lifted = await self._lift(plea)
-        what = asked(applicant.agent.id, applicant.ask, plea.granted, plea.parent)
+        what = asked(applicant.agent.id, applicant.ask, needed.granted, plea.parent)
         if applicant.request.break_glass is not None:
             return self._break_glass(plea, needed, what)
         if applicant.request.auth_req_id is None or lifted is not None:
@@ -94,12 +96,10 @@ class Leaves:
 
     async def ask_for_budget(self, plea: Plea, failed: GuardFailed) -> Exception:
         """Return what to raise when the budget is used up: a pending request, if the role lets people lift budgets."""
-        role = self._policy().roles.get(plea.granted.role)
+        role = self._policy().roles.get(plea.role)
         if role is None or role.budget_approval is None or plea.task is None:
             return failed
-        approval = role.budget_approval.approval
-        needed = NeedsApproval(plea.granted.tier, approval.approvers, approval.quorum, approval.expires, plea.granted)
-        request = self._request(plea, needed, _more_tokens(plea), BUDGET)
+        request = self._request(plea, role.budget_approval.approval, _more_tokens(plea), BUDGET)
         return await self._ask(plea.applicant, replace(request, lifts=(TOKENS, role.budget_approval.adds)))
 
     async def _lift(self, plea: Plea) -> str | None:
@@ -135,7 +135,7 @@ class Leaves:
         return await self._consent.ask(wanted, applicant.guards, applicant.caller, applicant.now)
 
     def _break_glass(self, plea: Plea, needed: NeedsApproval, what: Mapping[str, Any]) -> Leave:
-        role = self._policy().roles.get(plea.granted.role)
+        role = self._policy().roles.get(plea.role)
         if role is None or not role.break_glass:
             raise Refused(Code.BREAK_GLASS_NOT_ALLOWED, "this role may not go ahead without approval")
         request = self._request(plea, needed, what, BREAK_GLASS)
@@ -146,7 +146,9 @@ class Leaves:
             unasked=request,
         )
 
-    def _request(self, plea: Plea, needed: NeedsApproval, what: Mapping[str, Any], kind: str) -> ApprovalRequest:
+    def _request(
+        self, plea: Plea, needed: NeedsApproval | Approval, what: Mapping[str, Any], kind: str
+    ) -> ApprovalRequest:
         applicant, parent, task = plea.applicant, plea.parent, plea.task
         seconds = REVIEW_SECONDS if kind == BREAK_GLASS else needed.expires
         return ApprovalRequest(
@@ -155,13 +157,13 @@ class Leaves:
             digest=request_digest(what),
             agent=applicant.agent.id,
             issuer=applicant.agent.issuer,
-            role=plea.granted.role,
+            role=plea.role,
             asked=what,
             approvers=needed.approvers,
             quorum=needed.quorum,
             requested_at=applicant.now,
             expires_at=int(applicant.now) + seconds,
-            tier=needed.tier,
+            tier=needed.tier if isinstance(needed, NeedsApproval) else plea.tier,
             task=None if task is None else task.id,
             task_owner=None if task is None else task.owner,
             purpose=None if task is None else task.purpose,

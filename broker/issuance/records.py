@@ -53,9 +53,14 @@ def issued_entry(
 
 
 def identity_entry(
-    applicant: Applicant, ground: IdentityGround, granted: IdentityGranted, claims: IdentityClaims, kid: str
+    applicant: Applicant,
+    ground: IdentityGround,
+    granted: IdentityGranted,
+    claims: IdentityClaims,
+    kid: str,
+    **why: str,
 ) -> Entry:
-    """Return the entry of an identity token: everything that it says, and what it came of."""
+    """Return the entry of an identity token: everything that it says, what it came of, and ``why`` it could be had."""
     agent, lineage = applicant.agent, granted.lineage
     return entry(
         Kind.IDENTITY_TOKEN_ISSUED,
@@ -82,6 +87,7 @@ def identity_entry(
         on_behalf_of=claims.sub,
         impersonates=True if lineage.impersonates else None,
         lineage=facts_text(granted.facts),
+        **why,
         **applicant.provenance(),
     )
 

@@ -21,7 +21,7 @@ from tests.support.broker_app import (
     make_template,
     running_app,
 )
-from tests.support.team import ACCESS_TOKEN, EXCHANGE, claims_of, delegated, is_active, open_task
+from tests.support.team import ACCESS_TOKEN, EXCHANGE, claims_of, decide, delegated, is_active, open_task
 
 JWT = "urn:ietf:params:oauth:token-type:jwt"
 AWS = "sts.amazonaws.com"
@@ -245,6 +245,30 @@ async def test_the_budget_of_a_task_counts_them(app: BrokerApp) -> None:
     assert (await ask(app, "planner", parent)).json["code"] == "budget_used_up"
 
 
+async def test_people_lift_the_budget_of_a_task(app: BrokerApp, tmp_path: Path) -> None:
+    """Where the policy says who may, it is a pause, as for other tokens; once, and only what they agreed to."""
+    policy = app.broker.config.policy
+    lifting = "    budget_approval: {approvers: finance, quorum: 1, expires: 10m, adds: 1}\n"
+    text = policy.read_text().replace("    may_delegate_to: [workers", lifting + "    may_delegate_to: [workers")
+    deciding = 'allow: [{identity_token: bank}, {audience: broker, scopes: ["approvals:decide"]}]'
+    policy.write_text(text.replace("allow: [{identity_token: bank}]", deciding))
+    await app.broker.policy_control.reload(by="operator", caller=HERE)
+    task = await open_task(app, budget={"tokens": 1})
+    parent = await subject(app, task=task["id"])
+    paused = await ask(app, "planner", parent)
+    assert (paused.status, paused.json["error"]) == (400, "authorization_pending"), paused.body
+    request = paused.json["auth_req_id"]
+    assert (await ask(app, "planner", parent, auth_req_id=request)).json["error"] == "slow_down"
+    assert (await decide(app, "carol", request)).json["state"] == "approved"
+    await take(app, "planner", parent, auth_req_id=request)
+    (issued,) = await app.entries("identity_token.issued")
+    assert issued["budget_approval"] == request
+    again = await ask(app, "planner", parent, auth_req_id=request)
+    assert again.json["error"] == "authorization_pending"
+    assert again.json["auth_req_id"] != request
+    assert verify_file(tmp_path / "broker" / "ledger.db").problems == ()
+
+
 async def test_the_ceiling_of_a_task_covers_them(app: BrokerApp) -> None:
     """A task that was opened for something else proves nobody's identity, nor does one below it."""
     task = await open_task(app, scopes={"broker": ["identity:issue", "tasks:open"]})
@@ -437,7 +461,6 @@ async def test_it_is_never_an_access_token(app: BrokerApp) -> None:
         ({"authorization_details": "[]"}, "malformed_request"),
         ({"may_act": "worker"}, "malformed_request"),
         ({"break_glass": "now"}, "malformed_request"),
-        ({"auth_req_id": "apr_" + "0" * 26}, "malformed_request"),
         ({"audience": ""}, "audience_required"),
         ({"resource": AWS}, "audience_ambiguous"),
         ({"audience": "x" * 513}, "audience_not_allowed"),
