@@ -36,6 +36,7 @@ from broker.core.policy import Policy
 from broker.core.tally import Allowance
 from broker.core.task import ACTION, Task
 from broker.core.token_check import TokenCheck
+from broker.core.visible import is_visible
 from broker.ports import Admitted, Caller, Clock, Ids, Ledger, Meter, Records, Revocations
 
 SETTLE_SECONDS: Final = 15 * 60
@@ -103,7 +104,7 @@ class Actions:
         """
         if outcome not in OUTCOMES:
             raise Malformed(f"outcome: must be one of {', '.join(OUTCOMES)}")
-        if result is not None and not (0 < len(result) <= MAX_TARGET and result.isprintable()):
+        if result is not None and not (0 < len(result) <= MAX_TARGET and is_visible(result)):
             raise Malformed(f"result: must be printable text of 1 to {MAX_TARGET} characters")
         known = await self._records.action(action_id)
         if known is None or known.action.by != by.agent.id:

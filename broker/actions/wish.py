@@ -16,6 +16,7 @@ from broker.core.errors import Malformed
 from broker.core.policy import Policy
 from broker.core.scope import is_scope
 from broker.core.task import ACTION, Task, is_action_name
+from broker.core.visible import is_visible
 from broker.ports import Admitted, Caller
 
 IDEMPOTENCY_SECONDS: Final = 24 * 3600
@@ -50,7 +51,7 @@ class Wish:
             raise Malformed("scope: must be one scope, as the policy writes it")
         if not 0 < self.count <= MAX_COUNT:
             raise Malformed(f"count: must be 1 to {MAX_COUNT}")
-        if self.target is not None and not (0 < len(self.target) <= MAX_TARGET and self.target.isprintable()):
+        if self.target is not None and not (0 < len(self.target) <= MAX_TARGET and is_visible(self.target)):
             raise Malformed(f"target: must be printable text of 1 to {MAX_TARGET} characters")
         if self.digest is not None and not is_digest(self.digest):
             raise Malformed("digest: must be sha256: and 64 hexadecimal digits in lower case")

@@ -15,6 +15,7 @@ from broker.core.grant import Denied
 from broker.core.policy.model import Audience, AudienceAllow
 from broker.core.strict_json import JSONError, read_json
 from broker.core.task import is_action_name
+from broker.core.visible import is_visible
 
 AGENT_TASK: Final = "agent_task"
 """The type that every audience understands: which actions of a task, and where."""
@@ -153,7 +154,7 @@ def _check_value(value: object, depth: int) -> None:
     match value:
         case bool():
             pass
-        case str() if not value.isprintable():
+        case str() if not is_visible(value):
             raise _invalid("texts must be printable")
         case int() if abs(value) >= _MAX_NUMBER:
             raise _invalid("a number is too large")

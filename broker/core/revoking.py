@@ -25,6 +25,7 @@ from broker.core.entry import Entry, Kind, entry
 from broker.core.errors import Code, Refused
 from broker.core.rules import Block, Rule
 from broker.core.selector import Selector
+from broker.core.visible import is_visible
 
 IDEMPOTENCY_SECONDS: Final = 24 * 3600
 """How long an idempotency key is remembered."""
@@ -187,7 +188,7 @@ def making(order: Order, *, rule_id: str, block_id: str, now: float, origin: Map
 
 def check_text(name: str, text: str) -> None:
     """Raise ``Refused`` (``MALFORMED_REQUEST``) unless the text is one line that says something."""
-    if not 0 < len(text) <= MAX_REASON or not text.isprintable() or text.isspace():
+    if not 0 < len(text) <= MAX_REASON or not is_visible(text) or text.isspace():
         msg = f"{name}: must be 1 to {MAX_REASON} printable characters on one line"
         raise Refused(Code.MALFORMED_REQUEST, msg)
 

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from broker.core.errors import Code, Malformed
+from broker.core.visible import is_visible
 
 MAX_PURPOSE: Final = 500
 MAX_LABELS: Final = 16
@@ -149,7 +150,7 @@ def check_purpose(text: str) -> str:
     if not 0 < len(purpose) <= MAX_PURPOSE:
         msg = f"purpose: must be 1 to {MAX_PURPOSE} characters"
         raise Malformed(msg, Code.TASK_MALFORMED)
-    if not purpose.isprintable() or any(unicodedata.category(character)[0] == "C" for character in purpose):
+    if not is_visible(purpose):
         msg = "purpose: must be one line of printable text, without control or formatting characters"
         raise Malformed(msg, Code.TASK_MALFORMED)
     return purpose
@@ -166,7 +167,7 @@ def check_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
         msg = f"labels: at most {MAX_LABELS}"
         raise Malformed(msg, Code.TASK_MALFORMED)
     for name, value in labels.items():
-        if _NAME.fullmatch(name) is None or not 0 < len(value) <= MAX_LABEL or not value.isprintable():
+        if _NAME.fullmatch(name) is None or not 0 < len(value) <= MAX_LABEL or not is_visible(value):
             msg = f"labels: names are ASCII words, values printable text of 1 to {MAX_LABEL} characters"
             raise Malformed(msg, Code.TASK_MALFORMED)
     return labels

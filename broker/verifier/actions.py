@@ -16,6 +16,7 @@ import msgspec
 from broker.core.action import DONE, NOT_DONE
 from broker.core.errors import BrokerError, Code, Pending, Unavailable
 from broker.core.pacing import retry_after
+from broker.core.visible import is_visible
 from broker.outbound import Destination, Outbound, Reply, destination_of
 from broker.verifier.source import BearerTokens, Credentials, TokenSource
 
@@ -175,7 +176,7 @@ def _shown(text: str | None) -> str | None:
     """Return text as the broker takes it: printable, and not too long; nothing if there is none."""
     if not text:
         return None
-    return "".join(character if character.isprintable() else "?" for character in text[:MAX_TEXT])
+    return "".join(character if is_visible(character) else "?" for character in text[:MAX_TEXT])
 
 
 def _read(reply: Reply, kind: type[T]) -> T:
