@@ -133,7 +133,8 @@ class Consent:
         role = self._policy().roles.get(state.request.approvers)
         members = () if role is None else role.members
         if standing(state, self._revocations.rules, members) < state.request.quorum:
-            raise Refused(Code.APPROVAL_INVALID, "what was approved, or who approved it, was revoked since")
+            text = "what was approved was revoked since, or whoever approved it may do so no more"
+            raise Refused(Code.APPROVAL_INVALID, text)
         return state
 
     async def lift(self, state: ApprovalState, caller: Caller, now: float, *, implicit: Task | None = None) -> None:
