@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from broker.core.approval import PENDING, ApprovalRequest, ApprovalState
 from broker.core.errors import Unavailable
 from broker.core.secret import Secret
-from broker.outbound import Destination, Outbound
+from broker.outbound import MAX_BYTES, PUBLIC, Destination, Outbound, Reply
 from broker.webhooks import MAX_WAITING, Receiver, Webhooks, signed, webhook_secret
 from tests.support.broker_app import KeptEvents
 from tests.support.running_broker import free_port
@@ -71,16 +71,40 @@ async def receiver(handle: Callable[[web.Request], Awaitable[web.Response]]) -> 
 
 
 @asynccontextmanager
-async def sending(*receivers: Receiver) -> AsyncIterator[tuple[Webhooks, KeptEvents]]:
+async def sending(*receivers: Receiver, outbound: Outbound | None = None) -> AsyncIterator[tuple[Webhooks, KeptEvents]]:
     """Run the sender."""
     events = KeptEvents()
-    async with Outbound() as outbound:
-        hooks = Webhooks(receivers, outbound, api="https://broker.example/v1", clock=WallClock(), events=events)
+    async with outbound or Outbound() as client:
+        hooks = Webhooks(receivers, client, api="https://broker.example/v1", clock=WallClock(), events=events)
         hooks.start()
         try:
             yield hooks, events
         finally:
             await hooks.close()
+
+
+class TellingOutbound(Outbound):
+    """Tells when a message could not be sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed = asyncio.Event()
+
+    async def post(
+        self,
+        url: str,
+        body: bytes,
+        destination: Destination = PUBLIC,
+        *,
+        headers: Mapping[str, str] | None = None,
+        max_bytes: int = MAX_BYTES,
+    ) -> Reply:
+        """Send it."""
+        try:
+            return await super().post(url, body, destination, headers=headers, max_bytes=max_bytes)
+        except Unavailable:
+            self.failed.set()
+            raise
 
 
 def to(url: str, destination: Destination = INSIDE, **options: Any) -> Receiver:  # noqa: ANN401 - passed on
@@ -164,22 +188,18 @@ async def test_a_refused_message_does_not_hold_up_the_next(status: int) -> None:
 async def test_redirects_are_not_followed_and_private_addresses_not_asked() -> None:
     """Whoever controls a receiver's name cannot send the broker elsewhere."""
     asked: list[str] = []
-    arrived = asyncio.Event()
 
     async def handle(incoming: web.Request) -> web.Response:
         asked.append(incoming.path)
-        arrived.set()
         return web.Response(status=307, headers={"Location": "/elsewhere"})
 
     async with receiver(handle) as url:
-        async with sending(to(url)) as (hooks, _):
-            hooks.approval(request(), "requested")
-            await asyncio.wait_for(arrived.wait(), 10)
-        assert asked == ["/hook"]
-        async with sending(to(url, Destination(allow_http=True))) as (hooks, _):
-            hooks.approval(request(), "requested")
-            await asyncio.sleep(0)
-        assert asked == ["/hook"]
+        for destination in (INSIDE, Destination(allow_http=True)):
+            outbound = TellingOutbound()
+            async with sending(to(url, destination), outbound=outbound) as (hooks, _):
+                hooks.approval(request(), "requested")
+                await asyncio.wait_for(outbound.failed.wait(), 10)
+            assert asked == ["/hook"]
 
 
 async def test_a_receiver_that_hangs_delays_nobody() -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 from broker.core.approval import REDEEM_SECONDS, ApprovalRequest, Vote
-from broker.core.change import AddApproval, ApprovalGranted, ApprovalPending, CastVote, Change, EpochIs
+from broker.core.change import AddApproval, ApprovalGranted, ApprovalPending, CastVote, Change, EpochIs, Receipt
 from broker.core.entry import Kind, entry
 from broker.core.rules import Rule
 from broker.core.selector import Selector, facts_text
-from tests.support.ledgers import NOW, added, opened
+from tests.support.ledgers import NOW, added, opened, outcomes
 
 MARGIN = 300
 DIGEST = "0" * 64
@@ -68,8 +68,8 @@ async def test_a_vote_counts_from_the_transaction_that_it_is_cast_in(tmp_path: P
     """A rule that is written together with it lives as long."""
     async with opened(tmp_path / "ledger.db") as bench:
         await bench.ledger.commit(asking("apr_1"))
-        rule = added(Rule("rule_1", Selector(agent="carol"), 1, NOW, "op", "because"))
-        await asyncio.gather(bench.ledger.commit(voting("apr_1")), bench.ledger.commit(rule))
+        rule = replace(added(Rule("rule_1", Selector(agent="carol"), 1, NOW, "op", "because")), urgent=False)
+        assert all(isinstance(one, Receipt) for one in await outcomes(bench.ledger, [voting("apr_1"), rule]))
         known = bench.revocations.rules.get("rule_1")
         assert known is not None
         assert known.ends_at == LATE + REDEEM_SECONDS + MARGIN
