@@ -28,8 +28,8 @@ from broker.core.change import (
 from broker.core.entry import Kind
 from broker.core.rules import Block, Rule
 from broker.ledger import schema, sqlite
-from broker.ledger.approval_book import (latest_vote_end)
-from broker.ledger.forgetting import (forget)
+from broker.ledger.approval_book import latest_vote_end
+from broker.ledger.forgetting import forget
 from broker.ledger.guards import counted
 from broker.ledger.lease_book import latest_end
 from broker.ledger.rows import agent_row, block_row, key_row, rule_row
