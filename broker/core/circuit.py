@@ -1,5 +1,9 @@
 """A circuit breaker: what has failed again and again is left alone for a while, then tried once before it is used.
 
+Calls that were under way together share what went wrong with the other side at that moment, so that their failures
+count as the sign of one bad moment, however many they are: only what was begun after one of them, and failed too,
+tells that it lasts.
+
 It has no clock and no chance of its own: callers give the elapsed seconds, of a clock that never goes back, and a
 random number for the jitter.
 """
@@ -36,20 +40,27 @@ class Passage:
     """The leave to make one call. It is given back by exactly one of the circuit's three reports.
 
     ``period`` counts how often the circuit had opened or closed before: what is reported from an earlier period says
-    nothing about the present one. ``trial`` says that it is the one call of a half-open circuit.
+    nothing about the present one. ``failures`` is how many had been reported in that period when the call began.
+    ``trial`` says that it is the one call of a half-open circuit.
     """
 
     period: int
+    failures: int = 0
     trial: bool = False
 
 
 class Circuit:
-    """Open after :data:`FAILURES` failures in a row within :data:`WITHIN_SECONDS`, with a growing pause each time."""
+    """Open after :data:`FAILURES` failures in a row within :data:`WITHIN_SECONDS`, with a growing pause each time.
 
-    __slots__ = ("_failed_at", "_open_until", "_period", "_reopened", "_trying")
+    One of the row must have begun after another had failed.
+    """
+
+    __slots__ = ("_before_row", "_failed_at", "_failures", "_open_until", "_period", "_reopened", "_trying")
 
     def __init__(self) -> None:
         self._failed_at: deque[float] = deque(maxlen=FAILURES)
+        self._failures = 0
+        self._before_row = 0
         self._open_until: float | None = None
         self._reopened = 0
         self._period = 0
@@ -77,7 +88,7 @@ class Circuit:
         if self.retry_in(now) is not None:
             return None
         self._trying = self._open_until is not None
-        return Passage(self._period, self._trying)
+        return Passage(self._period, self._failures, self._trying)
 
     def answered(self, passage: Passage) -> None:
         """Report that the other side answered, whatever it said: a half-open circuit closes."""
@@ -92,9 +103,13 @@ class Circuit:
         """Report a failure; ``spread`` is a random number in [0, 1). The trial's failure opens the circuit again."""
         if passage.period != self._period:
             return
+        if not self._failed_at:
+            self._before_row = self._failures
+        self._failures += 1
         self._failed_at.append(now)
         together = len(self._failed_at) == FAILURES and now - self._failed_at[0] <= WITHIN_SECONDS
-        if passage.trial or together:
+        lasting = passage.failures > self._before_row
+        if passage.trial or (together and lasting):
             self._turn(now + PAUSES.delay(self._reopened, spread))
             self._reopened += 1
 
@@ -107,4 +122,5 @@ class Circuit:
         self._open_until = open_until
         self._period += 1
         self._trying = False
+        self._failures = 0
         self._failed_at.clear()

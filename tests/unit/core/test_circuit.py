@@ -92,12 +92,49 @@ def test_a_trial_that_was_cancelled_lets_the_next_one_try() -> None:
     assert _enter(circuit, 1.0).trial
 
 
+def test_one_bad_moment_does_not_open_it() -> None:
+    """However many were under way in it: the next call is made, and its answer is what counts."""
+    circuit = Circuit()
+    together = [_enter(circuit, 0.0) for _ in range(10 * FAILURES)]
+    after = None
+    for passage in together:
+        circuit.failed(passage, 10.0, 0.0)
+        after = after or _enter(circuit, 10.0)
+    assert circuit.state(10.0) is CircuitState.CLOSED
+    assert after is not None
+    circuit.answered(after)
+    assert circuit.state(10.0) is CircuitState.CLOSED
+
+
+@pytest.mark.parametrize("seconds", [0.0, 10.0, 300.0])
+def test_what_was_begun_after_a_failure_and_failed_too_opens_it(seconds: float) -> None:
+    """It lasts. How long the calls had to wait for their failures does not matter."""
+    circuit = Circuit()
+    for passage in [_enter(circuit, 0.0) for _ in range(FAILURES)]:
+        circuit.failed(passage, seconds, 0.0)
+    assert circuit.state(seconds) is CircuitState.CLOSED
+    later = [_enter(circuit, seconds) for _ in range(FAILURES)]
+    for passage in later:
+        circuit.failed(passage, 2 * seconds, 0.0)
+    assert circuit.state(2 * seconds) is CircuitState.OPEN
+
+
+def test_a_bad_moment_after_an_answer_is_the_first_of_its_kind() -> None:
+    """What failed before the answer says nothing about what was begun before it, and fails after it."""
+    circuit = Circuit()
+    _fail(circuit, 0.0)
+    together = [_enter(circuit, 0.0) for _ in range(FAILURES)]
+    circuit.answered(_enter(circuit, 0.0))
+    for passage in together:
+        circuit.failed(passage, 10.0, 0.0)
+    assert circuit.state(10.0) is CircuitState.CLOSED
+
+
 def test_reports_from_before_say_nothing() -> None:
     """Calls that began before the circuit opened neither close it nor lengthen the pause, however they end."""
     circuit = Circuit()
-    early = [_enter(circuit, 0.0) for _ in range(FAILURES + 3)]
-    for passage in early[:FAILURES]:
-        circuit.failed(passage, 0.0, 0.0)
+    early = [_enter(circuit, 0.0) for _ in range(3)]
+    _fail(circuit, 0.0, FAILURES)
     pause = circuit.retry_in(0.0)
     circuit.answered(early[-1])
     circuit.failed(early[-2], 0.5, 0.9)
@@ -113,8 +150,11 @@ class AnyOrder(RuleBasedStateMachine):
         super().__init__()
         self.circuit = Circuit()
         self.now = 0.0
-        self.running: list[Passage] = []
+        self.running: list[tuple[Passage, int]] = []
+        """The calls, and how many had failed when each of them began."""
+        self.failed = 0
         self.row = 0
+        self.before_row = 0
 
     @rule(seconds=st.floats(0.0, 90.0))
     def wait(self, seconds: float) -> None:
@@ -128,18 +168,22 @@ class AnyOrder(RuleBasedStateMachine):
         passage = self.circuit.enter(self.now)
         assert (passage is not None) is may
         if passage is not None:
-            self.running.append(passage)
+            self.running.append((passage, self.failed))
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), spread=st.floats(0.0, 1.0, exclude_max=True))
     def fail(self, data: st.DataObject, spread: float) -> None:
         """A call fails: only a trial, or the last of a row, opens the circuit, and for a bounded time."""
-        passage = self._end(data)
+        passage, failed_before = self._end(data)
         before = self.circuit.state(self.now)
         self.circuit.failed(passage, self.now, spread)
+        if self.row == 0:
+            self.before_row = self.failed
+        self.failed += 1
         self.row += 1
         if before is CircuitState.CLOSED and self.circuit.state(self.now) is not CircuitState.CLOSED:
             assert self.row >= FAILURES
+            assert failed_before > self.before_row
         if passage.trial and before is CircuitState.HALF_OPEN:
             assert self.circuit.state(self.now) is CircuitState.OPEN
         pause = self.circuit.retry_in(self.now)
@@ -149,7 +193,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(data=st.data())
     def answer(self, data: st.DataObject) -> None:
         """A call is answered: a circuit is open no more if that was its trial, and unmoved if it was open."""
-        passage = self._end(data)
+        passage, _ = self._end(data)
         before = self.circuit.state(self.now)
         if passage.period == self.circuit._period:
             self.row = 0
@@ -163,7 +207,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         """A call that was cancelled changes no state."""
-        passage = self._end(data)
+        passage, _ = self._end(data)
         before = self.circuit.state(self.now)
         self.circuit.left(passage)
         assert self.circuit.state(self.now) is before
@@ -171,7 +215,7 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def one_trial(self) -> None:
         """There is never more than one trial, and the circuit is half open while it runs."""
-        trials = [passage for passage in self.running if passage.trial]
+        trials = [passage for passage, _ in self.running if passage.trial]
         assert len(trials) <= 1
         if trials:
             assert self.circuit.state(self.now) is CircuitState.HALF_OPEN
@@ -179,10 +223,10 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def not_shut_for_ever(self) -> None:
         """Unless a trial runs, a call passes a minute from now at the latest."""
-        if not any(passage.trial for passage in self.running):
+        if not any(passage.trial for passage, _ in self.running):
             assert self.circuit.retry_in(self.now + 60.0) is None
 
-    def _end(self, data: st.DataObject) -> Passage:
+    def _end(self, data: st.DataObject) -> tuple[Passage, int]:
         return self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
 
 

@@ -39,6 +39,7 @@ class Controlled:
     held: bool = False
     revocable: bool = True
     go: asyncio.Event = field(default_factory=asyncio.Event)
+    missed: asyncio.Event | None = None
     running: dict[str, int] = field(default_factory=lambda: {"take": 0, "revoke": 0})
     most: int = 0
     asked: int = 0
@@ -62,13 +63,21 @@ class Controlled:
     async def close(self) -> None:
         self.closed += 1
 
+    def time_out(self, *, still_held: bool = False) -> None:
+        """Let those that wait now find that it took too long; do what is asked later at once, or hold that, too."""
+        self.missed, self.go, self.held = self.go, asyncio.Event(), still_held
+        self.missed.set()
+
     async def _work(self, kind: str, failure: BackendFailed | None) -> None:
         self.asked += 1
         self.running[kind] += 1
         self.most = max(self.most, sum(self.running.values()))
         try:
             if self.held:
-                await self.go.wait()
+                moment = self.go
+                await moment.wait()
+                if moment is self.missed:
+                    raise _down(uncertain=True)
             if failure is not None:
                 raise failure
         finally:
@@ -76,7 +85,7 @@ class Controlled:
 
 
 def _down(*, uncertain: bool = False) -> BackendFailed:
-    return BackendFailed(Code.BACKEND_UNAVAILABLE, "down", uncertain=uncertain)
+    return BackendFailed(Code.BACKEND_UNAVAILABLE, "down", uncertain=uncertain, retry_after=5)
 
 
 @dataclass
@@ -265,6 +274,38 @@ async def test_those_who_waited_are_told_when_the_circuit_opens() -> None:
     ends = await asyncio.gather(*agents, return_exceptions=True)
     assert all(isinstance(end, BackendFailed) for end in ends)
     assert gate.inner.asked == FAILURES
+
+
+async def test_one_slow_moment_costs_the_calls_of_that_moment_and_no_other() -> None:
+    """All that are under way fail with it; the hundreds that come after are made, and answered."""
+    gate = _gate(16)
+    gate.inner.held = True
+    agents = [asyncio.create_task(gate.take()) for _ in range(100)]
+    await _settle()
+    gate.later(10.0)
+    gate.inner.time_out()
+    ends = await asyncio.gather(*agents, return_exceptions=True)
+    assert [isinstance(end, BackendFailed) for end in ends] == [True] * 8 + [False] * 92
+    assert all(end.retry_after for end in ends if isinstance(end, BackendFailed))
+    assert gate.state == "closed"
+    for _ in range(500):
+        await gate.take()
+
+
+async def test_a_backend_that_stays_slow_is_left_alone_after_the_second_time() -> None:
+    """So at most two rounds of calls wait for a time-out; those that wait in the queue are told at once."""
+    gate = _gate(16)
+    gate.inner.held = True
+    agents = [asyncio.create_task(gate.take()) for _ in range(100)]
+    for state in ("closed", "open"):
+        await _settle()
+        gate.later(10.0)
+        gate.inner.time_out(still_held=True)
+        await _settle()
+        assert gate.state == state
+    ends = await asyncio.gather(*agents, return_exceptions=True)
+    assert all(isinstance(end, BackendFailed) and end.retry_after for end in ends)
+    assert gate.inner.asked == 16
 
 
 async def test_a_refusal_is_an_answer() -> None:
