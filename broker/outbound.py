@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final, Self
 
 import aiohttp
@@ -66,11 +67,40 @@ class Reply:
 PUBLIC: Final = Destination()
 
 
+class Fault(StrEnum):
+    """Why there is no answer. After ``slow`` and those below it, the peer may have done what it was asked."""
+
+    FORBIDDEN = "forbidden"
+    UNTRUSTED = "untrusted"
+    UNREACHABLE = "unreachable"
+    SLOW = "slow"
+    BROKEN = "broken"
+    REDIRECT = "redirect"
+    ENCODED = "encoded"
+    TOO_LONG = "too_long"
+
+
+class NoReply(Unavailable):
+    """There is no complete answer (``ISSUER_UNAVAILABLE``), and ``fault`` says why."""
+
+    def __init__(self, fault: Fault, public: str, *, retry_after: int | None = None) -> None:
+        """``public`` says it for people."""
+        super().__init__(Code.ISSUER_UNAVAILABLE, public, retry_after=retry_after)
+        self.fault = fault
+
+
 class Outbound:
     """Makes requests. Belongs to one event loop; close it, or use it as a context."""
 
-    def __init__(self, *, connect_seconds: float = CONNECT_SECONDS, total_seconds: float = TOTAL_SECONDS) -> None:
-        """``total_seconds`` bounds a whole request, its body included."""
+    def __init__(
+        self,
+        *,
+        connect_seconds: float = CONNECT_SECONDS,
+        total_seconds: float = TOTAL_SECONDS,
+        connections: int = CONNECTIONS,
+    ) -> None:
+        """``total_seconds`` bounds a whole request; so many ``connections`` at most lead to one destination."""
+        self._connections = connections
         self._timeout = aiohttp.ClientTimeout(
             total=total_seconds, connect=connect_seconds, sock_connect=connect_seconds, sock_read=total_seconds
         )
@@ -98,7 +128,7 @@ class Outbound:
         headers: Mapping[str, str] | None = None,
         max_bytes: int = MAX_BYTES,
     ) -> Reply:
-        """GET ``url``. Raises ``Unavailable`` (``ISSUER_UNAVAILABLE``) for everything but a complete answer."""
+        """GET ``url``. Raises ``NoReply`` for everything but a complete answer."""
         return await self._request("GET", url, destination, headers, None, max_bytes)
 
     async def post(
@@ -150,7 +180,7 @@ class Outbound:
                 resolver=ThreadedResolver(),
                 socket_factory=_any_socket if destination.allow_private else _public_socket,
                 ssl=ssl.create_default_context(cafile=destination.ca_file),
-                limit=CONNECTIONS,
+                limit=self._connections,
                 use_dns_cache=False,
             )
             session = aiohttp.ClientSession(
@@ -194,15 +224,15 @@ def is_public(address: str) -> bool:
 
 
 def _target(url: str, destination: Destination) -> URL:
-    """Read a URL once, the way the connection will. Raises ``Unavailable`` if it must not be asked."""
+    """Read a URL once, the way the connection will. Raises ``NoReply`` if it must not be asked."""
     try:
         target = URL(url)
     except ValueError as error:
-        raise _refused("the URL is not valid") from error
+        raise NoReply(Fault.FORBIDDEN, "the URL is not valid") from error
     if target.scheme != "https" and not (target.scheme == "http" and destination.allow_http):
-        raise _refused("only https URLs are asked")
+        raise NoReply(Fault.FORBIDDEN, "only https URLs are asked")
     if not target.host or target.user is not None or target.password is not None:
-        raise _refused("the URL names no host, or a user")
+        raise NoReply(Fault.FORBIDDEN, "the URL names no host, or a user")
     return target
 
 
@@ -220,29 +250,31 @@ def _public_socket(where: aiohttp.AddrInfoType) -> socket.socket:
 
 async def _complete(response: aiohttp.ClientResponse, max_bytes: int) -> Reply:
     if response.status in _REDIRECTS:
-        raise _refused("the peer answered with a redirect, and none is followed")
+        raise NoReply(Fault.REDIRECT, "the peer answered with a redirect, and none is followed")
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise _refused("the peer answered with an encoding that was not asked for")
+        raise NoReply(Fault.ENCODED, "the peer answered with an encoding that was not asked for")
     if response.content_length is not None and response.content_length > max_bytes:
-        raise _refused(f"the peer's answer is longer than {max_bytes} bytes")
+        raise NoReply(Fault.TOO_LONG, f"the peer's answer is longer than {max_bytes} bytes")
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > max_bytes:
-            raise _refused(f"the peer's answer is longer than {max_bytes} bytes")
+            raise NoReply(Fault.TOO_LONG, f"the peer's answer is longer than {max_bytes} bytes")
     return Reply(response.status, response.headers, bytes(body))
 
 
-def _refused(text: str) -> Unavailable:
-    return Unavailable(Code.ISSUER_UNAVAILABLE, text)
-
-
-def _failed(error: Exception) -> Unavailable:
-    text = "the peer could not be asked"
-    if isinstance(error, TimeoutError):
-        text = "the peer did not answer in time"
-    elif isinstance(error, aiohttp.ClientConnectorCertificateError):
-        text = "the peer's certificate is not trusted here"
-    elif isinstance(error, aiohttp.ClientConnectorError) and _NOT_PUBLIC in str(error.os_error):
-        text = _NOT_PUBLIC
-    return Unavailable(Code.ISSUER_UNAVAILABLE, text, retry_after=5)
+def _failed(error: Exception) -> NoReply:
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            fault, text = Fault.UNTRUSTED, "the peer's certificate is not trusted here"
+        case aiohttp.ClientConnectorError() if _NOT_PUBLIC in str(error.os_error):
+            fault, text = Fault.FORBIDDEN, _NOT_PUBLIC
+        case aiohttp.ClientConnectorError():
+            fault, text = Fault.UNREACHABLE, "the peer could not be asked"
+        case aiohttp.ConnectionTimeoutError():
+            fault, text = Fault.UNREACHABLE, "the peer did not answer in time"
+        case TimeoutError():
+            fault, text = Fault.SLOW, "the peer did not answer in time"
+        case _:
+            fault, text = Fault.BROKEN, "the peer could not be asked"
+    return NoReply(fault, text, retry_after=5)

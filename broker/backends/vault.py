@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from broker.backends.vault_engines import KV2, LEASE, VaultSecret, certificate, leased, prefix_of, secret_of, static
 from broker.backends.vault_failures import needs, reason, refused, unavailable
-from broker.backends.vault_http import Answer, Ask, VaultHttp
+from broker.backends.vault_http import VaultHttp
+from broker.backends.vault_messages import Answer, Ask
 from broker.backends.vault_server import VaultServer
 from broker.backends.vault_session import OwnToken, VaultSession
 from broker.backends.vault_spent_tokens import SpentTokens
@@ -148,7 +150,7 @@ class VaultBackend:
         await self._tokens.close()
         await self._session.close()
         await self._workers.close()
-        self._http.close()
+        await self._http.close()
 
     # --- incidents --------------------------------------------------------------------------------------------------
 
@@ -157,7 +159,7 @@ class VaultBackend:
 
         Raises ``BackendFailed``. A token that has ended is no failure.
         """
-        await self._tokens.revoke(task_accessor)
+        await self._tokens.revoke_task(task_accessor)
 
     async def revoke_prefix(self, prefix: str, *, namespace: str | None = None) -> None:
         """End every lease below a path, such as ``database/creds/orders-ro`` or ``database``, whoever took it.
@@ -223,7 +225,7 @@ class VaultBackend:
     # --- ending -----------------------------------------------------------------------------------------------------
 
     async def _revoke_lease(self, handle: Mapping[str, str]) -> Ended:
-        ask = self._lease_ask("revoke", handle, sync=True)
+        ask = replace(self._lease_ask("revoke", handle, sync=True), often=True)
         answer = await self._session.send(ask)
         if answer.status == _FORBIDDEN:
             raise self._http.refusal(ask, answer)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from broker.backends.vault_failures import refused
-from broker.backends.vault_http import Answer, Ask
+from broker.backends.vault_messages import Answer, Ask
 from broker.core.secret import Secret
 
 LEASE: Final = "lease"

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import requests
 import urllib3
 
 from broker.core.errors import BackendFailed, Code
+from broker.outbound import Fault
 
 RETRY_SECONDS: Final = 5
 """After how many seconds to try again, unless the server said."""
+
+MAX_BYTES: Final = 1024 * 1024
+"""The longest answer that is read."""
 
 _MAX_REASON: Final = 200
 _MAX_RETRY: Final = 60
@@ -62,11 +66,31 @@ def undelivered(name: str, error: Exception) -> BackendFailed:
     """Say why a request got no complete answer, and whether it may have been carried out."""
     causes = tuple(_causes(error))
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
-        return refused(f"the certificate of {name} is not trusted here: ca_file must name the roots that it chains to")
+        return untrusted(name)
     if any(isinstance(cause, urllib3.exceptions.NewConnectionError | requests.ConnectTimeout) for cause in causes):
-        return unavailable(f"{name} cannot be reached")
+        return unreachable(name)
     if any(isinstance(cause, urllib3.exceptions.TimeoutError | requests.Timeout | TimeoutError) for cause in causes):
         return too_slow(name)
+    return broken(name)
+
+
+def unanswered(name: str, fault: Fault) -> BackendFailed:
+    """Say the same of a request that was sent through the outbound client."""
+    return _BY_FAULT[fault](name)
+
+
+def untrusted(name: str) -> BackendFailed:
+    """Nothing was sent to whoever that is."""
+    return refused(f"the certificate of {name} is not trusted here: ca_file must name the roots that it chains to")
+
+
+def unreachable(name: str) -> BackendFailed:
+    """Nobody was asked."""
+    return unavailable(f"{name} cannot be reached")
+
+
+def broken(name: str) -> BackendFailed:
+    """The connection ended before the answer did."""
     return unavailable(f"the connection to {name} broke", uncertain=True)
 
 
@@ -101,9 +125,9 @@ def forwarded(name: str) -> BackendFailed:
     return refused(f"{name} answered with a redirect, and none is followed: name the address of the active server")
 
 
-def too_long(name: str, limit: int) -> BackendFailed:
+def too_long(name: str) -> BackendFailed:
     """The rest was not read."""
-    return refused(f"the answer of {name} is longer than {limit} bytes", uncertain=True)
+    return refused(f"the answer of {name} is longer than {MAX_BYTES} bytes", uncertain=True)
 
 
 def unreadable(name: str) -> BackendFailed:
@@ -127,6 +151,17 @@ def server_failed(name: str, path: str, status: int, errors: Sequence[str]) -> B
     said = reason(errors)
     return unavailable(f"{name} failed at {path} (HTTP {status})" + (f": {said}" if said else ""), uncertain=True)
 
+
+_BY_FAULT: Final[Mapping[Fault, Callable[[str], BackendFailed]]] = {
+    Fault.FORBIDDEN: unreachable,
+    Fault.UNTRUSTED: untrusted,
+    Fault.UNREACHABLE: unreachable,
+    Fault.SLOW: too_slow,
+    Fault.BROKEN: broken,
+    Fault.REDIRECT: forwarded,
+    Fault.ENCODED: unreadable,
+    Fault.TOO_LONG: too_long,
+}
 
 # --- answers that say no --------------------------------------------------------------------------------------------
 

@@ -5,118 +5,44 @@ from __future__ import annotations
 import re
 import ssl
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 import requests
 import urllib3
 from hvac.adapters import RawAdapter  # type: ignore[import-untyped]
 from requests.adapters import HTTPAdapter
 
+from broker.backends.vault_direct import VaultDirect
 from broker.backends.vault_failures import (
-    busy,
-    forwarded,
+    MAX_BYTES,
     not_to_be_sent,
     said_no,
-    server_failed,
     too_long,
     too_slow,
     undelivered,
     unreadable,
 )
-from broker.backends.vault_server import VaultServer
+from broker.backends.vault_messages import REDIRECTS, Answer, Ask, answer_of
+from broker.backends.vault_server import CONNECT_SECONDS, USER_AGENT, VaultServer
 from broker.backends.workers import Workers
 from broker.core.errors import BackendFailed
 from broker.core.secret import Secret
 
-MAX_BYTES: Final = 1024 * 1024
-"""The longest answer that is read."""
-
-CONNECT_SECONDS: Final = 5.0
-
 _CHUNK: Final = 64 * 1024
 _HEADER_TEXT: Final = re.compile(r"[!-~]{1,4096}")
-_OK: Final = range(200, 300)
-_REDIRECTS: Final = range(300, 400)
-_TOO_MANY: Final = 429
-_FAILED: Final = 500
-
-
-class Auth(msgspec.Struct, frozen=True):
-    """A token that Vault made. ``lease_duration`` is in seconds; 0: it does not end."""
-
-    client_token: str
-    accessor: str = ""
-    lease_duration: int = 0
-    renewable: bool = False
-
-    def __repr__(self) -> str:
-        return "Auth(…)"
-
-
-class _Body(msgspec.Struct, frozen=True):
-    lease_id: str = ""
-    lease_duration: int = 0
-    renewable: bool = False
-    data: dict[str, Any] | None = None
-    auth: Auth | None = None
-    errors: list[str] | None = None
-
-    def __repr__(self) -> str:
-        return "_Body(…)"
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A request: a path below ``/v1/``, and in which namespace. ``body`` is sent as JSON, ``query`` in the URL."""
-
-    method: str
-    path: str
-    namespace: str | None = None
-    body: Mapping[str, object] | None = None
-    query: Mapping[str, str] | None = None
-
-    def __repr__(self) -> str:
-        return f"Ask({self.method} {self.path})"
-
-
-class Answer:
-    """An answer with status 2xx or 4xx. ``errors`` are Vault's words; they may quote what it was asked."""
-
-    __slots__ = ("auth", "data", "errors", "lease_duration", "lease_id", "renewable", "status")
-
-    def __init__(self, status: int, body: _Body) -> None:
-        """Take what was decoded."""
-        self.status = status
-        self.lease_id = body.lease_id
-        self.lease_duration = body.lease_duration
-        self.renewable = body.renewable
-        self.data = body.data
-        self.auth = body.auth
-        self.errors = tuple(body.errors or ())
-
-    @property
-    def ok(self) -> bool:
-        """Whether Vault did what it was asked."""
-        return self.status in _OK
-
-    def says(self, *texts: str) -> bool:
-        """Whether Vault's words contain one of these texts."""
-        words = " ".join(self.errors).lower()
-        return any(text in words for text in texts)
 
 
 class VaultHttp:
-    """Sends requests to one server, each in one of the threads that belong to it."""
+    """Sends requests to one server: in one of the threads that belong to it, or directly if there are many of them."""
 
     def __init__(self, name: str, server: VaultServer, workers: Workers) -> None:
         """``name`` is the backend's. Raises ``OSError`` if the server's ``ca_file`` cannot be read."""
         self.name = name
         self._server = server
         self._workers = workers
+        self._direct = VaultDirect(name, server)
         self._session = _Session(ssl.create_default_context(cafile=server.ca_file), server.concurrency)
 
     async def send(self, ask: Ask, *, token: Secret | None) -> Answer:
@@ -129,6 +55,8 @@ class VaultHttp:
         sent = None if token is None else token.reveal().decode("ascii", "replace")
         if not all(_HEADER_TEXT.fullmatch(text) for text in (sent, ask.namespace) if text is not None):
             raise not_to_be_sent(self.name)  # here, since what requests raises would quote it
+        if ask.often:
+            return await self._direct.send(ask, sent)
         return await self._workers.run(lambda: self._send(ask, sent))
 
     def refusal(self, ask: Ask, answer: Answer, *, known: Sequence[str] = ()) -> BackendFailed:
@@ -136,9 +64,10 @@ class VaultHttp:
         place = ask.path if ask.namespace is None else f"{ask.path} in the namespace {ask.namespace}"
         return said_no(self.name, ask.method, place, answer.status, answer.errors, known=known)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Close idle connections."""
         self._session.close()
+        await self._direct.close()
 
     # --- in a thread ------------------------------------------------------------------------------------------------
 
@@ -169,14 +98,8 @@ class VaultHttp:
 
     def _complete(self, ask: Ask, response: requests.Response, deadline: float) -> Answer:
         status = response.status_code
-        if status in _REDIRECTS:
-            raise forwarded(self.name)
-        body = self._decoded(status, self._read(response, deadline))
-        if status == _TOO_MANY:
-            raise busy(self.name, response.headers.get("Retry-After"))
-        if status >= _FAILED:
-            raise server_failed(self.name, ask.path, status, tuple(body.errors or ()))
-        return Answer(status, body)
+        text = b"" if status in REDIRECTS else self._read(response, deadline)
+        return answer_of(self.name, ask.path, status, response.headers.get("Retry-After"), text)
 
     def _read(self, response: requests.Response, deadline: float) -> bytes:
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
@@ -184,26 +107,14 @@ class VaultHttp:
         read = bytearray()
         announced = response.headers.get("Content-Length", "0")
         if announced.isdecimal() and int(announced[:20]) > MAX_BYTES:
-            raise too_long(self.name, MAX_BYTES)
+            raise too_long(self.name)
         while chunk := response.raw.read1(_CHUNK, decode_content=False):
             read += chunk
             if len(read) > MAX_BYTES:
-                raise too_long(self.name, MAX_BYTES)
+                raise too_long(self.name)
             if time.monotonic() > deadline:
                 raise too_slow(self.name)
         return bytes(read)
-
-    def _decoded(self, status: int, text: bytes) -> _Body:
-        """Decode an answer; errors that come from something in front of Vault need not be JSON."""
-        if not text:
-            return _Body()
-        try:
-            return msgspec.json.decode(text, type=_Body)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            failure: BackendFailed = unreadable(self.name)
-            if status in _OK:
-                raise failure from error
-        return _Body()
 
 
 class _Session(requests.Session):
@@ -213,7 +124,7 @@ class _Session(requests.Session):
         super().__init__()
         self.trust_env = False
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self.headers.update({"Accept-Encoding": "identity", "User-Agent": "credential-broker"})
+        self.headers.update({"Accept-Encoding": "identity", "User-Agent": USER_AGENT})
         adapter = _Connections(context, connections)
         self.mount("https://", adapter)
         self.mount("http://", adapter)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
+
+CONNECT_SECONDS: Final = 5.0
+"""How long it may take to connect, if a request may take as long."""
+
+USER_AGENT: Final = "credential-broker"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

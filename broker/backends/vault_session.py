@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from broker.backends.vault_failures import certain, reason, refused, unavailable
-from broker.backends.vault_http import Answer, Ask, Auth, VaultHttp
+from broker.backends.vault_http import VaultHttp
+from broker.backends.vault_messages import Answer, Ask, Auth
 from broker.backends.vault_server import VaultServer
 from broker.backends.workers import Workers
 from broker.core.errors import BackendFailed, BrokerError

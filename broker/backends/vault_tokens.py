@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from broker.backends.vault_failures import certain, needs, reason, refused
-from broker.backends.vault_http import Answer, Ask, VaultHttp
+from broker.backends.vault_http import VaultHttp
+from broker.backends.vault_messages import Answer, Ask
 from broker.backends.vault_session import VaultSession
 from broker.core.errors import BackendFailed
 from broker.core.lease import LeaseOrder
@@ -101,13 +102,16 @@ class VaultTokens:
         token = self._waiting.pop(accessor, None)
         return None if token is None or token.ends <= self._clock.now() else token.value
 
+    async def revoke_task(self, accessor: str) -> None:
+        """End the token of a task, and forget it. Raises like :meth:`revoke`."""
+        for task in [task for task, token in self._tasks.items() if token.accessor == accessor]:
+            del self._tasks[task]
+        await self.revoke(accessor)
+
     async def revoke(self, accessor: str) -> None:
         """End a token, its children, and what was made with them. One that is unknown has ended."""
         self._waiting.pop(accessor, None)
-        for task, token in list(self._tasks.items()):
-            if token.accessor == accessor:
-                del self._tasks[task]
-        ask = Ask("POST", REVOKE, self._namespace, body={"accessor": accessor})
+        ask = Ask("POST", REVOKE, self._namespace, body={"accessor": accessor}, often=True)
         answer = await self._session.send(ask)
         if not answer.ok and not answer.says("invalid accessor", "no token found", "token not found"):
             raise self._http.refusal(ask, answer)

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from broker.backends.vault import VaultBackend
+from broker.backends.vault_direct import VaultDirect
+from broker.backends.vault_messages import Answer, Ask
+from broker.backends.vault_server import VaultServer
 from broker.core.errors import BackendFailed, Code
 from tests.support.certificates import certificate_for_loopback
 from tests.support.faulty_vault import (
@@ -122,6 +125,48 @@ async def test_what_take_makes_of_an_answer(
     assert vault.sent < 40 * MEBIBYTE  # most of it in the buffers of two sockets
     assert bao.accessor_is_good(handle["accessor"]) == outcome[1]
     tells_nothing(failure.value, [own])
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "said"),
+    [
+        (ten_megabytes, REFUSED, "longer than"),
+        (endless, REFUSED, "longer than"),
+        (dripping, UNAVAILABLE, "in time"),
+        (hanging, UNAVAILABLE, "in time"),
+        (hanging_up, UNAVAILABLE, "broke"),
+        (done_but_lost, UNAVAILABLE, "broke"),
+        (text(b"<html>"), REFUSED, "not one of Vault's"),
+        (text(b"[" * 100_000), REFUSED, "not one of Vault's"),
+        (text(gzip.compress(b" " * 5 * MEBIBYTE), Content_Encoding="gzip"), REFUSED, "not one of Vault's"),
+        (saying(307, Location="http://127.0.0.1:9/v1/sys/seal-status"), REFUSED, "redirect"),
+        (saying(403, {"errors": ["permission denied"]}), REFUSED, 'path "sys/leases/revoke"'),
+        (saying(404), REFUSED, "HTTP 404"),
+        (saying(429, {"errors": []}, Retry_After="7"), UNAVAILABLE, "fewer requests"),
+        (saying(500, {"errors": ["connect: refused"]}), UNAVAILABLE, "connect: refused"),
+        (saying(502), UNAVAILABLE, "HTTP 502"),
+        (saying(503, {"errors": ["Vault is sealed"]}), UNAVAILABLE, "sealed"),
+    ],
+)
+async def test_what_revoke_makes_of_an_answer(
+    backend: VaultBackend, vault: FaultyVault, own: str, fault: Fault, code: Code, said: str
+) -> None:
+    """Asked once, and never taken for done; when the server is well again, the same lease is revoked."""
+    lease = await taken(backend, order(LEASE))
+    vault.faults["sys/leases/revoke"] = fault
+    vault.sent = 0
+
+    with pytest.raises(BackendFailed) as failure:
+        await backend.revoke(lease.handle)
+
+    assert failure.value.code is code
+    assert said in failure.value.public
+    assert (failure.value.retry_after is not None) == (code is UNAVAILABLE)
+    assert vault.asked.count("sys/leases/revoke") == 1
+    assert vault.sent < 40 * MEBIBYTE  # as above
+    tells_nothing(failure.value, [own])
+    vault.faults.clear()
+    assert (await backend.revoke(lease.handle)).revoked
 
 
 async def test_a_secret_whose_answer_was_lost_is_ended_by_the_handle_of_prepare(
@@ -328,6 +373,30 @@ async def test_a_certificate_that_nobody_vouches_for(tls: OpenBao, tmp_path: Pat
             await backend.prepare(order(VALUE))
     assert (failure.value.code, failure.value.uncertain) == (REFUSED, False)
     assert "not trusted" in failure.value.public
+
+
+@pytest.mark.parametrize("root", ["its own", "another's", "the system's"])
+async def test_revocations_which_are_sent_in_a_way_of_their_own_trust_the_same(
+    tls: OpenBao, tmp_path: Path, root: str
+) -> None:
+    """Whom ``ca_file`` vouches for is asked, and nobody else."""
+    assert tls.tls is not None
+    own = broker_token(tls)
+    roots = {"its own": tls.tls[0], "another's": certificate_for_loopback(tmp_path, "other")[0]}
+    ca_file = str(roots[root]) if root in roots else None
+    server = VaultServer(address=tls.url, sign_in=token_file(tmp_path, own), ca_file=ca_file)
+    ask = Ask("POST", "sys/leases/revoke", body={"lease_id": "database/creds/none/1", "sync": True}, often=True)
+    http = VaultDirect("vault", server)
+    (answer,) = await asyncio.gather(http.send(ask, own), return_exceptions=True)
+    await http.close()
+    if root == "its own":
+        assert isinstance(answer, Answer)
+        assert (answer.status, answer.errors) == (204, ())
+        return
+    assert isinstance(answer, BackendFailed)
+    assert (answer.code, answer.uncertain) == (REFUSED, False)
+    assert "not trusted" in answer.public
+    tells_nothing(answer, [own])
 
 
 async def test_a_certificate_for_another_name(tmp_path: Path) -> None:
