@@ -5,6 +5,8 @@ They go through the outbound client, and mean the same as the others: sent once,
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
 from broker.backends.vault_failures import MAX_BYTES, unanswered
@@ -21,6 +23,7 @@ class VaultDirect:
         self._name = name
         self._address = server.address.rstrip("/")
         self._destination = destination_of(server.address, ca_file=server.ca_file)
+        self._places = asyncio.Semaphore(server.concurrency)
         self._http = Outbound(
             connect_seconds=min(CONNECT_SECONDS, server.timeout_seconds),
             total_seconds=server.timeout_seconds,
@@ -36,7 +39,8 @@ class VaultDirect:
             headers["X-Vault-Namespace"] = ask.namespace
         url, body = f"{self._address}/v1/{ask.path}", msgspec.json.encode(ask.body)
         try:
-            reply = await self._http.post(url, body, self._destination, headers=headers, max_bytes=MAX_BYTES)
+            async with self._places:  # outside of the time-out, which is for the server
+                reply = await self._http.post(url, body, self._destination, headers=headers, max_bytes=MAX_BYTES)
         except NoReply as error:
             raise unanswered(self._name, error.fault) from error
         return answer_of(self._name, ask.path, reply.status, reply.headers.get("Retry-After"), reply.body)

@@ -62,12 +62,12 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def backend(path: Path, clock: FakeClock) -> Iterator[LocalBackend]:
     """A backend on an empty file."""
-    made = LocalBackend("local", path, seal=SEAL, clock=clock, timeout_seconds=1.0)
+    made = LocalBackend("local", path, seal=SEAL, clock=clock, timeout_seconds=3.0)
     yield made
     asyncio.run(made.close())
 
 
-def _file(path: Path, *, name: str = "local", seal: Sealer = SEAL, patience: float = 1.0) -> SecretsFile:
+def _file(path: Path, *, name: str = "local", seal: Sealer = SEAL, patience: float = 30.0) -> SecretsFile:
     return SecretsFile(name, path, seal, patience=patience)
 
 

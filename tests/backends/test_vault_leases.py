@@ -309,11 +309,11 @@ async def test_what_is_below_a_prefix_ends_though_it_takes_longer_than_a_request
     bao: OpenBao, postgres: Postgres, tmp_path: Path
 ) -> None:
     """Vault goes on by itself, and the caller is not told that it is done before it is."""
-    slow = ["SELECT pg_sleep(0.3)", 'DROP ROLE "{{name}}"']
+    slow = ["SELECT pg_sleep(0.6)", 'DROP ROLE "{{name}}"']
     bao.with_role("slow", revocation_statements=slow)
     bao.write_policy("incidents", 'path "sys/leases/revoke-prefix/*" { capabilities = ["update", "sudo"] }')
     sign_in = token_file(tmp_path, bao.token("broker", "incidents"))
-    async with backend_on(bao.url, sign_in, timeout_seconds=1.0) as backend:
+    async with backend_on(bao.url, sign_in, timeout_seconds=2.5) as backend:
         leases = [await taken(backend, order({"path": "database/creds/slow"})) for _ in range(8)]
         with pytest.raises(BackendFailed) as failure:
             await backend.revoke_prefix("database/creds/slow")

@@ -341,10 +341,10 @@ def test_a_command_that_is_killed(agents: Agents, logger: Logger) -> None:
 def test_leases_are_renewed_while_it_runs(agents: Agents, logger: Logger) -> None:
     """For much longer than they last by themselves."""
     process = subprocess.Popen(
-        [*agents.command("--lease", "db", "--ttl", "3s"), *logger.arguments], stderr=subprocess.PIPE, text=True
+        [*agents.command("--lease", "db", "--ttl", "6s"), *logger.arguments], stderr=subprocess.PIPE, text=True
     )
     logger.ready()
-    time.sleep(7)
+    time.sleep(13)
     assert agents.leases()[0]["state"] == "live"
     logger.end()
     _, told = process.communicate(timeout=SECONDS)

@@ -163,7 +163,7 @@ async def _settled(ledger: Path) -> None:
 async def _same(bao: OpenBao, ledger: Path, before: set[str]) -> None:
     """Wait until OpenBao holds what the broker calls live: what a revoked token had read, it ends in its own time."""
     held, live = set[str](), {""}
-    for _ in range(100):
+    for _ in range(400):
         held = set(await asyncio.to_thread(bao.leases, "database/creds/orders-ro")) - before
         handles = [json.loads(handle) for status, handle in _rows(ledger) if status == "live"]
         live = {str(handle["lease_id"]).rpartition("/")[2] for handle in handles}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -260,9 +259,7 @@ async def test_a_lease_expires_and_is_revoked_then(app: BrokerApp) -> None:
     """Its end is not left to the backend."""
     token = await leasing_token(app)
     lease = (await take(app, token, ttl=1)).json["lease_id"]
-    started = time.monotonic()
     ended = await settled(app, lease)
-    assert time.monotonic() - started < 4
     assert (ended.status, ended.because) == (LeaseStatus.REVOKED, "expired")
 
 
