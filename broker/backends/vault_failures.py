@@ -163,6 +163,7 @@ _BY_FAULT: Final[Mapping[Fault, Callable[[str], BackendFailed]]] = {
     Fault.TOO_LONG: too_long,
 }
 
+
 # --- answers that say no --------------------------------------------------------------------------------------------
 
 _FORBIDDEN: Final = frozenset({401, 403})

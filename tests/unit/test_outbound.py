@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from broker.core.errors import Code, Unavailable
-from broker.outbound import PUBLIC, Destination, Outbound, destination_of, is_public
+from broker.outbound import PUBLIC, Destination, Fault, NoReply, Outbound, destination_of, is_public
 from tests.support.hostile_server import (
     MEBIBYTE,
     Answer,
@@ -261,6 +261,48 @@ async def test_a_broken_peer_is_one_clear_error(answer: Answer) -> None:
     async with HostileServer(answer) as server, Outbound() as outbound:
         with pytest.raises(Unavailable):
             await outbound.get(server.url, LOOPBACK)
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        (never, Fault.SLOW),
+        (dripping, Fault.SLOW),
+        (hang_up, Fault.BROKEN),
+        (no_http, Fault.BROKEN),
+        (truncated, Fault.BROKEN),
+        (endless, Fault.TOO_LONG),
+        (fifty_megabytes, Fault.TOO_LONG),
+        (compressed_bomb, Fault.ENCODED),
+        (redirecting("http://127.0.0.1:1/"), Fault.REDIRECT),
+    ],
+)
+async def test_why_there_is_no_answer_is_told_apart(answer: Answer, fault: Fault) -> None:
+    """Whoever asked for something to be done must know whether it may have been; it is asked once."""
+    async with HostileServer(answer) as server, Outbound(total_seconds=2) as outbound:
+        with pytest.raises(NoReply) as refused:
+            await outbound.post(server.url, b"{}", LOOPBACK)
+    assert refused.value.fault is fault
+    assert len(server.exchanges) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "destination", "fault"),
+    [
+        ("http://127.0.0.1:1", LOOPBACK, Fault.UNREACHABLE),
+        ("https://nobody.invalid", PUBLIC, Fault.UNREACHABLE),
+        ("http://127.0.0.1:1", Destination(allow_http=True), Fault.FORBIDDEN),
+        ("http://127.0.0.1:1", PUBLIC, Fault.FORBIDDEN),
+    ],
+)
+async def test_what_was_never_asked_is_told_apart_from_what_may_have_been_done(
+    url: str, destination: Destination, fault: Fault
+) -> None:
+    """Nothing was sent, for certain."""
+    async with Outbound() as outbound:
+        with pytest.raises(NoReply) as refused:
+            await outbound.post(url, b"{}", destination)
+    assert refused.value.fault is fault
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
