@@ -26,11 +26,17 @@ _KINDS: Final = {
 }
 _BROKEN: Final = frozenset(_KINDS)
 _LOW_BYTE: Final = 0xFF
+_PASSING: Final = _BROKEN - {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def is_store_failure(error: Exception) -> bool:
     """Whether the store failed, so that nothing could have been written; otherwise one change is to blame."""
     return isinstance(error, OSError | NoConnectionInTime) or _result_code(error) in _BROKEN
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether the store failed for a reason that says nothing about what is stored."""
+    return _result_code(error) in _PASSING
 
 
 def unavailable(error: Exception) -> Unavailable:

@@ -1,0 +1,238 @@
+"""Examine a ledger piece by piece: everything that is stored is derived again from the entries' bytes.
+
+The pieces may be of one state of the ledger, or of later and later ones: entries are only ever added, so those that
+were gone through stay as they are. What else is stored is held against the entries at the end, in one state.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sqlalchemy import Connection, select
+from sqlalchemy.exc import DBAPIError
+
+from broker.core.entry import columns_of, decode
+from broker.core.merkle import HASH_SIZE, Frontier, leaf_hash
+from broker.ledger import schema
+from broker.ledger.derived import Derived
+from broker.ledger.derived_nodes import DerivedNodes
+from broker.ledger.derived_personal import DerivedPersonal
+from broker.ledger.failures import may_pass
+from broker.ledger.sqlite import integrity_problems, schema_problems
+
+MAX_PROBLEMS: Final = 100
+"""How many problems are reported in words; all are counted."""
+
+OpenNote = Callable[[str], tuple[int, bytes]]
+"""Verifies a signed note and returns the size and root it speaks of. Raises ``ValueError`` if it is not good."""
+
+_BEFORE_ALL: Final = -(2**63)
+_AFTER_ALL: Final = 2**63 - 1
+_ENTRIES: Final = f"SELECT {', '.join(schema.ENTRY_COLUMNS)} FROM entries WHERE seq >= ? ORDER BY seq LIMIT ?"  # noqa: S608 - our names
+
+
+@dataclass(slots=True)
+class Found:
+    """The problems so far, in plain words, without any content of entries."""
+
+    count: int = 0
+    texts: list[str] = field(default_factory=list)
+
+    def add(self, text: str) -> None:
+        """Take up a problem."""
+        self.count += 1
+        if len(self.texts) < MAX_PROBLEMS:
+            self.texts.append(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A size and root that somebody wrote down: the tree at that size must have this root.
+
+    ``says`` names who, such as ``the checkpoint of 812 entries``.
+    """
+
+    size: int
+    root: bytes
+    says: str
+
+
+class Examination:
+    """What was found so far. Pieces are examined one after the other; not thread-safe."""
+
+    def __init__(self, open_note: OpenNote | None, outside: Iterable[Claim] = ()) -> None:
+        """``open_note`` verifies signatures of checkpoints; ``outside`` is what is known beside the ledger."""
+        self._open_note = open_note
+        self._outside = sorted(outside, key=lambda claim: claim.size)
+        self._next = _BEFORE_ALL
+        self._expected = 0
+        self._claimed = _BEFORE_ALL
+        self._is_readable = True
+        self.found = Found()
+        self.derived = Derived()
+        self._nodes = DerivedNodes()
+        self._personal = DerivedPersonal()
+        self.frontier = Frontier()
+        self.checkpoints = 0
+        self.signatures = 0
+
+    def structure(self, connection: Connection) -> None:
+        """Let the database look through its own file, and compare its schema with the one it should have."""
+        with self._reading():
+            for problem in integrity_problems(connection):
+                self.found.add(f"the database file itself is damaged: {problem}")
+            for problem in schema_problems(connection):
+                self.found.add(problem)
+
+    def step(self, connection: Connection, limit: int) -> int:
+        """Examine the next entries, ``limit`` at most, and the checkpoints among them; return how many there were.
+
+        Raises the store's own error if it may pass by itself: the same step can be made again.
+        """
+        rows: Sequence[Any] = ()
+        if self._is_readable:
+            with self._reading():
+                rows = connection.exec_driver_sql(_ENTRIES, (self._next, limit)).fetchall()
+                claims = self._claims_up_to(connection, self.frontier.size + len(rows))
+                if rows:
+                    self._next = rows[-1][0] + 1
+                    self._take(rows, claims)
+        return len(rows)
+
+    def finish(self, connection: Connection) -> None:
+        """Compare what is not an entry with the entries, all of which must have been examined in this very state."""
+        if self._is_readable:
+            with self._reading():
+                self._settle(self._claims_up_to(connection, _AFTER_ALL), to_the_end=True)
+                self._compare_head(connection)
+                for problem in self._personal.compare():
+                    self.found.add(problem)
+                for part in (self.derived, self._nodes):
+                    for problem in part.compare(connection):
+                        self.found.add(problem)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Take it for a problem if the database cannot be read, unless that may pass by itself."""
+        try:
+            yield
+        except DBAPIError as error:
+            if may_pass(error):
+                raise
+            # Not readable to the end: that is said beside what was found until then.
+            self.found.add(f"the database file itself is damaged ({type(error.orig).__name__}): {error.orig}")
+            self._is_readable = False
+        except (ValueError, TypeError, ArithmeticError):
+            self.found.add("the database file itself is damaged: it holds values that its columns cannot have")
+            self._is_readable = False
+
+    # --- what is claimed of the tree --------------------------------------------------------------------------------
+
+    def _claims_up_to(self, connection: Connection, size: int) -> deque[Claim]:
+        """Return the claims about trees of up to ``size`` entries that were not looked at yet, by size."""
+        table = schema.checkpoints.c
+        query = select(table.size, table.root, table.note).where(table.size > self._claimed, table.size <= size)
+        claims = [self._checkpoint(row) for row in connection.execute(query)]
+        claims += [claim for claim in self._outside if self._claimed < claim.size <= size]
+        self._claimed = size
+        return deque(sorted(claims, key=lambda claim: claim.size))
+
+    def _checkpoint(self, row: Any) -> Claim:  # noqa: ANN401 - a row whose values are not trusted
+        """Return what a stored checkpoint claims, after verifying its signature."""
+        self.checkpoints += 1
+        says = f"the checkpoint of {row.size} entries"
+        if row.note is not None and self._open_note is not None:
+            try:
+                signed = self._open_note(row.note)
+            except ValueError as error:
+                self.found.add(f"{says} has no good signature: {error}")
+            else:
+                self.signatures += 1
+                if signed != (row.size, row.root):
+                    self.found.add(f"{says} was signed for another size or root than is stored with it")
+        return Claim(row.size, row.root, says)
+
+    def _settle(self, claims: deque[Claim], *, to_the_end: bool = False) -> None:
+        """Compare the claims that the entries so far can decide: all of them, if there are no more entries."""
+        size = self.frontier.size
+        while claims and (to_the_end or claims[0].size <= size):
+            claim = claims.popleft()
+            if claim.size > size:
+                self.found.add(f"{claim.says} is of more entries than there are ({size})")
+            elif claim.size < 0 or (claim.size == size and claim.root != self.frontier.root()):
+                self.found.add(f"{claim.says} has another root than the entries have")
+
+    # --- entries ----------------------------------------------------------------------------------------------------
+
+    def _take(self, rows: Sequence[Any], claims: deque[Claim]) -> None:
+        self._settle(claims)
+        leaves: list[bytes] = []
+        for row in rows:
+            self._check_place(row[0])
+            leaves.append(self._check_entry(row))
+            if claims and claims[0].size <= self.frontier.size + len(leaves):
+                self._append(leaves)
+                leaves = []
+                self._settle(claims)
+        self._append(leaves)
+
+    def _append(self, leaves: list[bytes]) -> None:
+        self.frontier, completed = self.frontier.extend(leaves)
+        self._nodes.take(completed)
+
+    def _check_place(self, seq: int) -> None:
+        """Report entries that are missing before this one."""
+        expected, self._expected = self._expected, seq + 1
+        if seq != expected:
+            missing = f"entry {expected} is" if seq == expected + 1 else f"entries {expected} to {seq - 1} are"
+            self.found.add(f"{missing} missing" if seq > expected else f"entry {seq} is out of place")
+
+    def _check_entry(self, row: Any) -> bytes:  # noqa: ANN401 - as above
+        """Check one entry alone; return its leaf as stored, so that the tree is judged apart from the entry."""
+        seq, leaf, body = row[0], row[1], row[-2]
+        if not isinstance(body, bytes):
+            self.found.add(f"entry {seq}: its body is not bytes")
+        else:
+            if leaf_hash(body) != leaf:
+                self.found.add(f"entry {seq}: its bytes do not have the hash that was stored with them")
+            self._check_body(seq, body, row)
+        return leaf if isinstance(leaf, bytes) and len(leaf) == HASH_SIZE else bytes(HASH_SIZE)
+
+    def _check_body(self, seq: int, body: bytes, row: Any) -> None:  # noqa: ANN401 - as above
+        try:
+            leaf = decode(body)
+        except (ValueError, TypeError) as error:
+            self.found.add(f"entry {seq}: its bytes are not an entry ({error})")
+            return
+        try:
+            members = self._personal.take(seq, leaf, row[-1])
+        except ValueError as error:
+            self.found.add(f"entry {seq}: {error}")
+            members = leaf
+        columns = columns_of(members)
+        wrong = [
+            name
+            for name, stored in zip(schema.ENTRY_COLUMNS[2:-2], row[2:-2], strict=True)
+            if getattr(columns, name) != stored
+        ]
+        if wrong:
+            self.found.add(f"entry {seq}: the columns {', '.join(wrong)} differ from the entry itself")
+        self.derived.take(seq, members)
+
+    # --- the head ---------------------------------------------------------------------------------------------------
+
+    def _compare_head(self, connection: Connection) -> None:
+        head = connection.execute(select(schema.head)).one_or_none()
+        if head is None:
+            self.found.add("the ledger has no head")
+            return
+        if head.size != self.frontier.size:
+            self.found.add(f"the head counts {head.size} entries, but there are {self.frontier.size}")
+        elif head.frontier != self.frontier.to_bytes():
+            self.found.add("the head's hashes differ from those of the entries: entries were changed or replaced")
+        if head.epoch != self.derived.epoch:
+            self.found.add(f"the head is at epoch {head.epoch}, but the recorded rules come to {self.derived.epoch}")
