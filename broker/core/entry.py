@@ -70,6 +70,11 @@ class Kind(StrEnum):
     ANCHOR_FAILED = "anchor.failed"
     ANCHOR_RECOVERED = "anchor.recovered"
     PERSONAL_ERASED = "personal.erased"
+    RESTORE_ACCEPTED = "ledger.restore_accepted"
+
+
+RULES: Final = frozenset({Kind.RULE_ADDED, Kind.RESTORE_ACCEPTED})
+"""The kinds of entries that record a rule, with its number and selector."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,5 +159,5 @@ def lease_facts(lease: str, secret: str, backend: str, tier: str, claims: Access
 
 
 def killer_of(state: LeaseState, rules: RuleIndex) -> Rule | None:
-    """Return a rule that kills a lease, or None if it lives."""
-    return rules.killer(state.lease.facts, state.lease.epoch)
+    """Return a rule that kills a lease, or None if it lives. One that a rule has ended is ended by later rules only."""
+    return rules.killer(state.lease.facts, max(state.lease.epoch, state.rule or 0))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from broker.core.entry import Kind
+from broker.core.entry import RULES, Kind
 from broker.core.rules import Rule, RuleIndex
 from broker.core.selector import Fact, parse_selector
 
@@ -78,7 +78,7 @@ def tell(ref: str, entries: Iterable[Happened], rules: Iterable[Happened], *, cu
     """Return the story that entries tell; of ``rules``, which are entries as well, those that ended something in it."""
     told = {entry.seq: entry for entry in entries}
     known = {entry.seq: entry for entry in rules} | {
-        seq: entry for seq, entry in told.items() if entry.members["kind"] == Kind.RULE_ADDED
+        seq: entry for seq, entry in told.items() if entry.members["kind"] in RULES
     }
     by_number = {entry.members.get("number"): entry for entry in known.values()}
     killers = _killers(told.values(), list(known.values()))
@@ -95,7 +95,7 @@ def above(members: Mapping[str, Any]) -> Iterable[str]:
     if kind == Kind.TASK_OPENED:
         yield from reversed(_texts(members.get("path")))
         return
-    if kind == Kind.RULE_ADDED:
+    if kind in RULES:
         selector = _mapping(members.get("selector"))
         yield from _texts([selector.get("lease"), selector.get("token"), selector.get("task"), members.get("closes")])
         return

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Table, select
+from sqlalchemy import Connection, Row, Table, func, select
 
 from broker.core.entry import Kind
 from broker.core.errors import BrokerError
@@ -22,10 +23,15 @@ _MILLISECONDS: Final = 1000
 
 @dataclass(slots=True)
 class _Rule:
-    """A ``rule.added`` entry: its place and members."""
+    """An entry that records a rule: its place and members, and the number that the rule must have.
+
+    ``latest`` is when the longest-lived token that was issued before it expires (Unix seconds).
+    """
 
     seq: int
+    number: int
     members: Mapping[str, Any]
+    latest: int
 
 
 @dataclass(slots=True)
@@ -44,24 +50,32 @@ class Derived:
     def __init__(self) -> None:
         """Nothing is recorded yet."""
         self._rules: list[_Rule] = []
+        self._latest = 0
         self._blocks: dict[str, _Block] = {}
         self._agents: dict[str, str | None] = {}
         self._keys: dict[str, tuple[object, ...]] = {}
+        self._heads: dict[tuple[object, object], int] = {}
         self._work = DerivedWork()
         self._leases = DerivedLeases()
 
     @property
     def epoch(self) -> int:
-        """How many rules were recorded."""
-        return len(self._rules)
+        """The number of the last rule that was recorded: they count up by one, but where a restore was accepted."""
+        return self._rules[-1].number if self._rules else 0
 
     def take(self, seq: int, members: Mapping[str, Any]) -> None:
         """Take up an entry."""
         self._work.take(members)
         self._leases.take(members)
         match members["kind"]:
+            case Kind.TOKEN_ISSUED:
+                expires_at = members.get("expires_at")
+                self._latest = max(self._latest, expires_at) if type(expires_at) is int else self._latest
+            case Kind.RESTORE_ACCEPTED:
+                self._rules.append(_Rule(seq, self._number_above(members.get("number")), members, self._latest))
+                self._take_heads(members.get("lost"))
             case Kind.RULE_ADDED:
-                self._rules.append(_Rule(seq, members))
+                self._rules.append(_Rule(seq, self.epoch + 1, members, self._latest))
                 block = members.get("block")
                 if isinstance(block, Mapping):
                     self._blocks[str(block.get("id"))] = _Block(self.epoch, block, members.get("selector"))
@@ -77,6 +91,14 @@ class Derived:
             case _:
                 pass
 
+    def _number_above(self, told: object) -> int:
+        return told if type(told) is int and told > self.epoch else self.epoch + 1
+
+    def _take_heads(self, lost: object) -> None:
+        for head in lost if isinstance(lost, list) else ():
+            if isinstance(head, Mapping):
+                self._heads[head.get("size"), head.get("root")] = self.epoch
+
     def _take_keys(self, keys: object) -> None:
         for key in keys if isinstance(keys, list) else ():
             if isinstance(key, Mapping):
@@ -88,18 +110,21 @@ class Derived:
         yield from self._compare_blocks(connection)
         yield from self._compare_agents(connection)
         yield from self._compare_keys(connection)
+        yield from self._compare_heads(connection)
         yield from self._work.compare(connection)
         yield from self._leases.compare(connection)
 
     def _compare_rules(self, connection: Connection) -> Iterator[str]:
         rows = _by(connection, schema.rules, "number")
-        for number, rule in enumerate(self._rules, start=1):
-            row = rows.pop(number, None)
+        for rule in self._rules:
+            number, row = rule.number, rows.pop(rule.number, None)
             if row is None:
                 yield f"rule {number}, recorded by entry {rule.seq}, is missing from the rules"
                 continue
             if wrong := _differences(number, rule.members, row):
                 yield f"rule {number} differs from entry {rule.seq}, which recorded it, in: {', '.join(wrong)}"
+            if row.ends_at < _least_end(connection, rule):
+                yield f"rule {number} ends before the tokens that it may have killed have expired"
         yield from (f"no entry recorded rule {number}" for number in rows)
 
     def _compare_blocks(self, connection: Connection) -> Iterator[str]:
@@ -140,6 +165,12 @@ class Derived:
             elif self._keys[kid] != (row.use, row.alg, row.revoked) or _thumbprint(row.public_jwk) != kid:
                 yield f"the broker's key {kid!r} differs from what was recorded"
 
+    def _compare_heads(self, connection: Connection) -> Iterator[str]:
+        rows = connection.execute(select(schema.accepted_heads))
+        stored = {(row.size, base64.b64encode(row.root).decode()): row.rule for row in rows}
+        if stored != self._heads:
+            yield "what was accepted as lost when an older ledger was restored differs from what was recorded"
+
 
 def _differences(number: int, members: Mapping[str, Any], row: Row[Any]) -> list[str]:
     """Return the names of what a rule's row says differently from its entry. What was erased is empty in the row."""
@@ -153,6 +184,23 @@ def _differences(number: int, members: Mapping[str, Any], row: Row[Any]) -> list
         "incident": row.incident == members.get("incident"),
     }
     return [name for name, same in checks.items() if not same]
+
+
+def _least_end(connection: Connection, rule: _Rule) -> float:
+    """Return when a rule ends at the earliest: not before what it can have hit (see ``Writes.end_rules``).
+
+    How long the tree of a task holds is not in the entries: of rules about a task this says less than it could.
+    """
+    selector = rule.members.get("selector")
+    fields = selector if isinstance(selector, Mapping) else {}
+    if "token" in fields:
+        table = schema.entries.c
+        issued = select(func.max(table.expires_at)).where(
+            table.ref == str(fields["token"]), table.kind == Kind.TOKEN_ISSUED.value, table.seq < rule.seq
+        )
+        return float(connection.scalar(issued) or 0)
+    made_at = rule.members.get("at", 0) / _MILLISECONDS
+    return float(made_at if fields.keys() == {"task"} else max(made_at, rule.latest))
 
 
 def _same_selector(stored: str, recorded: object) -> bool:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, select
 
 from broker.core.entry import Kind
 from broker.core.lease import LeaseStatus
 from broker.ledger import schema
+from broker.ledger.rows import read_object
+
+_RUNNING: Final = frozenset({LeaseStatus.OPENING.value, LeaseStatus.LIVE.value})
 
 
 @dataclass(slots=True)
@@ -27,6 +30,8 @@ class _Lease:
     ends_by: object
     status: str
     until: object = None
+    handle: object = None
+    rule: object = None
     held: bool = False
 
 
@@ -51,6 +56,11 @@ class DerivedLeases:
         elif kind == Kind.LEASES_CONFIRMED:
             for lease in self._leases.values():
                 lease.held = False
+        elif kind == Kind.RESTORE_ACCEPTED:
+            for lease in self._leases.values():
+                if lease.status in _RUNNING:
+                    lease.status, lease.held = LeaseStatus.RETRYING.value, True
+                    lease.rule = members.get("number")
         elif (known := self._leases.get(ref)) is not None:
             self._move(known, kind, members)
 
@@ -58,10 +68,12 @@ class DerivedLeases:
         match kind:
             case Kind.LEASE_SEALED:
                 known.status, known.until = LeaseStatus.LIVE.value, members.get("until")
+                known.handle = members.get("handle", {})
             case Kind.LEASE_RENEWED:
                 known.until = members.get("until")
             case Kind.LEASE_ENDED:
                 known.status, known.held = LeaseStatus.RETRYING.value, members.get("held") is True
+                known.handle, known.rule = members.get("handle", known.handle), members.get("rule")
             case Kind.LEASE_MISSED if members.get("stuck") is True:
                 known.status = LeaseStatus.STUCK.value
             case Kind.LEASE_RETRIED:
@@ -74,7 +86,7 @@ class DerivedLeases:
     def compare(self, connection: Connection) -> Iterator[str]:
         """Yield what the table says differently, in plain words."""
         table = schema.leases.c
-        names = ("agent", "secret", "backend", "ends_by", "status", "expires_at", "held")
+        names = ("agent", "secret", "backend", "ends_by", "status", "expires_at", "held", "handle", "rule")
         for row in connection.execute(select(table.id, *(table[name] for name in names))):
             known = self._leases.get(row.id)
             if known is None:
@@ -88,3 +100,13 @@ class DerivedLeases:
                 yield f"the lease {row.id!r} differs from what was recorded when it was taken"
             elif (row.status, row.expires_at, row.held) != (known.status, known.until, known.held):
                 yield f"the lease {row.id!r} is {row.status}, which is not what its entries come to"
+            elif row.rule != known.rule or known.handle not in (None, _object(row.handle)):
+                yield f"the lease {row.id!r} has another rule or handle than was recorded"
+
+
+def _object(text: str) -> object:
+    """Return a stored JSON object; None if it is none."""
+    try:
+        return read_object(text)
+    except ValueError:
+        return None

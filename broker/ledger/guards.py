@@ -15,6 +15,7 @@ from sqlalchemy import Connection, select
 
 from broker.core.change import (
     RATE_STEP,
+    AcceptRestore,
     AddBlock,
     AddEnrollment,
     AddRule,
@@ -108,6 +109,9 @@ class View:
             match write:
                 case AddRule(rule):
                     self.epoch += 1
+                    self.rules.add(rule.id)
+                case AcceptRestore(rule):
+                    self.epoch = max(self.epoch, rule.number or 0)
                     self.rules.add(rule.id)
                 case AddBlock(block):
                     self.blocks.add(block.id)
@@ -214,6 +218,8 @@ def _rules_fit(view: View, change: Change) -> Verdict:
             epoch += 1
             if write.rule.number != epoch:
                 return EpochMoved()
+        elif isinstance(write, AcceptRestore) and (write.rule.number or 0) <= epoch:
+            return EpochMoved()
     return None
 
 

@@ -25,7 +25,8 @@ from broker.core.change import (
     Write,
 )
 from broker.core.errors import Code, GuardFailed
-from broker.core.lease import Lease, LeaseState, LeaseStatus
+from broker.core.lease import REVOKED, Lease, LeaseState, LeaseStatus
+from broker.core.rules import Rule
 from broker.core.selector import fact_line, facts_text, read_facts
 from broker.ledger import schema, sqlite
 from broker.ledger.rows import read_object
@@ -232,6 +233,18 @@ def read_lease(row: Row[Any]) -> LeaseState:
     state: dict[str, Any] = {name: getattr(row, name) for name in _STATE_FIELDS}
     handle: Mapping[str, str] = read_object(row.handle)
     return LeaseState(lease=lease, handle=handle, **(state | {"status": LeaseStatus(row.status)}))
+
+
+def hold_running(connection: Connection, rule: Rule) -> None:
+    """End every lease that is being taken or lives by a rule, and hold it until an operator confirms."""
+    table = schema.leases
+    running = table.c.status.in_((LeaseStatus.OPENING.value, LeaseStatus.LIVE.value))
+    ended = {"status": LeaseStatus.RETRYING.value, "because": REVOKED, "rule": rule.number, "held": True}
+    connection.execute(
+        update(table)
+        .where(table.c.settled_at.is_(None), running)
+        .values(**ended, ended_at=rule.at, next_attempt_at=rule.at)
+    )
 
 
 def latest_end(connection: Connection, token: str | None = None) -> float:

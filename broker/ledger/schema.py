@@ -191,6 +191,16 @@ anchorings: Final = Table(
 )
 """Which checkpoints were placed where; only the last ones of each anchor."""
 
+accepted_heads: Final = Table(
+    "accepted_heads",
+    metadata,
+    Column("size", _Whole, primary_key=True, autoincrement=False),
+    Column("root", LargeBinary, primary_key=True),
+    Column("rule", _Whole, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""What others know of a ledger that is lost, since an older one was accepted in its place, with the rule of that."""
+
 tasks: Final = Table(
     "tasks",
     metadata,

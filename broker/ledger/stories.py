@@ -7,7 +7,7 @@ from typing import Final
 
 from sqlalchemy import Connection, select
 
-from broker.core.entry import Kind
+from broker.core.entry import RULES, Kind
 from broker.core.inquiry import EntryFilter
 from broker.core.story import Happened, Story, above, facts_of, rule_of, tell
 from broker.ledger import schema
@@ -35,7 +35,7 @@ def story(connection: Connection, ref: str) -> Story | None:
     first = record_of(connection, ref)
     told = {} if first is None else {first.seq: _happened(first)}
     cut = False
-    if first is not None and first.members["kind"] == Kind.RULE_ADDED:
+    if first is not None and first.members["kind"] in RULES:
         told |= {entry.seq: entry for entry in _ended_by(connection, first)}
     for wanted in _questions(ref, first):
         found, more = _gathered(connection, wanted)
@@ -58,7 +58,7 @@ def _questions(ref: str, first: Record | None) -> Iterator[EntryFilter]:
         yield EntryFilter(lease=ref)
     elif kind == Kind.APPROVAL_REQUESTED:
         yield EntryFilter(approval=ref)
-    elif kind == Kind.RULE_ADDED:
+    elif kind in RULES:
         selector = first.members.get("selector", {})
         for name in ("task", "token", "lease"):
             if name in selector:

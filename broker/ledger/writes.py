@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from broker.core.change import (
+    AcceptRestore,
     AddBlock,
     AddEnrollment,
     AddRule,
@@ -31,7 +32,7 @@ from broker.ledger import schema, sqlite
 from broker.ledger.approval_book import latest_vote_end
 from broker.ledger.forgetting import forget
 from broker.ledger.guards import counted
-from broker.ledger.lease_book import latest_end
+from broker.ledger.lease_book import hold_running, latest_end
 from broker.ledger.rows import agent_row, block_row, key_row, rule_row
 from broker.ledger.task_book import TaskBook
 
@@ -51,6 +52,7 @@ class Writes:
     blocks: dict[str, Block] = field(default_factory=dict)
     lifted: dict[str, float] = field(default_factory=dict)
     erased: list[int] = field(default_factory=list)
+    accepted: list[AcceptRestore] = field(default_factory=list)
 
     def collect(self, change: Change) -> None:
         """Take up what one accepted change writes, its guards included: some are used up by it."""
@@ -73,6 +75,9 @@ class Writes:
             match write:
                 case AddRule(rule):
                     self.rules.append(rule)
+                case AcceptRestore(rule):
+                    self.rules.append(rule)
+                    self.accepted.append(write)
                 case AddBlock(block):
                     self.blocks[block.id] = block
                 case LiftBlock(block_id, at):
@@ -111,7 +116,9 @@ class Writes:
         for token in single:
             single[token] = max(single[token], latest_end(connection, token), latest_vote_end(connection, token))
         self.rules = [
-            replace(rule, ends_at=max(single.get(rule.selector.token or "", latest), rule.at) + margin)
+            replace(
+                rule, ends_at=max(single.get(rule.selector.token or "", latest), rule.at, rule.ends_at or 0) + margin
+            )
             for rule in self.rules
         ]
 
@@ -135,8 +142,9 @@ class Writes:
             sqlite.add_rates(connection, self.rates)
         if self.rules:
             connection.execute(insert(schema.rules), [rule_row(rule) for rule in self.rules])
-        if self.blocks or self.lifted:
-            self._write_blocks(connection)
+        self._write_blocks(connection)
+        for accepted in self.accepted:
+            _write_accepted(connection, accepted)
         if self.idempotency:
             self._write_idempotency(connection)
         if self.agents:
@@ -179,6 +187,16 @@ class Writes:
             if added is not None
         ]
         _replace(connection, schema.enrollments.c.code_digest, list(self.enrollments), rows)
+
+
+def _write_accepted(connection: Connection, accepted: AcceptRestore) -> None:
+    """Remember what is known of the ledger that is lost, and hold what the older one takes for running leases."""
+    rule, table = accepted.rule, schema.accepted_heads
+    for head in accepted.heads:
+        same = (table.c.size == head.size) & (table.c.root == head.root)
+        connection.execute(delete(table).where(same))
+        connection.execute(insert(table).values(size=head.size, root=head.root, rule=rule.number))
+    hold_running(connection, rule)
 
 
 def latest_committed_expiry(connection: Connection) -> float:

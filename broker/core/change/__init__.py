@@ -31,6 +31,7 @@ from broker.core.change.guards import (
     Unused,
 )
 from broker.core.change.writes import (
+    AcceptRestore,
     AddAction,
     AddApproval,
     AddBlock,
@@ -65,6 +66,7 @@ from broker.core.entry import Entry
 
 __all__ = [
     "RATE_STEP",
+    "AcceptRestore",
     "ActionUnsettled",
     "AddAction",
     "AddApproval",

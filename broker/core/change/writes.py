@@ -11,6 +11,7 @@ from broker.core.approval import ApprovalRequest, Vote
 from broker.core.lease import Lease, LeaseStatus
 from broker.core.rules import Block, Rule
 from broker.core.task import Task
+from broker.core.tree_head import KnownHead
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,18 @@ class AddRule:
     """
 
     rule: Rule
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptRestore:
+    """Go on with an older ledger: ``rule`` ends everything, and its number, above the epoch, becomes the epoch.
+
+    Leases that run end with it, and are held until an operator confirms. ``heads`` are what others know of the ledger
+    that is lost, and are nothing to worry about from now on. Fails as ``EpochMoved`` if the number is not higher.
+    """
+
+    rule: Rule
+    heads: tuple[KnownHead, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +312,7 @@ class ErasePersonal:
 
 Write = (
     AddRule
+    | AcceptRestore
     | AddBlock
     | LiftBlock
     | PutAgent

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final
 
-from broker.core.entry import Kind
+from broker.core.entry import RULES, Kind
 
 VENDOR: Final = "credential-broker"
 PRODUCT: Final = "broker"
 
-_GRAVE: Final = frozenset(
-    {Kind.RULE_ADDED, Kind.PREFIX_REVOKED, Kind.LEASE_MISSED, Kind.CLOCK_STEPPED, Kind.ANCHOR_FAILED}
-)
+_GRAVE: Final = RULES | {Kind.PREFIX_REVOKED, Kind.LEASE_MISSED, Kind.CLOCK_STEPPED, Kind.ANCHOR_FAILED}
 
 
 @dataclass(frozen=True, slots=True)
