@@ -20,9 +20,11 @@ from broker.core.personal import Opened
 from broker.core.rules import BlockIndex, Rule, RuleIndex
 from broker.core.secret import Secret
 from broker.core.selector import Selector
+from broker.core.soundness import Unsound
 from broker.core.story import Story
 from broker.core.task import TaskState
 from broker.core.tiles import Tile
+from broker.core.tree_head import KnownHead
 from broker.core.usage import Usage
 
 # --- time and names -------------------------------------------------------------------------------------------------
@@ -364,6 +366,66 @@ class Erasable(Protocol):
 
         They do for as long as somebody reads an older state of them. Does not wait for that.
         """
+        ...
+
+
+class Examining(Protocol):
+    """One examination of the whole ledger, while it goes on being written. Each call may be slow."""
+
+    @property
+    def entries(self) -> int:
+        """How many entries were gone through."""
+        ...
+
+    async def step(self, limit: int) -> int:
+        """Go through the next entries, ``limit`` at most; return how many there were: fewer at the end.
+
+        Raises ``Unavailable`` if the ledger cannot be read now.
+        """
+        ...
+
+    async def finish(self) -> Unsound | None:
+        """Go through what has come since, and what is not an entry; return what is wrong. Raises ``Unavailable``."""
+        ...
+
+
+class SelfExamined(Protocol):
+    """The ledger in use, as what must be checked again and again."""
+
+    @property
+    def unsound(self) -> Unsound | None:
+        """Why nothing is written to it any more; None if nothing is known against it."""
+        ...
+
+    @property
+    def is_remembered(self) -> bool:
+        """Whether all that is known against it is what others knew when an earlier process asked them."""
+        ...
+
+    async def contradictions(self, known: Mapping[str, KnownHead]) -> Sequence[str]:
+        """Return what others know that does not fit, in plain words, but for what an operator accepted.
+
+        Quick: it takes the ledger's own checkpoints at their word. Raises ``Unavailable`` if it cannot be read now.
+        """
+        ...
+
+    async def examine(self, known: Mapping[str, KnownHead]) -> Examining:
+        """Begin to go through everything. Raises ``Unavailable`` if the ledger cannot be read now."""
+        ...
+
+    async def passed(self, entries: int) -> None:
+        """Take note that everything was found sound, so many entries among it."""
+        ...
+
+    async def condemn(self, unsound: Unsound, entries: int) -> None:
+        """Write nothing any more, in this process or a later one, until an operator has seen to it.
+
+        Every commit fails with ``LEDGER_CORRUPT`` from now on. What is in force, stays so.
+        """
+        ...
+
+    async def absolve(self, entries: int) -> None:
+        """Forget what is only remembered from an earlier process; anything else stays."""
         ...
 
 

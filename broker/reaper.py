@@ -63,14 +63,12 @@ class Reaper:
         events: Events,
         attempts: int,
         backoff: Backoff,
-        restored: Callable[[], bool],
         entries: Callable[[], int],
     ) -> None:
         """``attempts`` is how often revoking fails before it is given up; ``spread`` returns a random number in [0, 1).
 
-        While ``restored`` says that the ledger is older than it once was, leases that expire, and those that were never
-        sealed, are held: they may have been renewed, or sealed, in the part that is missing. ``entries`` says how many
-        entries the ledger has, without reading it: while none are added, it is looked for work only now and then.
+        ``entries`` says how many entries the ledger has, without reading it: while none are added, it is looked for
+        work only now and then.
         """
         self._backends = backends
         self._revocations = revocations
@@ -82,7 +80,6 @@ class Reaper:
         self._events = events
         self._attempts = attempts
         self._backoff = backoff
-        self._restored = restored
         self._entries = entries
         self._seen: tuple[int, int, int] | None = None
         self._looked_at = 0.0
@@ -156,8 +153,7 @@ class Reaper:
     async def _expire(self) -> None:
         now = self._clock.now()
         over = await self._leases.over_leases(now, PAGE)
-        held = bool(over) and self._restored()
-        await asyncio.gather(*(self._end(state, EXPIRED, held=held) for state in over))
+        await asyncio.gather(*(self._end(state, EXPIRED) for state in over))
 
     async def _settle_lost(self) -> None:
         """End what was begun to be taken and never sealed: by an earlier process, or longer ago than anybody waits."""
@@ -166,7 +162,7 @@ class Reaper:
             return
         opening = await self._leases.leases(LeaseFilter(status=LeaseStatus.OPENING, limit=PAGE))
         lost = [state for state in opening if self._is_lost(state, now)]
-        await asyncio.gather(*(self._end(state, UNSEALED, held=self._is_unknown(state)) for state in lost))
+        await asyncio.gather(*(self._end(state, UNSEALED) for state in lost))
         self._searched_at = now
 
     def _is_lost(self, state: LeaseState, now: float) -> bool:
@@ -174,24 +170,17 @@ class Reaper:
         taken_at = state.lease.taken_at
         return taken_at < self._started or not now - OPENING_SECONDS < taken_at <= now + OPENING_SECONDS
 
-    def _is_unknown(self, state: LeaseState) -> bool:
-        """Whether a lost lease may have been sealed all the same, in a part of the ledger that is missing now."""
-        covered = killer_of(state, self._revocations.rules) is not None
-        return self._restored() and state.lease.taken_at < self._started and not covered
-
-    async def _end(self, state: LeaseState, because: str, *, rule: int | None = None, held: bool = False) -> None:
+    async def _end(self, state: LeaseState, because: str, *, rule: int | None = None) -> None:
         """Put a lease on the list of what is to be revoked, unless somebody else just did."""
         lease, now = state.lease, self._clock.now()
-        record = ended_entry(lease, because, now, rule=rule, held=held)
-        end = EndLease(lease_id=lease.id, at=now, because=because, rule=rule, held=held)
+        record = ended_entry(lease, because, now, rule=rule)
+        end = EndLease(lease_id=lease.id, at=now, because=because, rule=rule)
         try:
             await self._ledger.commit(
                 Change(record, (LeaseIn(lease.id, _RETRYING if state.held else _RUNNING),), (end,))
             )
         except GuardFailed:
             return
-        if held:
-            self._events.error("lease.held", lease=lease.id, secret=lease.secret)
 
     # --- revoking ---------------------------------------------------------------------------------------------------
 

@@ -30,15 +30,15 @@ async def serve(config: Config) -> None:
     gc.collect()
     gc.freeze()
     async with open_broker(config, events) as broker:
-        await broker.auditing.started(__version__)
-        await broker.policy_control.start()
+        await _record_start(broker)
         server = server_of(broker)
         upkeep = Upkeep(broker.jobs, events)
         stop = asyncio.Event()
         _on_signals(stop, broker, server, events)
         await server.start()
         upkeep.start()
-        events.info("broker.serving", issuer=config.issuer, port=server.port, version=__version__)
+        issuing = broker.self_check.unsound is None
+        events.info("broker.serving", issuer=config.issuer, port=server.port, version=__version__, issuing=issuing)
         try:
             await stop.wait()
             events.info("broker.stopping")
@@ -47,6 +47,13 @@ async def serve(config: Config) -> None:
             await upkeep.close()
             await broker.auditing.record_strangers()
     events.info("broker.stopped")
+
+
+async def _record_start(broker: Broker) -> None:
+    """Record that the broker starts, and with which policy; nothing is recorded in a ledger that is not sound."""
+    if broker.self_check.unsound is None:
+        await broker.auditing.started(__version__)
+        await broker.policy_control.start()
 
 
 def server_of(broker: Broker) -> HttpServer:

@@ -17,6 +17,8 @@ from broker.cli import (
     ledger_export,
     ledger_query,
     ledger_receipt,
+    ledger_restore,
+    ledger_status,
     ledger_tiles,
     ledger_trace,
 )
@@ -42,6 +44,8 @@ app.command("verify-receipt")(ledger_receipt.verify_receipt)
 app.command("tiles")(ledger_tiles.command)
 app.command("anchors")(ledger_anchors.command)
 app.command("erase")(ledger_erase.command)
+app.command("status")(ledger_status.command)
+app.command("accept-restore")(ledger_restore.command)
 
 PAGE: Final = 1000
 FOLLOW_SECONDS: Final = 1.0

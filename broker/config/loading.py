@@ -107,12 +107,7 @@ def _check(raw: SettingsFile, path: Path) -> None:
     given = [value for value in (source.file, source.environment, source.command) if value is not None]
     if len(given) != 1 or not all(given):
         fail(path, "master_key: give exactly one of file, environment, command")
-    for field in msgspec.structs.fields(Limits):
-        if not 0 < getattr(raw.limits, field.name) < math.inf:
-            fail(path, f"limits.{field.name}: must be a number above 0")
-    for field in msgspec.structs.fields(LeaseSettings):
-        if not 0 < getattr(raw.leases, field.name) < math.inf:
-            fail(path, f"leases.{field.name}: must be a number above 0")
+    _check_numbers(raw, path)
     if raw.limits.assertion_seconds > MAX_ASSERTION:
         fail(path, f"limits.assertion_seconds: must be {MAX_ASSERTION} at most")
     named = {
@@ -124,6 +119,15 @@ def _check(raw: SettingsFile, path: Path) -> None:
     for name, value in named.items():
         if not value:
             fail(path, f"{name}: must not be empty")
+
+
+def _check_numbers(raw: SettingsFile, path: Path) -> None:
+    numbers = {f"limits.{field.name}": getattr(raw.limits, field.name) for field in msgspec.structs.fields(Limits)}
+    numbers |= {f"leases.{f.name}": getattr(raw.leases, f.name) for f in msgspec.structs.fields(LeaseSettings)}
+    numbers["ledger.check_entries_per_second"] = raw.ledger.check_entries_per_second
+    for name, number in numbers.items():
+        if not 0 < number < math.inf:
+            fail(path, f"{name}: must be a number above 0")
 
 
 def _check_listen(raw: SettingsFile, path: Path) -> None:
@@ -181,6 +185,7 @@ def _resolved(
         ledger=Path(absolute(raw.ledger.path)),
         index_in_answers=raw.ledger.index_in_answers,
         personal_days=raw.ledger.personal_days,
+        check_entries_per_second=raw.ledger.check_entries_per_second,
         master_key=replace(raw.master_key, file=maybe(raw.master_key.file)),
         limits=raw.limits,
         log=raw.log,

@@ -34,11 +34,13 @@ class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Where the ledger is: a SQLite file. ``index_in_answers`` tells agents the place of each token's entry in it.
 
     After ``personal_days`` what is personal in an entry is erased.
+    The broker goes through ``check_entries_per_second`` to check itself.
     """
 
     path: str = "ledger.db"
     index_in_answers: bool = False
     personal_days: int | None = None
+    check_entries_per_second: float = 1700.0
 
 
 class MasterKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -136,6 +138,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ledger: Path
     index_in_answers: bool
     personal_days: int | None = None
+    check_entries_per_second: float
     master_key: MasterKey
     limits: Limits
     log: Log

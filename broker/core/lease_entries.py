@@ -29,14 +29,13 @@ def renewed_entry(lease: Lease, until: int, good_until: int, now: float, origin:
     return entry(Kind.LEASE_RENEWED, now, **_of(lease), until=until, good_until=good_until, **origin)
 
 
-def ended_entry(  # noqa: PLR0913 - the members of one entry
+def ended_entry(
     lease: Lease,
     because: str,
     now: float,
     *,
     rule: int | None = None,
     handle: Mapping[str, str] | None = None,
-    held: bool = False,
     origin: Mapping[str, str] | None = None,
     reason: str | None = None,
 ) -> Entry:
@@ -48,7 +47,6 @@ def ended_entry(  # noqa: PLR0913 - the members of one entry
         because=because,
         rule=rule,
         handle=None if handle is None else dict(handle),
-        held=held or None,
         reason=reason,
         **(origin or {}),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from broker.core.change import Change, EndLease, LeaseIn, ReleaseHeldLeases, RetryLease, SettleLease
@@ -32,15 +32,13 @@ class Oversight:
         leases: LeaseRecords,
         clock: Clock,
         meter: Meter,
-        confirmed: Callable[[], None],
     ) -> None:
-        """``confirmed`` is told when held leases are let go."""
+        """``backends`` is asked to revoke below a path; what is to be revoked otherwise, the reaper is left to do."""
         self._backends = backends
         self._ledger = ledger
         self._leases = leases
         self._clock = clock
         self._meter = meter
-        self._confirmed = confirmed
 
     async def outcomes(self, rule: int) -> Mapping[LeaseStatus, int]:
         """Return how many of the leases that a rule ended are in each state. Raises ``Unavailable``."""
@@ -70,7 +68,6 @@ class Oversight:
         now = self._clock.now()
         record = confirmed_entry(by.agent.id, reason, now, caller.members())
         await self._ledger.commit(Change(record, (), (ReleaseHeldLeases(now),)))
-        self._confirmed()
 
     async def revoke_prefix(self, backend: str, prefix: str, reason: str, by: Admitted, caller: Caller) -> int:
         """End everything below a path of a backend, whoever took it; return how many leases of the broker's that were.

@@ -7,7 +7,7 @@ were gone through stay as they are. What else is stored is held against the entr
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,11 +17,14 @@ from sqlalchemy.exc import DBAPIError
 
 from broker.core.entry import columns_of, decode
 from broker.core.merkle import HASH_SIZE, Frontier, leaf_hash
+from broker.core.soundness import Fault, Unsound
+from broker.core.tree_head import KnownHead
 from broker.ledger import schema
 from broker.ledger.derived import Derived
 from broker.ledger.derived_nodes import DerivedNodes
 from broker.ledger.derived_personal import DerivedPersonal
 from broker.ledger.failures import may_pass
+from broker.ledger.outside import accepted_heads
 from broker.ledger.sqlite import integrity_problems, schema_problems
 
 MAX_PROBLEMS: Final = 100
@@ -30,6 +33,7 @@ MAX_PROBLEMS: Final = 100
 OpenNote = Callable[[str], tuple[int, bytes]]
 """Verifies a signed note and returns the size and root it speaks of. Raises ``ValueError`` if it is not good."""
 
+_PIECE: Final = 1000
 _BEFORE_ALL: Final = -(2**63)
 _AFTER_ALL: Final = 2**63 - 1
 _ENTRIES: Final = f"SELECT {', '.join(schema.ENTRY_COLUMNS)} FROM entries WHERE seq >= ? ORDER BY seq LIMIT ?"  # noqa: S608 - our names
@@ -50,29 +54,42 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class _Claim:
     """A size and root that somebody wrote down: the tree at that size must have this root.
 
-    ``says`` names who, such as ``the checkpoint of 812 entries``.
+    ``says`` names who, such as ``the checkpoint of 812 entries``; ``outside`` is whether that is not the ledger itself.
     """
 
     size: int
     root: bytes
     says: str
+    outside: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """What ``says`` knows does not fit. ``accepted_by`` is the rule by which an operator accepted that, if any."""
+
+    says: str
+    text: str
+    accepted_by: int | None
 
 
 class Examination:
     """What was found so far. Pieces are examined one after the other; not thread-safe."""
 
-    def __init__(self, open_note: OpenNote | None, outside: Iterable[Claim] = ()) -> None:
-        """``open_note`` verifies signatures of checkpoints; ``outside`` is what is known beside the ledger."""
+    def __init__(self, open_note: OpenNote | None, outside: Mapping[str, KnownHead]) -> None:
+        """``open_note`` verifies signatures of checkpoints; ``outside`` is what others know, by what it is called."""
         self._open_note = open_note
-        self._outside = sorted(outside, key=lambda claim: claim.size)
+        self._outside = [_Claim(head.size, head.root, says, outside=True) for says, head in outside.items()]
+        self._unfit: list[tuple[_Claim, str]] = []
         self._next = _BEFORE_ALL
         self._expected = 0
         self._claimed = _BEFORE_ALL
         self._is_readable = True
         self.found = Found()
+        self.contradictions: tuple[Contradiction, ...] = ()
+        """What is known outside and does not fit; told at the end."""
         self.derived = Derived()
         self._nodes = DerivedNodes()
         self._personal = DerivedPersonal()
@@ -108,12 +125,31 @@ class Examination:
         if self._is_readable:
             with self._reading():
                 self._settle(self._claims_up_to(connection, _AFTER_ALL), to_the_end=True)
+                accepted = accepted_heads(connection)
+                self.contradictions = tuple(
+                    Contradiction(claim.says, text, accepted.get(KnownHead(claim.size, claim.root)))
+                    for claim, text in self._unfit
+                )
                 self._compare_head(connection)
                 for problem in self._personal.compare():
                     self.found.add(problem)
                 for part in (self.derived, self._nodes):
                     for problem in part.compare(connection):
                         self.found.add(problem)
+
+    def all_of(self, connection: Connection, progress: Callable[[int], None] = lambda _: None) -> None:
+        """Examine everything, in one state. ``progress`` is told how many entries were gone through."""
+        self.structure(connection)
+        while self.step(connection, _PIECE):
+            progress(self.frontier.size)
+        self.finish(connection)
+
+    def verdict(self) -> Unsound | None:
+        """Return what is wrong, once everything was examined, but for what an operator accepted."""
+        if self.found.count:
+            return Unsound(Fault.DAMAGED, tuple(self.found.texts))
+        behind = tuple(each.text for each in self.contradictions if each.accepted_by is None)
+        return Unsound(Fault.BEHIND, behind) if behind else None
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -132,7 +168,7 @@ class Examination:
 
     # --- what is claimed of the tree --------------------------------------------------------------------------------
 
-    def _claims_up_to(self, connection: Connection, size: int) -> deque[Claim]:
+    def _claims_up_to(self, connection: Connection, size: int) -> deque[_Claim]:
         """Return the claims about trees of up to ``size`` entries that were not looked at yet, by size."""
         table = schema.checkpoints.c
         query = select(table.size, table.root, table.note).where(table.size > self._claimed, table.size <= size)
@@ -141,7 +177,7 @@ class Examination:
         self._claimed = size
         return deque(sorted(claims, key=lambda claim: claim.size))
 
-    def _checkpoint(self, row: Any) -> Claim:  # noqa: ANN401 - a row whose values are not trusted
+    def _checkpoint(self, row: Any) -> _Claim:  # noqa: ANN401 - a row whose values are not trusted
         """Return what a stored checkpoint claims, after verifying its signature."""
         self.checkpoints += 1
         says = f"the checkpoint of {row.size} entries"
@@ -154,21 +190,27 @@ class Examination:
                 self.signatures += 1
                 if signed != (row.size, row.root):
                     self.found.add(f"{says} was signed for another size or root than is stored with it")
-        return Claim(row.size, row.root, says)
+        return _Claim(row.size, row.root, says)
 
-    def _settle(self, claims: deque[Claim], *, to_the_end: bool = False) -> None:
+    def _settle(self, claims: deque[_Claim], *, to_the_end: bool = False) -> None:
         """Compare the claims that the entries so far can decide: all of them, if there are no more entries."""
         size = self.frontier.size
         while claims and (to_the_end or claims[0].size <= size):
             claim = claims.popleft()
             if claim.size > size:
-                self.found.add(f"{claim.says} is of more entries than there are ({size})")
+                self._refute(claim, f"{claim.says} is of more entries than there are ({size})")
             elif claim.size < 0 or (claim.size == size and claim.root != self.frontier.root()):
-                self.found.add(f"{claim.says} has another root than the entries have")
+                self._refute(claim, f"{claim.says} has another root than the entries have")
+
+    def _refute(self, claim: _Claim, text: str) -> None:
+        if claim.outside:
+            self._unfit.append((claim, text))
+        else:
+            self.found.add(text)
 
     # --- entries ----------------------------------------------------------------------------------------------------
 
-    def _take(self, rows: Sequence[Any], claims: deque[Claim]) -> None:
+    def _take(self, rows: Sequence[Any], claims: deque[_Claim]) -> None:
         self._settle(claims)
         leaves: list[bytes] = []
         for row in rows:

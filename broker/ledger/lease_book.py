@@ -174,7 +174,7 @@ def moved(state: LeaseState, write: _Move) -> LeaseState:
                 "rule": write.rule,
                 "ended_at": write.at,
                 "next_attempt_at": write.at,
-                "held": write.held,
+                "held": False,
             }
         case MissLease():
             changes = {

@@ -5,15 +5,22 @@ Everything here runs on the event loop, because the indexes belong to it; the va
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import Connection, or_, select
 
+from broker.core.entry import RULES, decode
+from broker.core.errors import BrokerError
+from broker.core.policy import LONGEST_TTL
 from broker.core.rules import Block, Rule
+from broker.core.story import rule_of
 from broker.ledger import schema
 from broker.ledger.rows import read_block, read_rule
 from broker.ports import Revocations
+
+_MILLISECONDS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,25 @@ def load_live(connection: Connection, now: float) -> Effects:
         tuple(read_block(row) for row in connection.execute(in_force)),
         agents=True,
     )
+
+
+def recorded_rules(connection: Connection, known: Collection[Rule], epoch: int, now: float) -> Iterator[Rule]:
+    """Yield the rules that entries of the last day record, and that are not in force: a damaged table lost them.
+
+    They stay in force for as long as this process runs. What cannot be read is left out, and so are numbers beyond the
+    ``epoch``: verifiers would never come back from them.
+    """
+    numbers = {rule.number for rule in known if rule.ends_at is None or rule.ends_at > now}
+    table = schema.entries.c
+    recent = table.at >= (now - LONGEST_TTL) * _MILLISECONDS
+    query = select(table.body).where(table.kind.in_([kind.value for kind in RULES]), recent)
+    for body in connection.scalars(query):
+        try:
+            rule = rule_of(decode(body))
+        except (BrokerError, ValueError, TypeError, KeyError):
+            continue
+        if rule.rank <= epoch and rule.number not in numbers:
+            yield rule
 
 
 def merged(parts: Iterable[Effects]) -> Effects:

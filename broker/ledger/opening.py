@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from broker.core.errors import BrokerError, Code, Unavailable
-from broker.core.merkle import Frontier, leaf_hash, node_count, root_of
-from broker.ledger import schema
+from broker.core.merkle import Frontier
+from broker.core.soundness import Fault, Unsound
 from broker.ledger.batch import Head
+from broker.ledger.examining import Examination
 from broker.ledger.failures import unavailable
+from broker.ledger.first_look import first_verdict
 from broker.ledger.high_water import HighWater
-from broker.ledger.memory import Effects, load_live
+from broker.ledger.last_check import LastCheck, LastCheckFile
+from broker.ledger.memory import Effects, load_live, merged, recorded_rules
 from broker.ledger.migrate import create_schema, ledger_id, migrate
-from broker.ledger.sqlite import schema_problems, writer_engine
-
-_CHECKED_LEAVES: Final = 65_536
-"""How many of the last leaves are hashed again at start; verifying the whole ledger is a command of its own."""
-
-_CHECKED_BODIES: Final = 1_000
+from broker.ledger.sqlite import writer_engine
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The state of a ledger at start. ``high_water`` says whether it was further once."""
+    """The state of a ledger at start.
 
+    ``unsound`` says why it must not be built upon, if so; ``is_remembered`` that this is all that is known, from an
+    earlier process.
+    """
+
+    path: Path
     ledger: str
     head: Head
     effects: Effects
-    high_water: HighWater
+    unsound: Unsound | None
+    is_remembered: bool
 
 
 def create_ledger(path: Path, now: float) -> str:
@@ -58,9 +60,10 @@ def create_ledger(path: Path, now: float) -> str:
 
 
 def open_ledger(engine: Engine, path: Path, now: float) -> Opened:
-    """Migrate the ledger, check that its end is consistent, and load what is in force at ``now``.
+    """Migrate the ledger, take a first look at it, and load what is in force at ``now``.
 
-    Raises :class:`Unavailable`: ``LEDGER_UNAVAILABLE`` if it cannot be used, ``LEDGER_CORRUPT`` if it must not be.
+    Of a ledger that must not be built upon, what can be read is still in force. Raises :class:`Unavailable`:
+    ``LEDGER_UNAVAILABLE`` if it cannot be used now, ``LEDGER_CORRUPT`` if its rules cannot be read.
     """
     if not path.is_file():
         raise Unavailable(Code.LEDGER_UNAVAILABLE, f"there is no ledger at {path}; broker init makes one")
@@ -70,11 +73,12 @@ def open_ledger(engine: Engine, path: Path, now: float) -> Opened:
     try:
         migrate(engine)
         with engine.begin() as connection:
-            head = Head.read(connection)
-            _check_end(connection, head)
-            high_water = HighWater(path)
-            high_water.look(connection, head.frontier.size)
-            return Opened(ledger_id(connection), head, load_live(connection, now), high_water)
+            ledger, effects = ledger_id(connection), load_live(connection, now)
+            head = _head(connection, effects)
+            unsound, is_remembered = _soundness(connection, path, now)
+            if unsound is not None and unsound.fault is Fault.DAMAGED:
+                effects = merged((effects, _lost(connection, effects, head.epoch, now)))
+            return Opened(path, ledger, head, effects, unsound, is_remembered)
     except Unavailable:
         raise
     except DBAPIError as error:
@@ -83,39 +87,43 @@ def open_ledger(engine: Engine, path: Path, now: float) -> Opened:
         raise _corrupt("it holds values that cannot be read") from error
 
 
-def _check_end(connection: Connection, head: Head) -> None:
-    if problems := schema_problems(connection):
-        raise _corrupt(problems[0])
-    size = head.frontier.size
-    last = connection.scalar(select(func.max(schema.entries.c.seq)))
-    if (-1 if last is None else last) + 1 != size:
-        raise _corrupt(f"the head counts {size} entries, but the last one is number {last}")
-    nodes, expected = connection.scalar(select(func.count()).select_from(schema.nodes)), node_count(size)
-    if nodes != expected:
-        raise _corrupt(f"the tree of {size} entries has {expected} nodes above its leaves, but {nodes} are stored")
-    youngest = connection.scalar(select(func.max(schema.rules.c.number))) or 0
-    if youngest != head.epoch:
-        raise _corrupt(f"the head is at epoch {head.epoch}, but the youngest rule is number {youngest}")
-    query = select(schema.entries.c.seq, schema.entries.c.leaf, schema.entries.c.body)
-    for seq, leaf, body in connection.execute(query.where(schema.entries.c.seq >= size - _CHECKED_BODIES)):
-        if leaf_hash(body) != leaf:
-            raise _corrupt(f"entry {seq} does not have the hash that was stored with it")
-    for start, end, node in _last_subtrees(head.frontier):
-        between = schema.entries.c.seq.between(start, end - 1)
-        leaves = connection.scalars(select(schema.entries.c.leaf).where(between).order_by(schema.entries.c.seq))
-        if root_of(leaves) != node:
-            raise _corrupt(f"entries {start} to {end - 1} do not have the hash that the head has for them")
+def _soundness(connection: Connection, path: Path, now: float) -> tuple[Unsound | None, bool]:
+    """Return what is wrong with a ledger, and whether that is only known from before.
+
+    What the last complete check found damaged is examined completely again, however long that takes. That others knew
+    of a newer ledger then, this one alone cannot say whether it still holds.
+    """
+    known = HighWater(path).known()
+    if (unsound := first_verdict(connection, known)) is not None:
+        return unsound, False
+    file = LastCheckFile(path)
+    before = file.read()
+    if before is None or before.unsound is None:
+        return None, False
+    if before.fault is Fault.BEHIND:
+        return before.unsound, True
+    examination = Examination(None, known)
+    examination.all_of(connection)
+    unsound = examination.verdict()
+    if unsound is None:
+        file.write(LastCheck(at=now, entries=examination.frontier.size))
+    return unsound, False
 
 
-def _last_subtrees(frontier: Frontier) -> Iterator[tuple[int, int, bytes]]:
-    """Yield the perfect subtrees at the right edge, as long as checking them is cheap: first leaf, end, root."""
-    end = frontier.size
-    for node in reversed(frontier.nodes):
-        width = end & -end
-        if frontier.size - end + width > _CHECKED_LEAVES:
-            return
-        yield end - width, end, node
-        end -= width
+def _head(connection: Connection, effects: Effects) -> Head:
+    """Return the head; of a ledger whose head is damaged, one that says no more than the epoch."""
+    try:
+        return Head.read(connection)
+    except Unavailable:
+        return Head(Frontier(), max((rule.number or 0 for rule in effects.rules), default=0))
+
+
+def _lost(connection: Connection, effects: Effects, epoch: int, now: float) -> Effects:
+    """Return the rules that a damaged ledger has among its entries only, as far as they can be read."""
+    try:
+        return Effects(tuple(recorded_rules(connection, effects.rules, epoch, now)))
+    except DBAPIError:
+        return Effects()
 
 
 def _corrupt(what: str) -> Unavailable:

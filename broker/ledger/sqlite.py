@@ -73,13 +73,13 @@ def offline_engine(path: Path, *, immutable: bool) -> Engine:
 
     ``immutable`` also makes no file beside the database and takes no locks: for a file that nobody is using.
     """
+    query = "immutable=1" if immutable else "mode=ro"
+    return _engine(lambda: _lenient(path, query), _READER_SETTINGS, "BEGIN", NullPool)
 
-    def connect() -> sqlite3.Connection:
-        connection = _connect(path, "immutable=1" if immutable else "mode=ro", BUSY_SECONDS)
-        connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
-        return connection
 
-    return _engine(connect, ("query_only=ON", "trusted_schema=OFF", "cell_size_check=ON"), "BEGIN", NullPool)
+def examining_engine(path: Path) -> Engine:
+    """Return an engine like that of readers, which reads even what is not text in a column of text."""
+    return _engine(lambda: _lenient(path, "mode=rw"), _READER_SETTINGS, "BEGIN", QueuePool)
 
 
 def integrity_problems(connection: Connection) -> list[str]:
@@ -263,6 +263,12 @@ def _engine(connect: Callable[[], sqlite3.Connection], settings: Iterable[str], 
         connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _lenient(path: Path, query: str) -> sqlite3.Connection:
+    connection = _connect(path, query, BUSY_SECONDS)
+    connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
+    return connection
 
 
 def _connect(path: Path, query: str, busy_seconds: float) -> sqlite3.Connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
@@ -35,7 +36,9 @@ from broker.ledger import (
 )
 from broker.ledger.checkpoints import Checkpoints, Sign
 from broker.ledger.compaction import forget_ended_rows
+from broker.ledger.examining import OpenNote
 from broker.ledger.group_commit import GroupCommit
+from broker.ledger.integrity import Integrity
 from broker.ledger.lockfile import LedgerLock
 from broker.ledger.opening import Opened, create_ledger, open_ledger
 from broker.ledger.reading import Reader
@@ -64,6 +67,14 @@ RULE_MARGIN: Final = 300.0
 _CACHED_AGENTS: Final = 4096
 
 
+@dataclass(frozen=True, slots=True)
+class _Notes:
+    """How checkpoints are signed, and read again; None where there is no key for it."""
+
+    sign: Sign | None
+    open: OpenNote | None
+
+
 class SqlLedger:
     """Implements ``Ledger`` and the ports for reading it on one SQLite file. Belongs to the loop that opened it."""
 
@@ -75,10 +86,11 @@ class SqlLedger:
         lock: LedgerLock,
         revocations: Revocations,
         clock: Clock,
-        sign: Sign | None,
+        notes: _Notes,
     ) -> None:
         """Use :meth:`open`."""
         self.id = opened.ledger
+        self.integrity = Integrity(opened, writer, clock, notes.open)
         self._writer = writer
         self._reader = reader
         self._lock = lock
@@ -91,9 +103,8 @@ class SqlLedger:
         self._take_effect(opened.effects)
         memory.forget_ended(revocations, clock.now())
         self._group = GroupCommit(writer, self._take_effect)
-        self._high_water = opened.high_water
         self._checkpoints = Checkpoints(
-            self._group, sign, lambda: writer.head.frontier.size, clock, made=self._high_water.rise
+            self._group, notes.sign, lambda: writer.head.frontier.size, clock, made=self.integrity.kept_beside
         )
 
     @staticmethod
@@ -109,14 +120,17 @@ class SqlLedger:
         *,
         clock: Clock,
         sign: Sign | None = None,
+        open_note: OpenNote | None = None,
         margin: float = RULE_MARGIN,
         busy_seconds: float = sqlite.BUSY_SECONDS,
     ) -> Self:
         """Take the ledger for this process, migrate and check it, and load what is in force into ``revocations``.
 
         ``sign`` signs checkpoints; it may raise ``Unavailable`` until its key, which is kept in the ledger, is loaded.
+        ``open_note`` verifies what it has signed. A ledger that is not sound is opened all the same, as long as its
+        rules can be read: nothing can be written to it, and ``integrity`` says why.
 
-        Raises ``Unavailable`` with a text for the operator if another broker has it, or if it must not be used.
+        Raises ``Unavailable`` with a text for the operator if another broker has it, or if it cannot be read.
         """
         lock = await asyncio.to_thread(LedgerLock.acquire, path, clock)
         engine = sqlite.writer_engine(path, busy_seconds=busy_seconds)
@@ -128,7 +142,7 @@ class SqlLedger:
             await asyncio.to_thread(lock.release)
             raise
         reader = Reader(sqlite.reader_engine(path, busy_seconds=busy_seconds))
-        return cls(opened, writer, reader, lock, revocations, clock, sign)
+        return cls(opened, writer, reader, lock, revocations, clock, _Notes(sign, open_note))
 
     async def close(self) -> None:
         """Finish what was accepted, make a last checkpoint, and give the ledger back. May be called twice."""
@@ -137,6 +151,7 @@ class SqlLedger:
         self._closed = True
         await self._checkpoints.close()
         await self._group.close()
+        await self.integrity.close()
         await self._reader.close()
         await asyncio.to_thread(self._writer.close)
         await asyncio.to_thread(self._lock.release)
@@ -149,14 +164,6 @@ class SqlLedger:
     def size(self) -> int:
         """How many entries there are."""
         return self._writer.head.frontier.size
-
-    def is_behind(self) -> bool:
-        """Whether this ledger is older than the last checkpoint that was made of it, and nobody has confirmed that."""
-        return self._high_water.is_behind
-
-    def accept_behind(self) -> None:
-        """Take the ledger as it is, although it is older than it once was."""
-        self._high_water.accept()
 
     # --- writing ----------------------------------------------------------------------------------------------------
 

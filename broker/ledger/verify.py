@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from sqlalchemy import Connection, Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from broker.core.errors import Code, Unavailable
+from broker.core.tree_head import KnownHead
 from broker.ledger import schema
-from broker.ledger.examining import Claim, Examination, OpenNote
+from broker.ledger.examining import Contradiction, Examination, OpenNote
 from broker.ledger.failures import is_store_failure, unavailable
 from broker.ledger.sqlite import offline_engine
-
-_PIECE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +44,13 @@ def verify_file(
     path: Path,
     *,
     open_note: OpenNote | None = None,
-    outside: Iterable[Claim] = (),
+    outside: Mapping[str, KnownHead] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Verify a ledger file, which a broker may be using at the same time.
 
-    ``open_note`` verifies signatures of checkpoints; ``outside`` are checkpoints that were kept elsewhere. ``progress``
-    is called with the number of entries done and of all.
+    ``open_note`` verifies signatures of checkpoints; ``outside`` is what was kept elsewhere, by what it is called.
+    ``progress`` is called with the number of entries done and of all.
     Raises :class:`Unavailable` if the file cannot be read as a ledger at all.
     """
     if not path.is_file():
@@ -60,7 +58,7 @@ def verify_file(
     engine = _engine(path)
     try:
         with engine.begin() as connection:
-            return _examined(connection, Examination(open_note, outside), progress)
+            return _examined(connection, Examination(open_note, outside or {}), progress)
     except SQLAlchemyError as error:
         if is_store_failure(error):
             raise unavailable(error) from error
@@ -86,11 +84,9 @@ def _examined(connection: Connection, examination: Examination, progress: Callab
     head = connection.execute(select(schema.head)).one_or_none()
     if meta is None or head is None:
         raise Unavailable(Code.LEDGER_CORRUPT, "this is not a ledger: it has no head or no identity")
-    examination.structure(connection)
-    while examination.step(connection, _PIECE):
-        if progress is not None:
-            progress(examination.frontier.size, head.size)
-    examination.finish(connection)
+    examination.all_of(connection, lambda done: None if progress is None else progress(done, head.size))
+    for contradiction in examination.contradictions:
+        examination.found.add(_told(contradiction))
     return Report(
         ledger=str(meta.ledger),
         size=examination.frontier.size,
@@ -101,3 +97,10 @@ def _examined(connection: Connection, examination: Examination, progress: Callab
         problem_count=examination.found.count,
         problems=tuple(examination.found.texts),
     )
+
+
+def _told(contradiction: Contradiction) -> str:
+    """Return what an auditor is told, who must also hear of what an operator accepted."""
+    rule = contradiction.accepted_by
+    accepted = "" if rule is None else f"; rule {rule} accepted that as lost, when an older ledger was restored"
+    return contradiction.text + accepted

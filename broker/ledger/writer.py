@@ -66,6 +66,21 @@ class Writer:
         """Why the last transaction failed, in public words; None if it did not."""
 
     @property
+    def condemned(self) -> Unavailable | None:
+        """Why nothing is written any more; None if something can be."""
+        return self._condemned
+
+    def condemn(self, reason: Unavailable) -> None:
+        """Write nothing from the next transaction on, for this reason."""
+        self._condemned = reason
+        self.trouble = reason.public
+
+    def absolve(self) -> None:
+        """Write again: what was known against the ledger does not hold any more."""
+        self._condemned = None
+        self.trouble = None
+
+    @property
     def head(self) -> Head:
         """The head as of the last transaction that is known to be durable."""
         return self._head

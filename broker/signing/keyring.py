@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from broker.core.change import StoredKey
 from broker.core.errors import Code, Unavailable
 from broker.core.jwk import KeySet, VerificationKey, public_jwk
@@ -115,6 +117,12 @@ class KeyRing:
     def jwks(self, now: float) -> dict[str, Any]:
         """Return the published keys as a JWKS (RFC 7517): those for access tokens first, the youngest first."""
         return {"keys": [key.published() for key in self._at(now).published]}
+
+    def checkpoint_keys(self) -> tuple[Ed25519PublicKey, ...]:
+        """Return every key that checkpoints were ever signed with, as far as it can be opened, the youngest first."""
+        state = self._state
+        rows = sorted(_usable(state), key=lambda row: -row.created_at)
+        return tuple(state.opened[row.kid].ed25519().public_key() for row in rows if row.use == CHECKPOINT)
 
     # --- making keys ------------------------------------------------------------------------------------------------
 

@@ -36,6 +36,26 @@ def checkpoint_signer(ring: KeyRing, clock: Clock, *, issuer: str) -> Callable[[
     return sign
 
 
+def checkpoint_opener(ring: KeyRing) -> Callable[[str], tuple[int, bytes]]:
+    """Return the function that verifies a note that this broker signed, and returns the size and root it speaks of.
+
+    The issuer may have been called otherwise when it was signed: the key counts, whatever its name was.
+    The function raises ``ValueError`` for a note that none of the broker's own keys has signed.
+    """
+
+    def opened(note: str) -> tuple[int, bytes]:
+        name = note.partition("\n")[0]
+        for key in ring.checkpoint_keys():
+            try:
+                checkpoint = open_note(note, vkey(name, key))
+            except NoteError:
+                continue
+            return checkpoint.size, checkpoint.root
+        raise NoteError("it is not signed by the broker")
+
+    return opened
+
+
 def verifier_key(ring: KeyRing, now: float, *, issuer: str) -> str:
     """Return the vkey by which auditors verify the checkpoints that are signed at ``now``. Raises ``Unavailable``."""
     return vkey(origin(issuer), ring.signer(now, use=CHECKPOINT, alg=EDDSA).ed25519().public_key())

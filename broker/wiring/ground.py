@@ -78,8 +78,13 @@ async def open_ground(
     sealer = Sealer(master_key)
     ring = KeyRing((), sealer, longest_token=LONGEST_TTL)
     policy = load_policy(config.policy, config.issuer)
-    sign = checkpoint_signer(ring, clock, issuer=config.issuer)
-    ledger = await SqlLedger.open(config.ledger, revocations, clock=clock, sign=sign)
+    ledger = await SqlLedger.open(
+        config.ledger,
+        revocations,
+        clock=clock,
+        sign=checkpoint_signer(ring, clock, issuer=config.issuer),
+        open_note=checkpoint_opener(ring),
+    )
     stack.push_async_callback(ledger.close)
     ring.replace(await ledger.keys())
     outbound = await stack.enter_async_context(Outbound())

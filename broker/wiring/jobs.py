@@ -9,9 +9,11 @@ from broker.auditing import Auditing
 from broker.core.pacing import Backoff
 from broker.http.surface import Services
 from broker.reaper import Reaper
+from broker.self_check import SelfCheck
 from broker.timing import SYSTEM
 from broker.upkeep import Job
 from broker.wiring.ground import Ground
+from broker.wiring.outside import compose_outside
 
 STRANGERS_SECONDS: Final = 60.0
 COMPACTION_SECONDS: Final = 60.0
@@ -24,6 +26,8 @@ ISSUER_KEYS_SECONDS: Final = 30.0
 REAPER_SECONDS: Final = 0.1
 LEASE_COUNT_SECONDS: Final = 5.0
 ANCHOR_SECONDS: Final = 1.0
+CHECK_SECONDS: Final = 10.0
+OUTSIDE_SECONDS: Final = 60.0
 
 
 def compose_reaper(ground: Ground) -> Reaper:
@@ -40,12 +44,23 @@ def compose_reaper(ground: Ground) -> Reaper:
         events=ground.events,
         attempts=settings.attempts,
         backoff=Backoff(first=settings.first_pause_seconds, longest=settings.longest_pause_seconds),
-        restored=ground.ledger.is_behind,
         entries=lambda: ground.ledger.size,
     )
 
 
-def watch(ground: Ground) -> None:
+def compose_self_check(ground: Ground) -> SelfCheck:
+    """Return what checks the ledger."""
+    return SelfCheck(
+        ledger=ground.ledger.integrity,
+        outside=compose_outside(),
+        size=lambda: ground.ledger.size,
+        timing=SYSTEM,
+        events=ground.events,
+        entries_per_second=ground.config.check_entries_per_second,
+    )
+
+
+def watch(ground: Ground, check: SelfCheck) -> None:
     """Let metrics show what the ledger and the rules are like."""
     rules, ledger = ground.revocations.rules, ground.ledger
     ledger.observe(ground.metrics.batched)
@@ -53,9 +68,18 @@ def watch(ground: Ground) -> None:
     ground.metrics.watch("live_rules", "Revocation rules in force", lambda: len(rules))
     ground.metrics.watch("ledger_entries", "Entries in the ledger", lambda: ledger.size)
     ground.metrics.watch("ledger_writable", "1 if the last transaction was durable", lambda: ledger.healthy() is None)
+    ground.metrics.watch("ledger_sound", "0 if nothing is issued: the ledger is not sound", lambda: not check.unsound)
+    ground.metrics.watch("ledger_checked_entries", "Entries that were checked", lambda: check.checked)
+    ground.metrics.watch(
+        "ledger_check_age_seconds",
+        "For how long the ledger was not checked completely, or this process runs",
+        check.seconds_since_pass,
+    )
 
 
-def compose_jobs(ground: Ground, services: Services, auditing: Auditing, reaper: Reaper) -> tuple[Job, ...]:
+def compose_jobs(
+    ground: Ground, services: Services, auditing: Auditing, reaper: Reaper, check: SelfCheck
+) -> tuple[Job, ...]:
     """Return everything that is done again and again."""
     ledger, clock = ground.ledger, ground.clock
     return (
@@ -71,6 +95,8 @@ def compose_jobs(ground: Ground, services: Services, auditing: Auditing, reaper:
         Job("anchors", ANCHOR_SECONDS, ground.anchoring.watch),
         Job("erasure", ERASURE_SECONDS, services.erasure.keep_up),
         Job("ledger probe", PROBE_SECONDS, ledger.probe_if_troubled),
+        Job("ledger check", CHECK_SECONDS, check.go_through),
+        Job("ledger outside", OUTSIDE_SECONDS, check.look_outside),
     )
 
 

@@ -12,9 +12,10 @@ from broker.config import Config
 from broker.http.surface import Services, Site
 from broker.policy_control import PolicyControl
 from broker.ports import Backend, Events
+from broker.self_check import SelfCheck
 from broker.upkeep import Job
 from broker.wiring.ground import open_ground
-from broker.wiring.jobs import compose_jobs, compose_reaper, watch
+from broker.wiring.jobs import compose_jobs, compose_reaper, compose_self_check, watch
 from broker.wiring.services import compose_services
 
 
@@ -27,6 +28,7 @@ class Broker:
     site: Site
     auditing: Auditing
     policy_control: PolicyControl
+    self_check: SelfCheck
     jobs: tuple[Job, ...]
 
 
@@ -46,16 +48,19 @@ async def open_broker(
         reaper = compose_reaper(ground)
         stack.push_async_callback(reaper.close)
         stack.push_async_callback(services.leasing.close)
+        check = compose_self_check(ground)
+        await check.look_outside()
         await services.approvals.announce_waiting()
         auditing = Auditing(ledger=ground.ledger, clock=ground.clock, events=events, strangers=ground.strangers)
-        watch(ground)
+        watch(ground, check)
         yield Broker(
             config=config,
             services=services,
             site=site_of(config),
             auditing=auditing,
             policy_control=ground.policy_control,
-            jobs=compose_jobs(ground, services, auditing, reaper),
+            self_check=check,
+            jobs=compose_jobs(ground, services, auditing, reaper, check),
         )
 
 

@@ -71,7 +71,6 @@ def compose_services(ground: Ground, site: Site) -> Services:
             leases=ledger,
             clock=clock,
             meter=metrics,
-            confirmed=ledger.accept_behind,
         ),
         tasks=Tasks(
             ledger=ledger,
@@ -226,4 +225,6 @@ async def _health(ground: Ground) -> Mapping[str, str | None]:
         ground.ring.signing_kid(ground.clock.now())
     except Unavailable as error:
         keys = error.public
-    return {"ledger": ground.ledger.healthy(), "keys": keys}
+    unsound = ground.ledger.integrity.unsound
+    integrity = None if unsound is None else unsound.public
+    return {"ledger": ground.ledger.healthy(), "integrity": integrity, "keys": keys}

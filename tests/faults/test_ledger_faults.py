@@ -23,6 +23,7 @@ from broker.core.change import AgentAbsent, Change, IdempotencyFresh, PutAgent, 
 from broker.core.errors import Code, EpochMoved, GuardFailed, Unavailable
 from broker.core.rules import Block, Rule
 from broker.core.selector import Selector
+from broker.core.soundness import Fault
 from broker.ledger import SqlLedger
 from broker.ledger.verify import verify_file
 from broker.ports import Revocations
@@ -387,32 +388,73 @@ async def test_a_damaged_file_is_not_opened(tmp_path: Path, damage: Callable[[Pa
 @pytest.mark.parametrize(
     "sql",
     [
-        "DELETE FROM entries WHERE seq = 2",
+        "DELETE FROM entries WHERE seq = 1",
         "DELETE FROM rules",
+        "UPDATE rules SET ends_at = 1; UPDATE head SET size = 9",
         "UPDATE head SET epoch = 7",
         "UPDATE entries SET body = replace(body, 'tok', 'tik') WHERE seq = 1",
         "UPDATE entries SET leaf = zeroblob(32) WHERE seq = 0",
         "UPDATE entries SET leaf = zeroblob(5) WHERE seq = 0",
         "UPDATE head SET frontier = zeroblob(32)",
         "DELETE FROM head",
+        "DROP TABLE rates",
+    ],
+)
+async def test_an_inconsistent_ledger_is_opened_for_revoking_only(tmp_path: Path, sql: str) -> None:
+    """State that contradicts itself is never built upon; the rules are in force, those that only entries still tell."""
+    path = tmp_path / "ledger.db"
+    await two_tokens_and_a_rule(path)
+    with contextlib.closing(sqlite3.connect(path)) as other, other:
+        other.executescript(sql)
+    content = recorded(path)
+    async with opened(path, sign=lambda size, root: f"{size} {root.hex()}") as bench:
+        unsound = bench.ledger.integrity.unsound
+        assert unsound is not None
+        assert unsound.fault is Fault.DAMAGED
+        assert unsound.problems
+        with pytest.raises(Unavailable) as caught:
+            await bench.issue("tok_3")
+        assert caught.value.code is Code.LEDGER_CORRUPT
+        assert bench.ledger.healthy() == unsound.public
+        assert bench.revocations.rules.killer({("agent", "a")}, 0) is not None
+        with pytest.raises(Unavailable):
+            await bench.ledger.checkpoint()
+    assert recorded(path) == content
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
         "UPDATE rules SET selector = '{}'",
         "UPDATE meta SET compatibility = 99",
         "DELETE FROM meta",
         "UPDATE alembic_version SET version_num = 'ffff'",
     ],
 )
-async def test_an_inconsistent_ledger_is_not_opened(tmp_path: Path, sql: str) -> None:
-    """State that contradicts itself stops the start: a broker never builds on it."""
+async def test_a_ledger_whose_rules_cannot_be_read_is_not_opened(tmp_path: Path, sql: str) -> None:
+    """Without them, nothing could be said about any token."""
     path = tmp_path / "ledger.db"
-    async with opened(path) as bench:
-        await bench.issue("tok_1")
-        await bench.issue("tok_2")
-        await bench.revoke(Selector(agent="a"))
+    await two_tokens_and_a_rule(path)
     with contextlib.closing(sqlite3.connect(path)) as other, other:
         other.execute(sql)
     with pytest.raises(Unavailable) as caught:
         await SqlLedger.open(path, Revocations(), clock=FixedClock())
     assert caught.value.code is Code.LEDGER_CORRUPT
+
+
+async def two_tokens_and_a_rule(path: Path) -> None:
+    """Make a ledger of three entries."""
+    async with opened(path) as bench:
+        await bench.issue("tok_1")
+        await bench.issue("tok_2")
+        await bench.revoke(Selector(agent="a"))
+
+
+def recorded(path: Path) -> list[object]:
+    """Return all rows of what a broker writes to."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        tables = ("entries", "head", "rules", "checkpoints")
+        return [database.execute(f"SELECT * FROM {table}").fetchall() for table in tables]  # noqa: S608 - our names
 
 
 # --- the process dies -----------------------------------------------------------------------------------------------

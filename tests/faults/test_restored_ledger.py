@@ -1,18 +1,30 @@
-"""An older ledger is put in the place of a newer one: nothing that may be in use is ended before somebody says so."""
+"""An older ledger is put in the place of a newer one: nothing goes on before somebody says so, who is on record."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
+import io
 import shutil
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import jwt
 import pytest
 
+from broker.cli.app import run
+from broker.cli.outcome import ExitCode
+from broker.core.errors import Unavailable
 from broker.core.lease import LeaseState, LeaseStatus
+from broker.core.revoking import Order
+from broker.core.rules import RuleIndex
+from broker.core.selector import Selector
+from broker.core.snapshot import Snapshot, read_snapshot, snapshot_payload
 from broker.ledger.verify import verify_file
 from tests.support.broker_app import BrokerApp, Template, make_template, running_app
 from tests.support.leases import LEASING, POLICY, eventually, leasing_token, reaping, revoke, settled, state_of, take
@@ -83,6 +95,21 @@ def back_up(app: BrokerApp, place: Path) -> None:
         source.backup(copy)
 
 
+async def accept(machine: Machine, *options: str) -> str:
+    """Let an operator accept the older ledger, with the broker stopped; return what the command prints."""
+    config = machine.template.folder / "broker.toml"
+    output = io.StringIO()
+    arguments = ["ledger", "accept-restore", "--reason", "disk lost", "--config", str(config), "--json", *options]
+
+    def command() -> int:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            return run(arguments)
+
+    code = await asyncio.to_thread(command)
+    assert code == 0, output.getvalue()
+    return output.getvalue()
+
+
 async def held(app: BrokerApp, lease: str) -> LeaseState:
     """Return a lease once it is held."""
     state = await state_of(app, lease)
@@ -103,11 +130,23 @@ async def confirm(app: BrokerApp) -> None:
 
 @dataclass
 class Restored:
-    """Leases of the older ledger: two that were renewed after it, one that still lives, one that was being taken."""
+    """Leases of the older ledger: two that were renewed after it, one that still lives, one that was being taken.
+
+    ``token`` is known to it, ``lost_token`` is not, and is of an epoch that only the newer one has reached.
+    """
 
     renewed: tuple[str, str]
     living: str
     opening: str
+    token: str
+    lost_token: str
+    lost_epoch: int
+    newer: Path
+
+    @property
+    def all(self) -> set[str]:
+        """All of them."""
+        return {*self.renewed, self.living, self.opening}
 
 
 @pytest.fixture
@@ -130,89 +169,184 @@ async def restored(machine: Machine, tmp_path: Path) -> Restored:
         for lease in (first, second):
             reply = await app.call("POST", f"/v1/leases/{lease}/renew", token=token, json={"ttl": "5m"})
             assert reply.status == 200, reply.body
+        await revoke(app, agent="carol")
+        lost_token = await leasing_token(app)
+        lost_epoch = app.services.revocations.rules.epoch
+    newer = machine.folder / "newest.db"
+    shutil.copy(machine.ledger, newer)
     machine.restore(older)
-    return Restored((first, second), living, opening)
+    return Restored((first, second), living, opening, token, lost_token, lost_epoch, newer)
 
 
-async def test_what_seems_to_have_ended_is_held_until_somebody_confirms(machine: Machine, restored: Restored) -> None:
-    """It may have been renewed, or handed out, in the part that is missing; the operator's word is recorded."""
-    async with machine.running() as app:
-        for lease, because in (*((each, "expired") for each in restored.renewed), (restored.opening, "unsealed")):
-            state = await held(app, lease)
-            assert (state.status, state.because) == (LeaseStatus.RETRYING, because)
-        assert (await state_of(app, restored.living)).status is LeaseStatus.LIVE
-        await asyncio.sleep(0.3)  # many rounds of the reaper
+async def test_nothing_is_issued_from_an_older_ledger(machine: Machine, restored: Restored) -> None:
+    """Nor written, nor ended: leases that it takes for expired may have been renewed. What is wrong is said."""
+    before = machine.ledger.read_bytes()
+    async with machine.running_without_reaper() as app:
+        reply = await app.ask(app.form("alpha", audience="broker", scope="leases:take"))
+        assert (reply.status, reply.json["code"]) == (503, "ledger_corrupt")
+        assert "until an operator" in reply.json["error_description"]
+        with pytest.raises(Unavailable):
+            await app.services.records.checkpoint()
+        with pytest.raises(Unavailable):
+            await reaper_step(app)
         assert set(machine.backend.alive) == {*restored.renewed, restored.living, restored.opening}
-        assert not [lease for asked, lease in machine.backend.asked if asked == "revoke"]
-        operator = await app.operator("operator:read", "leases:read")
-        shown = await app.call("GET", f"/v1/leases/{restored.opening}", token=operator)
-        assert shown.json["held"] is True
+        ready = await app.call("GET", "/readyz")
+        assert (ready.status, ready.json["checks"]["integrity"]) == (503, "failing")
+        [told] = app.events.of("ledger.unsound")
+        assert told["fault"] == "behind"
+        assert "the checkpoint beside the ledger is of" in told["problems"][0]
+        assert "accept-restore" in told["way_on"]
+    assert recorded(machine.ledger) == recorded_in(before, machine.folder)
+
+
+async def test_it_still_tells_what_it_knows_and_revokes(machine: Machine, restored: Restored) -> None:
+    """A token that an operator already has revokes: in memory, towards verifiers, and at backends (law 1)."""
+    async with machine.running_without_reaper() as app:
+        assert not is_dead(app, restored.token)
+        order = Order(selector=Selector(agent="alpha"), reason="hijacked", by="operator")
+        outcome = await app.services.revocation.revoke(order, None)
+        assert not outcome.durable
+        assert is_dead(app, restored.token)
+        snapshot = jwt.decode(app.services.snapshot(time.time()), options={"verify_signature": False})
+        assert [rule["selector"] for rule in snapshot["rules"] if rule["n"] is None] == [{"agent": "alpha"}]
+
+
+async def test_an_operator_goes_on_with_it(machine: Machine, restored: Restored) -> None:
+    """Everything issued before is dead, also what the older ledger never saw; leases are held until confirmed."""
+    said = await accept(machine, "--yes")
+    assert "entries are missing" in said
+    async with machine.running() as app:
+        [accepted] = await app.entries("ledger.restore_accepted")
+        assert accepted["reason"] == "disk lost"
+        assert accepted["by"].startswith("local/")
+        assert accepted["lost"][0]["known_to"] == "the checkpoint beside the ledger"
+        assert accepted["lost"][0]["size"] > accepted["size"]
+        assert is_dead(app, restored.token)
+        assert is_dead(app, restored.lost_token)
+        assert not is_dead(app, await leasing_token(app))
+        for lease in restored.all:
+            state = await held(app, lease)
+            assert (state.status, state.rule) == (LeaseStatus.RETRYING, accepted["number"])
+        fresh = (await take(app, await leasing_token(app))).json["lease_id"]
+        await asyncio.sleep(0.2)  # many rounds of the reaper
+        assert set(machine.backend.alive) == {*restored.all, fresh}
 
         await confirm(app)
-        for lease in (*restored.renewed, restored.opening):
+        for lease in restored.all:
             assert (await settled(app, lease)).status is LeaseStatus.REVOKED
-        assert set(machine.backend.alive) == {restored.living}
-        [confirmed] = await app.entries("leases.confirmed")
-        assert (confirmed["by"], confirmed["reason"]) == ("operator", "looked at all of them")
+        assert set(machine.backend.alive) == {fresh}
+        assert (await state_of(app, fresh)).status is LeaseStatus.LIVE
     assert verify_file(machine.ledger).problems == ()
 
 
-async def test_rules_revoke_all_the_same(machine: Machine, restored: Restored) -> None:
-    """What a rule covers is known to be wanted dead: what lives, and what is held."""
+async def test_what_was_accepted_is_no_alarm_any_more(machine: Machine, restored: Restored) -> None:
+    """Not after a restart, with the newer checkpoint still beside it; putting the same backup there again is one."""
+    older = machine.folder / "older.db"
+    shutil.copy(machine.ledger, older)
+    await accept(machine, "--yes")
+    assert newest_beside(machine) > 0
+    async with machine.running() as app:
+        first = await app.token("alpha", "broker", "leases:take")
+        assert app.broker.self_check.unsound is None
+    async with machine.running() as app:
+        await app.broker.self_check.go_through()
+        assert app.broker.self_check.unsound is None
+    machine.restore(older)
+    async with machine.running_without_reaper() as app:
+        assert app.broker.self_check.unsound is not None
+    await accept(machine, "--yes")
+    async with machine.running() as app:
+        assert is_dead(app, first)
+    assert verify_file(machine.ledger).problems == ()
+
+
+async def test_a_verifier_that_saw_the_lost_part_follows_again(machine: Machine, restored: Restored) -> None:
+    """It never goes back behind an epoch; the one after an accepted restore is above all that it can have seen."""
+    async with machine.running_without_reaper() as app:
+        assert app.services.revocations.rules.epoch < restored.lost_epoch
+    await accept(machine, "--yes")
+    async with machine.running() as app:
+        assert app.services.revocations.rules.epoch > restored.lost_epoch + 1_000_000
+        seen = Snapshot(RuleIndex(epoch=restored.lost_epoch), restored.lost_epoch, int(time.time()), 0)
+        now = snapshot_payload(app.services.revocations.rules, issuer=app.issuer, now=time.time())
+        assert read_snapshot(now).follows(seen)
+        rule = await revoke(app, agent="beta")
+        assert rule["rule"] == app.services.revocations.rules.epoch
+
+
+async def test_rules_and_agents_let_held_leases_go(machine: Machine, restored: Restored) -> None:
+    """What a later rule covers is known to be wanted dead, and whoever holds a lease may give it back."""
+    await accept(machine, "--yes")
     async with machine.running() as app:
         first, second = restored.renewed
-        for lease in restored.renewed:
-            await held(app, lease)
-        rule = await revoke(app, lease=first)
-        assert rule["hits"] is None or rule["hits"]["leases"]["revocable"] == 1
-        state = await settled(app, first)
-        assert (state.status, state.because, state.rule) == (LeaseStatus.REVOKED, "revoked", rule["rule"])
-        shown = await app.call("GET", f"/v1/revocations/{rule['rule']}", token=await app.operator("operator:read"))
-        assert shown.json["leases"]["revoked"] == 1
-        assert (await state_of(app, second)).held
-        await revoke(app, agent="alpha")
-        for lease in (second, restored.living, restored.opening):
-            assert (await settled(app, lease)).status is LeaseStatus.REVOKED
-        assert machine.backend.alive == {}
-    assert verify_file(machine.ledger).problems == ()
-
-
-async def test_a_restart_confirms_nothing(machine: Machine, restored: Restored) -> None:
-    """Nor does a ledger that has grown past the newer one: it is still another one."""
-    async with machine.running() as app:
-        await held(app, restored.renewed[0])
-        for _ in range(40):
-            await app.token("alpha", "broker", "leases:take")
-    assert not [lease for asked, lease in machine.backend.asked if asked == "revoke"]
-    async with machine.running() as app:
-        later = (await take(app, await leasing_token(app), ttl=1)).json["lease_id"]
-        assert (await held(app, later)).because == "expired"
-        assert (await held(app, restored.renewed[0])).because == "expired"
-        assert later in machine.backend.alive
-
-
-async def test_what_was_confirmed_stays_confirmed(machine: Machine, restored: Restored) -> None:
-    """Whether or not a new checkpoint was made before the broker was started again."""
-    async with machine.running() as app:
-        await held(app, restored.renewed[0])
-        beside = machine.folder / f"run-{machine.starts}" / "ledger.db.checkpoint"
-        newer = beside.read_text()
-        await confirm(app)
-        assert not beside.exists() or beside.read_text() != newer
-        await settled(app, restored.renewed[0])
-    async with machine.running() as app:
-        later = (await take(app, await leasing_token(app), ttl=1)).json["lease_id"]
-        assert (await settled(app, later)).status is LeaseStatus.REVOKED
-    assert verify_file(machine.ledger).problems == ()
-
-
-async def test_an_agent_gives_back_what_is_held(machine: Machine, restored: Restored) -> None:
-    """Whoever holds it is the one who may be using it."""
-    async with machine.running() as app:
-        lease = restored.renewed[0]
-        await held(app, lease)
-        token = await leasing_token(app)
-        back = await app.call("DELETE", f"/v1/leases/{lease}?wait=5", token=token)
+        back = await app.call("DELETE", f"/v1/leases/{first}?wait=5", token=await leasing_token(app))
         assert (back.status, back.json["state"], back.json["because"]) == (200, "revoked", "returned")
-        assert (await state_of(app, restored.renewed[1])).held
+        rule = await revoke(app, lease=second)
+        state = await settled(app, second)
+        assert (state.status, state.because, state.rule) == (LeaseStatus.REVOKED, "revoked", rule["rule"])
+        assert (await state_of(app, restored.living)).held
     assert verify_file(machine.ledger).problems == ()
+
+
+async def test_what_cannot_be_accepted(machine: Machine, restored: Restored, tmp_path: Path) -> None:
+    """While a broker runs; without a person to ask; a ledger that is damaged itself; one of another broker."""
+    before = recorded(machine.ledger)
+    async with machine.running_without_reaper() as app:
+        config = app.broker.config.ledger.parent / "broker.toml"
+        command = ["ledger", "accept-restore", "--reason", "x", "--config", str(config), "--yes"]
+        assert await asyncio.to_thread(run, command) == ExitCode.UNAVAILABLE
+    assert await asyncio.to_thread(run, command[:-1]) == ExitCode.USAGE
+    assert await asyncio.to_thread(run, [*command[:3], "two\nlines", *command[4:]]) == ExitCode.REFUSED
+    key = machine.template.folder / "master.key"
+    mine = key.read_text()
+    key.write_text(base64.b64encode(bytes(32)).decode())
+    assert await asyncio.to_thread(run, command) == ExitCode.USAGE
+    key.write_text(mine)
+    assert recorded(machine.ledger) == before
+    with closing(sqlite3.connect(machine.ledger)) as database, database:
+        database.execute("UPDATE entries SET agent = 'eve' WHERE seq = 1")
+    before = recorded(machine.ledger)
+    assert await asyncio.to_thread(run, command) == ExitCode.INTEGRITY
+    assert recorded(machine.ledger) == before
+
+
+async def test_the_newer_ledger_put_back_is_gone_on_with(machine: Machine, restored: Restored) -> None:
+    """Nothing is left of the alarm."""
+    async with machine.running_without_reaper() as app:
+        await app.broker.self_check.go_through()
+        assert app.broker.self_check.unsound is not None
+    machine.restore(restored.newer)
+    async with machine.running_without_reaper() as app:
+        assert app.broker.self_check.unsound is None
+        await app.token("alpha", "broker", "leases:take")
+
+
+def is_dead(app: BrokerApp, token: str) -> bool:
+    """Whether a rule kills a token, by what it says itself."""
+    claims = jwt.decode(token, options={"verify_signature": False})
+    facts = {("token", claims["jti"]), ("agent", claims["client_id"])}
+    return app.services.revocations.rules.killer(facts, claims["broker"]["epoch"]) is not None
+
+
+async def reaper_step(app: BrokerApp) -> None:
+    """Let the reaper look once."""
+    await next(job.run for job in app.broker.jobs if job.name == "leases")()
+
+
+def newest_beside(machine: Machine) -> int:
+    """Return the size of the checkpoint beside the ledger."""
+    return int(machine.ledger.with_name("ledger.db.checkpoint").read_text().splitlines()[1])
+
+
+def recorded(ledger: Path) -> list[object]:
+    """Return all rows of what a broker writes to."""
+    with closing(sqlite3.connect(ledger)) as database:
+        tables = ("entries", "head", "rules", "leases")
+        return [database.execute(f"SELECT * FROM {table}").fetchall() for table in tables]  # noqa: S608 - our names
+
+
+def recorded_in(content: bytes, folder: Path) -> list[object]:
+    """Return the same of the content of a file."""
+    copy = folder / "before.db"
+    copy.write_bytes(content)
+    return recorded(copy)

@@ -249,7 +249,7 @@ class RenewLease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndLease:
-    """The lease has ended at ``at``, and is to be revoked: at once, or once an operator confirms it (``held``).
+    """The lease has ended at ``at``, and is to be revoked at once, also if it was held.
 
     ``handle`` replaces the one that is known; ``rule`` is the number of the rule that ended it, if one did.
     """
@@ -259,7 +259,6 @@ class EndLease:
     because: str
     rule: int | None = None
     handle: Mapping[str, str] | None = None
-    held: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,94 @@
+"""The first look at a ledger, whenever it is opened: whether its end is consistent. It takes no longer as it grows.
+
+That the whole ledger is what it was, the broker finds out while it runs (:mod:`broker.ledger.examining`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from sqlalchemy import Connection, func, select
+from sqlalchemy.exc import DBAPIError
+
+from broker.core.errors import BrokerError
+from broker.core.merkle import Frontier, leaf_hash, node_count, root_of
+from broker.core.soundness import Fault, Unsound
+from broker.core.tree_head import KnownHead
+from broker.ledger import schema
+from broker.ledger.batch import Head
+from broker.ledger.failures import may_pass
+from broker.ledger.outside import contradictions
+from broker.ledger.sqlite import schema_problems
+
+_CHECKED_LEAVES: Final = 65_536
+"""How many of the last leaves are hashed again at most."""
+
+_CHECKED_BODIES: Final = 1_000
+
+
+def first_verdict(connection: Connection, known: Mapping[str, KnownHead]) -> Unsound | None:
+    """Return what is wrong at first sight, with what others know of the ledger by what it is called; or None."""
+    if problems := first_look(connection):
+        return Unsound(Fault.DAMAGED, tuple(problems))
+    behind = tuple(contradictions(connection, known))
+    return Unsound(Fault.BEHIND, behind) if behind else None
+
+
+def first_look(connection: Connection) -> list[str]:
+    """Return what is wrong with the end of a ledger, in plain words.
+
+    Raises the store's own error if it may pass by itself.
+    """
+    try:
+        return list(_problems(connection))
+    except DBAPIError as error:
+        if may_pass(error):
+            raise
+        return ["the database file itself is damaged"]
+    except BrokerError as error:  # the head
+        return [error.public]
+    except (ValueError, TypeError):
+        return ["it holds values that cannot be read"]
+
+
+def _problems(connection: Connection) -> Iterator[str]:
+    yield from schema_problems(connection)
+    head = Head.read(connection)
+    size = head.frontier.size
+    last = connection.scalar(select(func.max(schema.entries.c.seq)))
+    if (-1 if last is None else last) + 1 != size:
+        yield f"the head counts {size} entries, but the last one is number {last}"
+    nodes, expected = connection.scalar(select(func.count()).select_from(schema.nodes)), node_count(size)
+    if nodes != expected:
+        yield f"the tree of {size} entries has {expected} nodes above its leaves, but {nodes} are stored"
+    youngest = connection.scalar(select(func.max(schema.rules.c.number))) or 0
+    if youngest != head.epoch:
+        yield f"the head is at epoch {head.epoch}, but the youngest rule is number {youngest}"
+    yield from _wrong_hashes(connection, head.frontier)
+    signed = connection.scalar(select(schema.checkpoints.c.root).where(schema.checkpoints.c.size == size))
+    if signed not in {None, head.frontier.root()}:
+        yield f"the checkpoint of {size} entries has another root than the head"
+
+
+def _wrong_hashes(connection: Connection, frontier: Frontier) -> Iterator[str]:
+    table = schema.entries.c
+    query = select(table.seq, table.leaf, table.body).where(table.seq >= frontier.size - _CHECKED_BODIES)
+    for seq, leaf, body in connection.execute(query):
+        if leaf_hash(body) != leaf:
+            yield f"entry {seq} does not have the hash that was stored with it"
+    for start, end, node in _last_subtrees(frontier):
+        between = table.seq.between(start, end - 1)
+        if root_of(connection.scalars(select(table.leaf).where(between).order_by(table.seq))) != node:
+            yield f"entries {start} to {end - 1} do not have the hash that the head has for them"
+
+
+def _last_subtrees(frontier: Frontier) -> Iterator[tuple[int, int, bytes]]:
+    """Yield the perfect subtrees at the right edge, as long as checking them is cheap: first leaf, end, root."""
+    end = frontier.size
+    for node in reversed(frontier.nodes):
+        width = end & -end
+        if frontier.size - end + width > _CHECKED_LEAVES:
+            return
+        yield end - width, end, node
+        end -= width
