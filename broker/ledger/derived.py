@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Table, func, select
+from sqlalchemy import Connection, Row, Table, select
 
 from broker.core.entry import Kind
 from broker.core.errors import BrokerError
@@ -17,21 +17,18 @@ from broker.ledger import schema
 from broker.ledger.derived_leases import DerivedLeases
 from broker.ledger.derived_work import DerivedWork
 from broker.ledger.rows import read_object, read_selector
+from broker.ledger.rule_ends import StoredEnd, early_ends
 
 _MILLISECONDS: Final = 1000
 
 
 @dataclass(slots=True)
 class _Rule:
-    """An entry that records a rule: its place and members, and the number that the rule must have.
-
-    ``latest`` is when the longest-lived token that was issued before it expires (Unix seconds).
-    """
+    """An entry that records a rule: its place and members, and the number that the rule must have."""
 
     seq: int
     number: int
     members: Mapping[str, Any]
-    latest: int
 
 
 @dataclass(slots=True)
@@ -50,7 +47,6 @@ class Derived:
     def __init__(self) -> None:
         """Nothing is recorded yet."""
         self._rules: list[_Rule] = []
-        self._latest = 0
         self._blocks: dict[str, _Block] = {}
         self._agents: dict[str, str | None] = {}
         self._keys: dict[str, tuple[object, ...]] = {}
@@ -68,14 +64,11 @@ class Derived:
         self._work.take(members)
         self._leases.take(members)
         match members["kind"]:
-            case Kind.TOKEN_ISSUED:
-                expires_at = members.get("expires_at")
-                self._latest = max(self._latest, expires_at) if type(expires_at) is int else self._latest
             case Kind.RESTORE_ACCEPTED:
-                self._rules.append(_Rule(seq, self._number_above(members.get("number")), members, self._latest))
+                self._rules.append(_Rule(seq, self._number_above(members.get("number")), members))
                 self._take_heads(members.get("lost"))
             case Kind.RULE_ADDED:
-                self._rules.append(_Rule(seq, self.epoch + 1, members, self._latest))
+                self._rules.append(_Rule(seq, self.epoch + 1, members))
                 block = members.get("block")
                 if isinstance(block, Mapping):
                     self._blocks[str(block.get("id"))] = _Block(self.epoch, block, members.get("selector"))
@@ -116,6 +109,7 @@ class Derived:
 
     def _compare_rules(self, connection: Connection) -> Iterator[str]:
         rows = _by(connection, schema.rules, "number")
+        ends: list[StoredEnd] = []
         for rule in self._rules:
             number, row = rule.number, rows.pop(rule.number, None)
             if row is None:
@@ -123,9 +117,9 @@ class Derived:
                 continue
             if wrong := _differences(number, rule.members, row):
                 yield f"rule {number} differs from entry {rule.seq}, which recorded it, in: {', '.join(wrong)}"
-            if row.ends_at < _least_end(connection, rule):
-                yield f"rule {number} ends before the tokens that it may have killed have expired"
+            ends.append(StoredEnd(number, rule.seq, rule.members, row.ends_at))
         yield from (f"no entry recorded rule {number}" for number in rows)
+        yield from early_ends(connection, ends)
 
     def _compare_blocks(self, connection: Connection) -> Iterator[str]:
         rows = _by(connection, schema.blocks, "id")
@@ -184,23 +178,6 @@ def _differences(number: int, members: Mapping[str, Any], row: Row[Any]) -> list
         "incident": row.incident == members.get("incident"),
     }
     return [name for name, same in checks.items() if not same]
-
-
-def _least_end(connection: Connection, rule: _Rule) -> float:
-    """Return when a rule ends at the earliest: not before what it can have hit (see ``Writes.end_rules``).
-
-    How long the tree of a task holds is not in the entries: of rules about a task this says less than it could.
-    """
-    selector = rule.members.get("selector")
-    fields = selector if isinstance(selector, Mapping) else {}
-    if "token" in fields:
-        table = schema.entries.c
-        issued = select(func.max(table.expires_at)).where(
-            table.ref == str(fields["token"]), table.kind == Kind.TOKEN_ISSUED.value, table.seq < rule.seq
-        )
-        return float(connection.scalar(issued) or 0)
-    made_at = rule.members.get("at", 0) / _MILLISECONDS
-    return float(made_at if fields.keys() == {"task"} else max(made_at, rule.latest))
 
 
 def _same_selector(stored: str, recorded: object) -> bool:
