@@ -1,4 +1,4 @@
-"""Whether the rules last for as long as what they kill: how long each stays is not in its entry, but follows from others.
+"""Whether rules last for as long as what they kill: how long each stays is not in its entry, but follows from others.
 
 A rule that ended too early would let tokens live that it had killed. Only those of the last day matter: tokens live no
 longer than that.
