@@ -86,7 +86,8 @@ class Examination:
         self._next = _BEFORE_ALL
         self._expected = 0
         self._claimed = _BEFORE_ALL
-        self._is_readable = True
+        self.is_readable = True
+        """Whether the database could be read so far; if not, what would come after is not looked at."""
         self.found = Found()
         self.contradictions: tuple[Contradiction, ...] = ()
         """What is known outside and does not fit; told at the end."""
@@ -111,7 +112,7 @@ class Examination:
         Raises the store's own error if it may pass by itself: the same step can be made again.
         """
         rows: Sequence[Any] = ()
-        if self._is_readable:
+        if self.is_readable:
             with self._reading():
                 rows = connection.exec_driver_sql(_ENTRIES, (self._next, limit)).fetchall()
                 claims = self._claims_up_to(connection, self.frontier.size + len(rows))
@@ -122,7 +123,7 @@ class Examination:
 
     def finish(self, connection: Connection) -> None:
         """Compare what is not an entry with the entries, all of which must have been examined in this very state."""
-        if self._is_readable:
+        if self.is_readable:
             with self._reading():
                 self._settle(self._claims_up_to(connection, _AFTER_ALL), to_the_end=True)
                 accepted = accepted_heads(connection)
@@ -161,10 +162,10 @@ class Examination:
                 raise
             # Not readable to the end: that is said beside what was found until then.
             self.found.add(f"the database file itself is damaged ({type(error.orig).__name__}): {error.orig}")
-            self._is_readable = False
+            self.is_readable = False
         except (ValueError, TypeError, ArithmeticError):
             self.found.add("the database file itself is damaged: it holds values that its columns cannot have")
-            self._is_readable = False
+            self.is_readable = False
 
     # --- what is claimed of the tree --------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from sqlalchemy import Connection
@@ -114,16 +114,26 @@ class RunningExamination:
 
     async def begin(self) -> None:
         """Look at what does not depend on how many entries there are. Raises ``Unavailable``."""
-        await self._reader.read(self._examination.structure, slow=True)
+        await self._read(self._examination.structure)
 
     async def step(self, limit: int) -> int:
         """Examine the next entries, ``limit`` at most; return how many there were. Raises ``Unavailable``."""
-        return await self._reader.read(lambda connection: self._examination.step(connection, limit), slow=True)
+        before = self.entries
+        await self._read(lambda connection: self._examination.step(connection, limit))
+        return self.entries - before
 
     async def finish(self) -> Unsound | None:
         """Examine what has come meanwhile, and what is not an entry; return what is wrong. Raises ``Unavailable``."""
-        await self._reader.read(self._rest, slow=True)
+        await self._read(self._rest)
         return self._examination.verdict()
+
+    async def _read(self, work: Callable[[Connection], object]) -> None:
+        try:
+            await self._reader.read(work, slow=True)
+        except Unavailable:
+            # A damaged file cannot even end a transaction; that it is damaged was found by then.
+            if self._examination.is_readable:
+                raise
 
     def _rest(self, connection: Connection) -> None:
         while self._examination.step(connection, _PIECE):

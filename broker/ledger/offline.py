@@ -22,7 +22,7 @@ def read_file(path: Path, query: Callable[[Connection], T]) -> T:
         raise Unavailable(Code.LEDGER_UNAVAILABLE, f"there is no ledger at {path}")
     engine = offline_engine(path, immutable=not Path(f"{path}-wal").exists())
     try:
-        with engine.begin() as connection:
+        with engine.connect() as connection:  # without a commit, which a damaged file may refuse
             return query(connection)
     except SQLAlchemyError as error:
         if is_store_failure(error):

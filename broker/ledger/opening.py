@@ -72,7 +72,7 @@ def open_ledger(engine: Engine, path: Path, now: float) -> Opened:
         raise _corrupt("its file is empty")
     try:
         migrate(engine)
-        with engine.begin() as connection:
+        with engine.connect() as connection:  # without a commit, which a damaged file may refuse
             ledger, effects = ledger_id(connection), load_live(connection, now)
             head = _head(connection, effects)
             unsound, is_remembered = _soundness(connection, path, now)

@@ -57,7 +57,7 @@ def verify_file(
         raise Unavailable(Code.LEDGER_UNAVAILABLE, f"there is no ledger at {path}")
     engine = _engine(path)
     try:
-        with engine.begin() as connection:
+        with engine.connect() as connection:  # without a commit, which a damaged file may refuse
             return _examined(connection, Examination(open_note, outside or {}), progress)
     except SQLAlchemyError as error:
         if is_store_failure(error):
