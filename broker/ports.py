@@ -385,7 +385,7 @@ class Examining(Protocol):
         ...
 
     async def finish(self) -> Unsound | None:
-        """Go through what has come since, and what is not an entry; return what is wrong. Raises ``Unavailable``."""
+        """Go through what is not an entry; return what is wrong. Raises ``Unavailable``."""
         ...
 
 
@@ -410,7 +410,7 @@ class SelfExamined(Protocol):
         ...
 
     async def examine(self, known: Mapping[str, KnownHead]) -> Examining:
-        """Begin to go through everything. Raises ``Unavailable`` if the ledger cannot be read now."""
+        """Begin to go through all that is there now. Raises ``Unavailable`` if the ledger cannot be read now."""
         ...
 
     async def passed(self, entries: int) -> None:

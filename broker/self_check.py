@@ -46,7 +46,7 @@ class SelfCheck:
     ) -> None:
         """``size`` returns how many entries there are, without reading the ledger.
 
-        No more than ``entries_per_second`` are gone through, unless more than half of that come in.
+        No more than ``entries_per_second`` are gone through. What is added meanwhile waits for the next time.
         """
         self._ledger = ledger
         self._outside = outside
@@ -97,11 +97,10 @@ class SelfCheck:
     async def go_through(self) -> None:
         """Examine everything that is stored, slowly. Raises ``Unavailable`` if it cannot be read now."""
         known, _ = await self._known()
-        began, size = self._timing.elapsed(), self._size()
         examining = await self._ledger.examine(known)
         while (done := await examining.step(PIECE)) == PIECE:
             self.checked += done
-            await self._timing.sleep(PIECE / self._pace(began, size))
+            await self._timing.sleep(PIECE / self._rate)
         unsound = await examining.finish()
         self.checked += done
         self._passed_at = self._timing.elapsed()
@@ -110,11 +109,6 @@ class SelfCheck:
         elif self.unsound is None:
             await self._ledger.passed(examining.entries)
         self.tell()
-
-    def _pace(self, began: float, size: int) -> float:
-        """Return the entries per second to go through: more than come in, so that the end is reached."""
-        growth = (self._size() - size) / max(self._timing.elapsed() - began, 1.0)
-        return max(self._rate, 2 * growth)
 
     async def _known(self) -> tuple[Mapping[str, KnownHead], bool]:
         """Return what others know, and whether everybody said so."""

@@ -32,11 +32,18 @@ class DerivedNodes:
         """Take up nodes that leaves have completed."""
         self._nodes.update(((node.level, node.number), node.hash) for node in completed)
 
-    def compare(self, connection: Connection) -> Iterator[str]:
-        """Yield what the table says differently, in plain words; neighbours with the same fault are told together."""
+    def compare(self, connection: Connection, size: int | None = None) -> Iterator[str]:
+        """Yield what the table says differently, in plain words; neighbours with the same fault are told together.
+
+        With a ``size``, nodes over later entries than that many are not looked at: they were added meanwhile.
+        """
         columns = nodes.c
         query = nodes.select().order_by(columns.level, columns.number)
-        stored = {(level, number): digest for level, number, digest in connection.execute(query)}
+        stored = {
+            (level, number): digest
+            for level, number, digest in connection.execute(query)
+            if size is None or (number + 1) << (TILE_HEIGHT * level) <= size
+        }
         wrong = []
         for place in sorted(self._nodes.keys() | stored.keys()):
             if place not in stored:

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, Select, and_, or_, select
 from sqlalchemy.exc import DBAPIError
 
-from broker.core.entry import columns_of, decode
+from broker.core.entry import Kind, decode
 from broker.core.merkle import HASH_SIZE, Frontier, leaf_hash
 from broker.core.soundness import Fault, Unsound
 from broker.core.tree_head import KnownHead
@@ -25,7 +25,7 @@ from broker.ledger.derived_nodes import DerivedNodes
 from broker.ledger.derived_personal import DerivedPersonal
 from broker.ledger.failures import may_pass
 from broker.ledger.outside import accepted_heads
-from broker.ledger.sqlite import integrity_problems, schema_problems
+from broker.ledger.sqlite import has_bytes, integrity_problems, read_entries, schema_problems
 
 MAX_PROBLEMS: Final = 100
 """How many problems are reported in words; all are counted."""
@@ -36,7 +36,18 @@ OpenNote = Callable[[str], tuple[int, bytes]]
 _PIECE: Final = 1000
 _BEFORE_ALL: Final = -(2**63)
 _AFTER_ALL: Final = 2**63 - 1
-_ENTRIES: Final = f"SELECT {', '.join(schema.ENTRY_COLUMNS)} FROM entries WHERE seq >= ? ORDER BY seq LIMIT ?"  # noqa: S608 - our names
+_COLUMNS: Final = schema.ENTRY_COLUMNS[2:-2]
+_BY_THEMSELVES: Final = frozenset(
+    {
+        Kind.TOKEN_ISSUED,
+        Kind.TOKEN_REFUSED,
+        Kind.ASSERTION_USED,
+        Kind.STRANGERS_REFUSED,
+        Kind.ACTION_REFUSED,
+        Kind.LEASE_REFUSED,
+    }
+)
+"""The kinds of most entries; no other table depends on them, but on tokens that used an approval."""
 
 
 @dataclass(slots=True)
@@ -78,12 +89,18 @@ class Contradiction:
 class Examination:
     """What was found so far. Pieces are examined one after the other; not thread-safe."""
 
-    def __init__(self, open_note: OpenNote | None, outside: Mapping[str, KnownHead]) -> None:
-        """``open_note`` verifies signatures of checkpoints; ``outside`` is what others know, by what it is called."""
+    def __init__(self, open_note: OpenNote | None, outside: Mapping[str, KnownHead], *, growing: bool = False) -> None:
+        """``open_note`` verifies signatures of checkpoints; ``outside`` is what others know, by what it is called.
+
+        Of a ledger that is ``growing`` meanwhile, what is added after the beginning is left to the next examination.
+        """
         self._open_note = open_note
+        self._growing = growing
         self._outside = [_Claim(head.size, head.root, says, outside=True) for says, head in outside.items()]
         self._unfit: list[tuple[_Claim, str]] = []
         self._next = _BEFORE_ALL
+        self._until = _AFTER_ALL
+        self._head: Row[Any] | None = None
         self._expected = 0
         self._claimed = _BEFORE_ALL
         self.is_readable = True
@@ -98,9 +115,12 @@ class Examination:
         self.checkpoints = 0
         self.signatures = 0
 
-    def structure(self, connection: Connection) -> None:
-        """Let the database look through its own file, and compare its schema with the one it should have."""
+    def begin(self, connection: Connection) -> None:
+        """Let the database look through its own file, compare its schema with the one it should have, take the head."""
         with self._reading():
+            self._head = connection.execute(select(schema.head)).one_or_none()
+            if self._growing and self._head is not None:
+                self._until = self._head.size
             for problem in integrity_problems(connection):
                 self.found.add(f"the database file itself is damaged: {problem}")
             for problem in schema_problems(connection):
@@ -114,7 +134,7 @@ class Examination:
         rows: Sequence[Any] = ()
         if self.is_readable:
             with self._reading():
-                rows = connection.exec_driver_sql(_ENTRIES, (self._next, limit)).fetchall()
+                rows = read_entries(connection, self._next, self._until, limit)
                 claims = self._claims_up_to(connection, self.frontier.size + len(rows))
                 if rows:
                     self._next = rows[-1][0] + 1
@@ -122,25 +142,30 @@ class Examination:
         return len(rows)
 
     def finish(self, connection: Connection) -> None:
-        """Compare what is not an entry with the entries, all of which must have been examined in this very state."""
+        """Compare what is not an entry with the entries, all of which must have been examined.
+
+        Of entries that were added since the beginning, those are taken at their word on which other tables depend. If
+        something personal was erased meanwhile, these tables wait for the next examination.
+        """
         if self.is_readable:
             with self._reading():
-                self._settle(self._claims_up_to(connection, _AFTER_ALL), to_the_end=True)
+                self._settle(self._claims_beyond(connection), to_the_end=True)
                 accepted = accepted_heads(connection)
                 self.contradictions = tuple(
                     Contradiction(claim.says, text, accepted.get(KnownHead(claim.size, claim.root)))
                     for claim, text in self._unfit
                 )
-                self._compare_head(connection)
-                for problem in self._personal.compare():
+                self._compare_head()
+                erased = self._take_added(connection)
+                self._compare_epoch(connection)
+                for problem in self._nodes.compare(connection, self.frontier.size if self._growing else None):
                     self.found.add(problem)
-                for part in (self.derived, self._nodes):
-                    for problem in part.compare(connection):
-                        self.found.add(problem)
+                for problem in () if erased else (*self._personal.compare(), *self.derived.compare(connection)):
+                    self.found.add(problem)
 
     def all_of(self, connection: Connection, progress: Callable[[int], None] = lambda _: None) -> None:
         """Examine everything, in one state. ``progress`` is told how many entries were gone through."""
-        self.structure(connection)
+        self.begin(connection)
         while self.step(connection, _PIECE):
             progress(self.frontier.size)
         self.finish(connection)
@@ -177,6 +202,14 @@ class Examination:
         claims += [claim for claim in self._outside if self._claimed < claim.size <= size]
         self._claimed = size
         return deque(sorted(claims, key=lambda claim: claim.size))
+
+    def _claims_beyond(self, connection: Connection) -> deque[_Claim]:
+        """Return the claims about more entries than there were, but for checkpoints of what was added since."""
+        beyond = [claim for claim in self._outside if claim.size > self._claimed]
+        if self._growing:
+            self._claimed = max(self._claimed, connection.scalar(select(schema.head.c.size)) or 0)
+        self._outside = []
+        return self._claims_up_to(connection, _AFTER_ALL) + deque(beyond)
 
     def _checkpoint(self, row: Any) -> _Claim:  # noqa: ANN401 - a row whose values are not trusted
         """Return what a stored checkpoint claims, after verifying its signature."""
@@ -256,26 +289,49 @@ class Examination:
         except ValueError as error:
             self.found.add(f"entry {seq}: {error}")
             members = leaf
-        columns = columns_of(members)
-        wrong = [
-            name
-            for name, stored in zip(schema.ENTRY_COLUMNS[2:-2], row[2:-2], strict=True)
-            if getattr(columns, name) != stored
-        ]
-        if wrong:
-            self.found.add(f"entry {seq}: the columns {', '.join(wrong)} differ from the entry itself")
+        if row[2:-2] != tuple(map(members.get, _COLUMNS)):
+            pairs = zip(_COLUMNS, row[2:-2], strict=True)
+            wrong = ", ".join(name for name, stored in pairs if members.get(name) != stored)
+            self.found.add(f"entry {seq}: the columns {wrong} differ from the entry itself")
         self.derived.take(seq, members)
+
+    def _take_added(self, connection: Connection) -> bool:
+        """Take the entries at their word that were added since the beginning and on which other tables depend.
+
+        Returns whether something was erased meanwhile: then rows may lack what entries still had when they were read.
+        """
+        erased = False
+        for seq, body, stored in connection.execute(_told_since(self._until)) if self._growing else ():
+            try:
+                leaf = decode(body)
+                erased = erased or leaf["kind"] == Kind.PERSONAL_ERASED
+                self.derived.take(seq, self._personal.take(seq, leaf, stored))
+            except (ValueError, TypeError) as error:
+                self.found.add(f"entry {seq}: its bytes are not an entry ({error})")
+        return erased
 
     # --- the head ---------------------------------------------------------------------------------------------------
 
-    def _compare_head(self, connection: Connection) -> None:
-        head = connection.execute(select(schema.head)).one_or_none()
+    def _compare_head(self) -> None:
+        """Compare the head as it was in the beginning."""
+        head = self._head
         if head is None:
             self.found.add("the ledger has no head")
-            return
-        if head.size != self.frontier.size:
+        elif head.size != self.frontier.size:
             self.found.add(f"the head counts {head.size} entries, but there are {self.frontier.size}")
         elif head.frontier != self.frontier.to_bytes():
             self.found.add("the head's hashes differ from those of the entries: entries were changed or replaced")
-        if head.epoch != self.derived.epoch:
-            self.found.add(f"the head is at epoch {head.epoch}, but the recorded rules come to {self.derived.epoch}")
+
+    def _compare_epoch(self, connection: Connection) -> None:
+        epoch, recorded = connection.scalar(select(schema.head.c.epoch)), self.derived.epoch
+        if epoch not in {None, recorded}:
+            self.found.add(f"the head is at epoch {epoch}, but the recorded rules come to {recorded}")
+
+
+def _told_since(first: int) -> Select[int, bytes, bytes | None]:
+    """Return the query for entries from ``first`` on that other tables depend on: most do not matter to any."""
+    table = schema.entries.c
+    approved = and_(table.kind == Kind.TOKEN_ISSUED.value, has_bytes(table.body, b'"approval"'))
+    matters = or_(table.kind.not_in([kind.value for kind in _BY_THEMSELVES]), approved)
+    query = select(table.seq, table.body, table.personal)
+    return query.where(table.seq >= first, matters).order_by(table.seq)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
 
 from sqlalchemy import Connection
 
@@ -19,9 +18,6 @@ from broker.ledger.opening import Opened
 from broker.ledger.reading import Reader
 from broker.ledger.writer import Writer
 from broker.ports import Clock
-
-_PIECE: Final = 250
-"""How many entries are examined at once when the end is caught up with: some milliseconds of work."""
 
 
 class Integrity:
@@ -60,7 +56,7 @@ class Integrity:
 
     async def examine(self, known: Mapping[str, KnownHead]) -> RunningExamination:
         """Begin to examine everything, with what others know of the ledger by now. Raises ``Unavailable``."""
-        running = RunningExamination(self._reader, Examination(self._open_note, self._all_known(known)))
+        running = RunningExamination(self._reader, Examination(self._open_note, self._all_known(known), growing=True))
         await running.begin()
         return running
 
@@ -114,7 +110,7 @@ class RunningExamination:
 
     async def begin(self) -> None:
         """Look at what does not depend on how many entries there are. Raises ``Unavailable``."""
-        await self._read(self._examination.structure)
+        await self._read(self._examination.begin)
 
     async def step(self, limit: int) -> int:
         """Examine the next entries, ``limit`` at most; return how many there were. Raises ``Unavailable``."""
@@ -123,8 +119,8 @@ class RunningExamination:
         return self.entries - before
 
     async def finish(self) -> Unsound | None:
-        """Examine what has come meanwhile, and what is not an entry; return what is wrong. Raises ``Unavailable``."""
-        await self._read(self._rest)
+        """Examine what is not an entry; return what is wrong. Raises ``Unavailable``."""
+        await self._read(self._examination.finish)
         return self._examination.verdict()
 
     async def _read(self, work: Callable[[Connection], object]) -> None:
@@ -134,11 +130,6 @@ class RunningExamination:
             # A damaged file cannot even end a transaction; that it is damaged was found by then.
             if self._examination.is_readable:
                 raise
-
-    def _rest(self, connection: Connection) -> None:
-        while self._examination.step(connection, _PIECE):
-            pass
-        self._examination.finish(connection)
 
 
 def _refusal(unsound: Unsound) -> Unavailable:

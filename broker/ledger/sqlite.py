@@ -22,6 +22,7 @@ from sqlalchemy import (
     NullPool,
     Pool,
     QueuePool,
+    Row,
     TableValuedAlias,
     Text,
     cast,
@@ -168,6 +169,12 @@ def node_hashes(connection: Connection, level: int, start: int, end: int) -> lis
     columns = "json_group_array(json_array(number, hex(hash)))"
     sql = f"SELECT {columns} FROM nodes WHERE level = ? AND number >= ? AND number < ?"  # noqa: S608 - our own names
     return _hashes(connection, sql, (level, start, end))
+
+
+def read_entries(connection: Connection, first: int, end: int, limit: int) -> Sequence[Row[Any]]:
+    """Return the entries from place ``first`` up to ``end``, in order, ``limit`` at most; see ``ENTRY_COLUMNS``."""
+    sql = f"SELECT {', '.join(ENTRY_COLUMNS)} FROM entries WHERE seq >= ? AND seq < ? ORDER BY seq LIMIT ?"  # noqa: S608
+    return connection.exec_driver_sql(sql, (first, end, limit)).fetchall()
 
 
 def insert_single_use(connection: Connection, rows: Sequence[tuple[bytes, int]]) -> None:

@@ -20,7 +20,7 @@ from broker.core.soundness import Fault
 from broker.core.tree_head import KnownHead
 from broker.self_check import PIECE, SelfCheck
 from tests.support.broker_app import KeptEvents
-from tests.support.ledgers import Bench, FixedClock, noted, opened, outcomes
+from tests.support.ledgers import Bench, FixedClock, noted, opened, outcomes, registered
 from tests.support.virtual_time import VirtualTime
 
 ANCHOR = "the checkpoint at the anchor offsite"
@@ -114,24 +114,28 @@ async def test_a_sound_ledger_passes_at_its_pace(path: Path) -> None:
         await it.bench.issue("tok_1")
 
 
-async def test_what_comes_in_meanwhile_is_looked_at_too(path: Path) -> None:
-    """And makes it go faster, so that the end is reached however much comes in."""
+async def test_what_comes_in_meanwhile_waits_for_the_next_time(path: Path) -> None:
+    """But the rules and agents that it makes are no surprise, nor are the checkpoints."""
     async with checked(path) as it:
         await fill(it.bench, 4 * PIECE)
         pauses: list[float] = []
 
         async def sleep(seconds: float) -> None:
             pauses.append(seconds)
-            it.time.advance(1)
-            if len(pauses) <= 3:
-                await fill(it.bench, 1000)
+            await fill(it.bench, 1000)
+            await it.bench.ledger.commit(registered(f"agent-{len(pauses)}"))
+            await it.bench.revoke(ALPHA)
+            await it.bench.ledger.checkpoint()
 
         it.check._timing = replace(it.time.timing(), sleep=sleep)
         await it.check.go_through()
         assert it.check.unsound is None
-        assert it.check.checked == 4 * PIECE + 3000
-        assert pauses[0] == PIECE / RATE
-        assert min(pauses) < PIECE / RATE
+        assert it.check.checked == 4 * PIECE
+        assert pauses == [PIECE / RATE] * 4
+        tamper(path, "DELETE FROM rules WHERE number = 3")
+        await it.check.go_through()
+        assert it.check.unsound is not None
+        assert "rule 3, recorded by entry" in it.check.unsound.problems[0]
 
 
 async def test_damage_is_found_and_nothing_is_written_any_more(path: Path) -> None:
