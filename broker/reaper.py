@@ -86,6 +86,7 @@ class Reaper:
         self._started = clock.now()
         self._swept: tuple[int, int] | None = None
         self._unwritten = False
+        self._unrecorded: set[str] = set()
         self._searched_at: float | None = None
         self._together: asyncio.Event | None = None
         self._under_way: defaultdict[str, dict[str, asyncio.Task[None]]] = defaultdict(dict)
@@ -143,12 +144,17 @@ class Reaper:
             try:
                 await self._end(state, REVOKED, rule=rule.number)
             except Unavailable:
-                self._start(state)
+                self._start_unrecorded(state)
             else:
                 return
         elif self._clock.now() - rule.at > PENDING_SECONDS:
-            self._start(state)
+            self._start_unrecorded(state)
         self._unwritten = True
+
+    def _start_unrecorded(self, state: LeaseState) -> None:
+        """Revoke a lease that the ledger cannot tell to be ending; once its backend has, that waits for the record."""
+        if state.lease.id not in self._unrecorded:
+            self._start(state)
 
     async def _expire(self) -> None:
         now = self._clock.now()
@@ -209,7 +215,8 @@ class Reaper:
             self._events.error("lease.revoking_failed", lease=lease.id, exc_info=error)
             await self._record(self._missed(state, BackendFailed(Code.INTERNAL, "an internal error of the broker")))
         else:
-            await self._record(self._settled(state, ended))
+            recorded = await self._record(self._settled(state, ended))
+            (self._unrecorded.discard if recorded else self._unrecorded.add)(lease.id)
 
     def _missed(self, state: LeaseState, failed: BackendFailed) -> Change:
         lease, now, attempts = state.lease, self._clock.now(), state.attempts + 1
@@ -233,14 +240,16 @@ class Reaper:
         settle = SettleLease(lease_id=lease.id, status=status, at=now, note=ended.note, good_until=ended.expires_at)
         return Change(record, (LeaseIn(lease.id, _RETRYING),), (settle,))
 
-    async def _record(self, change: Change) -> None:
-        """Record an outcome. If that fails, the lease is still on the list, and is revoked once more."""
+    async def _record(self, change: Change) -> bool:
+        """Record an outcome, and say whether it was. If not, the lease is still on the list, and revoked once more."""
         if sum(map(len, self._under_way.values())) > 1:
             await self._joined()
         try:
             await self._ledger.commit(change)
         except BrokerError as error:
             self._events.error("lease.not_recorded", code=error.code.value)
+            return False
+        return True
 
     async def _joined(self) -> None:
         """Wait for the outcomes that come within a moment, so that all of them are recorded together."""

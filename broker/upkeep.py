@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from broker.core.errors import BrokerError
+from broker.core.errors import BrokerError, Code
 from broker.ports import Events
 
 
@@ -39,11 +39,16 @@ class Upkeep:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _repeat(self, job: Job) -> None:
+        """Do a job again and again; what fails for hours for the same reason is told once."""
+        told: Code | None = None
         while True:
             await asyncio.sleep(job.seconds)
             try:
                 await job.run()
+                told = None
             except BrokerError as error:
-                self._events.error("upkeep.failed", job=job.name, code=error.code.value)
+                if error.code is not told:
+                    self._events.error("upkeep.failed", job=job.name, code=error.code.value)
+                told = error.code
             except Exception as error:  # noqa: BLE001 - a job that fails must not end the others, nor itself
                 self._events.error("upkeep.failed", job=job.name, exc_info=error)

@@ -22,7 +22,7 @@ from broker.cli.outcome import ExitCode
 from broker.core.errors import Unavailable
 from broker.core.lease import LeaseState, LeaseStatus
 from broker.core.revoking import Order
-from broker.core.rules import RuleIndex
+from broker.core.rules import Rule, RuleIndex
 from broker.core.selector import Selector
 from broker.core.snapshot import Snapshot, read_snapshot, snapshot_payload
 from broker.ledger.verify import verify_file
@@ -209,6 +209,24 @@ async def test_it_still_tells_what_it_knows_and_revokes(machine: Machine, restor
         assert is_dead(app, restored.token)
         snapshot = jwt.decode(app.services.snapshot(time.time()), options={"verify_signature": False})
         assert [rule["selector"] for rule in snapshot["rules"] if rule["n"] is None] == [{"agent": "alpha"}]
+
+
+async def test_what_a_rule_covers_is_ended_at_its_backend_once(machine: Machine, restored: Restored) -> None:
+    """Although that cannot be recorded for as long as nobody has accepted the ledger."""
+    async with machine.running_without_reaper() as app:
+        app.services.revocations.rules.add(
+            Rule("rule_x", Selector(agent="alpha"), None, time.time() - 60, "operator", "hijacked")
+        )
+        while len(machine.backend.alive) > 1:  # that of the lease which was never sealed
+            with contextlib.suppress(Unavailable):
+                await reaper_step(app)
+            await asyncio.sleep(0.01)
+        for _ in range(20):
+            with contextlib.suppress(Unavailable):
+                await reaper_step(app)
+            await asyncio.sleep(0.01)
+        asked = [lease for what, lease in machine.backend.asked if what == "revoke"]
+        assert sorted(asked) == sorted({*restored.renewed, restored.living})
 
 
 async def test_an_operator_goes_on_with_it(machine: Machine, restored: Restored) -> None:
