@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -45,7 +45,7 @@ class Derived:
     """Follows the entries in their order, then compares the tables with what they come to."""
 
     def __init__(self) -> None:
-        """Nothing is recorded yet."""
+        """Nothing is recorded yet, and everything is remembered."""
         self._rules: list[_Rule] = []
         self._blocks: dict[str, _Block] = {}
         self._agents: dict[str, str | None] = {}
@@ -58,6 +58,13 @@ class Derived:
     def epoch(self) -> int:
         """The number of the last rule that was recorded: they count up by one, but where a restore was accepted."""
         return self._rules[-1].number if self._rules else 0
+
+    def remember(self, stored: Container[str] | None) -> None:
+        """Remember of tasks, actions, approvals and leases from now on only those with these ids; None: all of them.
+
+        Only what is stored is compared in the end. What was forgotten in time would fill the memory of a broker.
+        """
+        self._work.stored = self._leases.stored = stored
 
     def take(self, seq: int, members: Mapping[str, Any]) -> None:
         """Take up an entry."""

@@ -6,7 +6,7 @@ is one: a lease could otherwise be kept from being revoked by writing into the d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -41,11 +41,15 @@ class DerivedLeases:
     def __init__(self) -> None:
         """Nothing is recorded yet."""
         self._leases: dict[str, _Lease] = {}
+        self.stored: Container[str] | None = None
+        """The leases to remember; None: all of them."""
 
     def take(self, members: Mapping[str, Any]) -> None:
         """Take up an entry."""
         kind, ref = members["kind"], str(members.get("ref"))
         if kind == Kind.LEASE_INTENDED:
+            if self.stored is not None and ref not in self.stored:
+                return
             self._leases[ref] = _Lease(
                 members.get("agent"),
                 members.get("secret"),

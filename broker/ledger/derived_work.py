@@ -6,7 +6,7 @@ is one: somebody could otherwise open a task again, or approve a request, by wri
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -32,6 +32,8 @@ _KINDS: Final = frozenset(
         Kind.LEASE_INTENDED,
     }
 )
+_BY_REF: Final = _KINDS - {Kind.RULE_ADDED, Kind.TOKEN_ISSUED, Kind.LEASE_INTENDED, Kind.BUDGET_RAISED}
+"""Those that are about what their reference names, and about nothing else."""
 
 
 @dataclass(slots=True)
@@ -55,11 +57,13 @@ class DerivedWork:
         self._actions: dict[str, tuple[object, object, object]] = {}
         self._outcomes: dict[str, object] = {}
         self._approvals: dict[str, _Approval] = {}
+        self.stored: Container[str] | None = None
+        """The tasks, actions and approvals to remember; None: all of them."""
 
     def take(self, members: Mapping[str, Any]) -> None:
         """Take up an entry."""
         kind, ref = members["kind"], str(members.get("ref"))
-        if kind not in _KINDS:
+        if kind not in _KINDS or (kind in _BY_REF and self.stored is not None and ref not in self.stored):
             return
         match kind:
             case Kind.TASK_OPENED:
@@ -102,7 +106,7 @@ class DerivedWork:
     def _use(self, members: Mapping[str, Any]) -> None:
         """Take up that an approval was used, or that something was taken without one."""
         approval = members.get("approval")
-        if approval is None:
+        if approval is None or (self.stored is not None and approval not in self.stored):
             return
         if "break_glass" in members:
             self._approvals[str(approval)] = _Approval(None, None, UNREVIEWED)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, and_, or_, select
+from sqlalchemy import Connection, Row, select
 from sqlalchemy.exc import DBAPIError
 
 from broker.core.entry import Kind, decode
@@ -24,8 +24,9 @@ from broker.ledger.derived import Derived
 from broker.ledger.derived_nodes import DerivedNodes
 from broker.ledger.derived_personal import DerivedPersonal
 from broker.ledger.failures import may_pass
+from broker.ledger.growing import stored_ids, told_since
 from broker.ledger.outside import accepted_heads
-from broker.ledger.sqlite import has_bytes, integrity_problems, read_entries, schema_problems
+from broker.ledger.sqlite import integrity_problems, read_entries, schema_problems
 
 MAX_PROBLEMS: Final = 100
 """How many problems are reported in words; all are counted."""
@@ -37,17 +38,6 @@ _PIECE: Final = 1000
 _BEFORE_ALL: Final = -(2**63)
 _AFTER_ALL: Final = 2**63 - 1
 _COLUMNS: Final = schema.ENTRY_COLUMNS[2:-2]
-_BY_THEMSELVES: Final = frozenset(
-    {
-        Kind.TOKEN_ISSUED,
-        Kind.TOKEN_REFUSED,
-        Kind.ASSERTION_USED,
-        Kind.STRANGERS_REFUSED,
-        Kind.ACTION_REFUSED,
-        Kind.LEASE_REFUSED,
-    }
-)
-"""The kinds of most entries; no other table depends on them, but on tokens that used an approval."""
 
 
 @dataclass(slots=True)
@@ -121,6 +111,7 @@ class Examination:
             self._head = connection.execute(select(schema.head)).one_or_none()
             if self._growing and self._head is not None:
                 self._until = self._head.size
+                self.derived.remember(stored_ids(connection))
             for problem in integrity_problems(connection):
                 self.found.add(f"the database file itself is damaged: {problem}")
             for problem in schema_problems(connection):
@@ -301,7 +292,8 @@ class Examination:
         Returns whether something was erased meanwhile: then rows may lack what entries still had when they were read.
         """
         erased = False
-        for seq, body, stored in connection.execute(_told_since(self._until)) if self._growing else ():
+        self.derived.remember(None)
+        for seq, body, stored in connection.execute(told_since(self._until)) if self._growing else ():
             try:
                 leaf = decode(body)
                 erased = erased or leaf["kind"] == Kind.PERSONAL_ERASED
@@ -326,12 +318,3 @@ class Examination:
         epoch, recorded = connection.scalar(select(schema.head.c.epoch)), self.derived.epoch
         if epoch not in {None, recorded}:
             self.found.add(f"the head is at epoch {epoch}, but the recorded rules come to {recorded}")
-
-
-def _told_since(first: int) -> Select[int, bytes, bytes | None]:
-    """Return the query for entries from ``first`` on that other tables depend on: most do not matter to any."""
-    table = schema.entries.c
-    approved = and_(table.kind == Kind.TOKEN_ISSUED.value, has_bytes(table.body, b'"approval"'))
-    matters = or_(table.kind.not_in([kind.value for kind in _BY_THEMSELVES]), approved)
-    query = select(table.seq, table.body, table.personal)
-    return query.where(table.seq >= first, matters).order_by(table.seq)

@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import sys
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -96,15 +97,19 @@ async def busy(app: BrokerApp, count: int) -> None:
     await take(app, token, secret="payroll")
     await app.services.records.checkpoint()
     await revoke(app, agent="quiet")
-    for until in ("1h", "2h"):
-        body = {"selector": {"agent": "quiet"}, "reason": "test", "block": {"for": until}}
-        headers = {"Idempotency-Key": until + leases[0]}
-        blocked = await app.call("POST", "/v1/revocations", token=operator, json=body, headers=headers)
-        assert blocked.status == 201, blocked.body
+    block = [await blocked(app, operator, until) for until in ("1h", "2h")][1]
     lifting = await app.operator("revocations:write")
-    block = blocked.json["block"]["id"]
     assert (await app.call("DELETE", f"/v1/blocks/{block}", token=lifting, params={"reason": "x"})).status < 300
     await app.services.records.checkpoint()
+
+
+async def blocked(app: BrokerApp, token: str, until: str) -> str:
+    """Make a block; return its id."""
+    body = {"selector": {"agent": "quiet"}, "reason": "test", "block": {"for": until}}
+    headers = {"Idempotency-Key": str(uuid.uuid4())}
+    reply = await app.call("POST", "/v1/revocations", token=token, json=body, headers=headers)
+    assert reply.status == 201, reply.body
+    return str(reply.json["block"]["id"])
 
 
 async def made(folder: Path) -> Ground:

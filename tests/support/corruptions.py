@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,9 +179,8 @@ def _tails(chance: random.Random, size: int) -> Iterator[Corruption]:
     for count in (1, 2, 7):
         yield _sql("tail removed", f"the last {count} entries", "DELETE FROM entries WHERE seq >= ?", size - count)
     for end in sorted(chance.sample(range(size // 2, size), 4)):
-        yield Corruption(
-            "tail removed, and all made to fit", f"the last {size - end} entries", lambda path, end=end: cut(path, end)
-        )
+        what = f"the last {size - end} entries"
+        yield Corruption("tail removed, and all made to fit", what, partial(cut, size=end))
 
 
 def _trees(chance: random.Random, size: int) -> Iterator[Corruption]:

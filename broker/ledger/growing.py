@@ -1,0 +1,38 @@
+"""What it takes to compare the tables of a ledger with its entries while both go on changing."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import Connection, Select, and_, or_, select
+
+from broker.core.entry import Kind
+from broker.ledger import schema
+from broker.ledger.sqlite import has_bytes
+
+_BY_THEMSELVES: Final = frozenset(
+    {
+        Kind.TOKEN_ISSUED,
+        Kind.TOKEN_REFUSED,
+        Kind.ASSERTION_USED,
+        Kind.STRANGERS_REFUSED,
+        Kind.ACTION_REFUSED,
+        Kind.LEASE_REFUSED,
+    }
+)
+"""The kinds of most entries; no other table depends on them, but on tokens that used an approval."""
+
+
+def stored_ids(connection: Connection) -> frozenset[str]:
+    """Return what is stored, of that which is forgotten some time after its end."""
+    tables = (schema.tasks, schema.actions, schema.approvals, schema.leases)
+    return frozenset(each for table in tables for each in connection.scalars(select(table.c.id)))
+
+
+def told_since(first: int) -> Select[int, bytes, bytes | None]:
+    """Return the query for entries from ``first`` on that other tables depend on: most do not matter to any."""
+    table = schema.entries.c
+    approved = and_(table.kind == Kind.TOKEN_ISSUED.value, has_bytes(table.body, b'"approval"'))
+    matters = or_(table.kind.not_in([kind.value for kind in _BY_THEMSELVES]), approved)
+    query = select(table.seq, table.body, table.personal)
+    return query.where(table.seq >= first, matters).order_by(table.seq)
