@@ -85,11 +85,13 @@ class SelfCheck:
 
         What was held against the ledger by an earlier process is forgotten once everybody answers, and it fits.
         """
+        if self.unsound is not None and not self._ledger.is_remembered:
+            self.tell()
+            return  # nothing that others know could make it worse
         known, everybody = await self._known()
         behind = tuple(await self._ledger.contradictions(known))
         if behind:
-            if self.unsound is None or self._ledger.is_remembered:
-                await self._ledger.condemn(Unsound(Fault.BEHIND, behind), self._size())
+            await self._ledger.condemn(Unsound(Fault.BEHIND, behind), self._size())
         elif everybody:
             await self._ledger.absolve(self._size())
         self.tell()

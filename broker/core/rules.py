@@ -56,7 +56,7 @@ class RuleIndex:
     """
 
     def __init__(self, rules: Iterable[Rule] = (), *, epoch: int = 0) -> None:
-        """``epoch`` is how many rules have ever been committed, ended ones included."""
+        """``epoch`` is the number of the last rule that was committed, ended or not."""
         self._rules: dict[str, Rule] = {}
         self._buckets: dict[Fact, dict[str, Rule]] = {}
         self._highest: dict[Fact, float] = {}
@@ -66,7 +66,10 @@ class RuleIndex:
 
     @property
     def epoch(self) -> int:
-        """How many rules have ever been committed, as far as this process knows."""
+        """The number of the last rule that was committed, as far as this process knows: they count up by one.
+
+        Only where an older ledger was accepted it jumps, past all numbers that the lost part can have had.
+        """
         return self._epoch
 
     def __len__(self) -> int:

@@ -11,6 +11,8 @@ import binascii
 from pathlib import Path
 from typing import Final
 
+from broker.core.entry import MAX_INT
+from broker.core.merkle import HASH_SIZE
 from broker.core.tree_head import KnownHead
 
 SAYS: Final = "the checkpoint beside the ledger"
@@ -32,10 +34,10 @@ class HighWater:
         try:
             with self._path.open() as file:
                 lines = file.read(_MAX_NOTE).splitlines()
-            root = base64.b64decode(lines[_LINES - 1], validate=True)
-            return {SAYS: KnownHead(int(lines[1]), root)}
+            size, root = int(lines[1]), base64.b64decode(lines[_LINES - 1], validate=True)
         except (OSError, ValueError, IndexError, binascii.Error):
             return {}
+        return {SAYS: KnownHead(size, root)} if 0 <= size <= MAX_INT and len(root) == HASH_SIZE else {}
 
     def rise(self, note: str) -> None:
         """Keep a newer checkpoint. A ledger that is behind the one that is kept makes none."""

@@ -64,7 +64,7 @@ def watch(ground: Ground, check: SelfCheck) -> None:
     """Let metrics show what the ledger and the rules are like."""
     rules, ledger = ground.revocations.rules, ground.ledger
     ledger.observe(ground.metrics.batched)
-    ground.metrics.watch("epoch", "How many revocation rules have ever been committed", lambda: rules.epoch)
+    ground.metrics.watch("epoch", "The number of the last revocation rule", lambda: rules.epoch)
     ground.metrics.watch("live_rules", "Revocation rules in force", lambda: len(rules))
     ground.metrics.watch("ledger_entries", "Entries in the ledger", lambda: ledger.size)
     ground.metrics.watch("ledger_writable", "1 if the last transaction was durable", lambda: ledger.healthy() is None)

@@ -50,7 +50,8 @@ async def open_broker(
         stack.push_async_callback(services.leasing.close)
         check = compose_self_check(ground)
         await check.look_outside()
-        await services.approvals.announce_waiting()
+        if check.unsound is None:  # else its requests may not be what they were
+            await services.approvals.announce_waiting()
         auditing = Auditing(ledger=ground.ledger, clock=ground.clock, events=events, strangers=ground.strangers)
         watch(ground, check)
         yield Broker(
