@@ -42,7 +42,7 @@ class DerivedNodes:
         stored = {
             (level, number): digest
             for level, number, digest in connection.execute(query)
-            if size is None or (number + 1) << (TILE_HEIGHT * level) <= size
+            if size is None or not _is_later(level, number, size)
         }
         wrong = []
         for place in sorted(self._nodes.keys() | stored.keys()):
@@ -53,6 +53,11 @@ class DerivedNodes:
             elif stored[place] != self._nodes[place]:
                 wrong.append((place, _WRONG))
         yield from (_told(*run) for run in _runs(wrong))
+
+
+def _is_later(level: int, number: int, size: int) -> bool:
+    """Whether a node is over entries that a tree of this size does not have; nodes that no tree has are not."""
+    return 0 < level <= _LEVELS and (number + 1) << (TILE_HEIGHT * level) > size
 
 
 def _runs(wrong: Iterable[tuple[tuple[int, int], str]]) -> Iterator[_Run]:

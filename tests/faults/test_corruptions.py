@@ -39,6 +39,7 @@ KEPT = "the checkpoint at the anchor offsite"
 RECORD = (
     "SELECT * FROM entries ORDER BY seq",
     "SELECT * FROM head",
+    "SELECT * FROM nodes",
     "SELECT * FROM checkpoints",
     "SELECT number, id, selector, CAST(at AS INTEGER), by, reason, incident FROM rules",
     "SELECT id, selector, rule, until, lifted_at IS NULL FROM blocks",
@@ -120,7 +121,7 @@ async def made(folder: Path) -> Ground:
         with (each.folder / "broker.toml").open("a") as file:
             file.write(BACKENDS)
     async with running_app(template, folder / "older") as app:
-        await busy(app, 40)
+        await busy(app, 210)  # more than a tile
     grown = Template(folder / "older", template.keys)
     async with running_app(grown, folder / "ledger") as app:
         await busy(app, 20)

@@ -153,12 +153,14 @@ def _move(database: sqlite3.Connection, first: int, by: int) -> None:
 
 def rebuild_head(database: sqlite3.Connection) -> None:
     """Make the tree of what the entries are now, as somebody would who knows how it is made."""
-    frontier, seqs = Frontier(), []
-    for seq, body in database.execute("SELECT seq, body FROM entries ORDER BY seq").fetchall():
-        frontier = frontier.append([leaf_hash(body)])
-        seqs.append((leaf_hash(body), seq))
-    database.executemany("UPDATE entries SET leaf = ? WHERE seq = ?", seqs)
+    entries = database.execute("SELECT seq, body FROM entries ORDER BY seq").fetchall()
+    leaves = [leaf_hash(body) for _, body in entries]
+    frontier, nodes = Frontier().extend(leaves)
+    places = [(leaf, seq) for leaf, (seq, _) in zip(leaves, entries, strict=True)]
+    database.executemany("UPDATE entries SET leaf = ? WHERE seq = ?", places)
     database.execute("UPDATE head SET size = ?, frontier = ?", (frontier.size, frontier.to_bytes()))
+    database.execute("DELETE FROM nodes")
+    database.executemany("INSERT INTO nodes VALUES (?, ?, ?)", nodes)
 
 
 def cut(path: Path, size: int) -> None:
@@ -190,6 +192,9 @@ def _trees(chance: random.Random, size: int) -> Iterator[Corruption]:
     yield _sql(kind, "the hashes in the head", "UPDATE head SET frontier = randomblob(length(frontier))")
     yield _sql(kind, "the hashes in the head, too few", "UPDATE head SET frontier = zeroblob(32)")
     yield _sql(kind, "the head removed", "DELETE FROM head")
+    yield _sql(kind, "a node of the tree", "UPDATE nodes SET hash = randomblob(32) WHERE level = 1 AND number = 0")
+    yield _sql(kind, "a node removed", "DELETE FROM nodes WHERE level = 1")
+    yield _sql(kind, "a node added", "INSERT INTO nodes VALUES (1, 7, randomblob(32))")
     for seq in chance.sample(range(size // 2), 3):
         yield Corruption("tree rewritten, and all made to fit", f"from entry {seq} on", _rewritten(seq, signed="kept"))
         what = f"from entry {seq} on, checkpoints unsigned"
