@@ -40,6 +40,7 @@ RECORD = (
     "SELECT * FROM entries ORDER BY seq",
     "SELECT * FROM head",
     "SELECT * FROM nodes",
+    "SELECT * FROM accepted_heads",
     "SELECT * FROM checkpoints",
     "SELECT number, id, selector, CAST(at AS INTEGER), by, reason, incident FROM rules",
     "SELECT id, selector, rule, until, lifted_at IS NULL FROM blocks",

@@ -269,6 +269,7 @@ TABLES: Sequence[tuple[str, str, str]] = (
     ("leases", "another holder", "UPDATE leases SET agent = 'eve'"),
     ("approvals", "one approved", "UPDATE approvals SET state = 'approved'"),
     ("approvals", "a smaller quorum", "UPDATE approvals SET quorum = 0"),
+    ("accepted_heads", "one added", "INSERT INTO accepted_heads VALUES (999, randomblob(32), 1)"),
     ("schema", "a trigger", "CREATE TRIGGER t AFTER INSERT ON rules BEGIN DELETE FROM rules; END"),
     ("schema", "an index removed", "DROP INDEX entries_ref"),
 )  # fmt: skip
