@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from broker.anchoring.alarm import Alarm
-from broker.anchoring.station import Means, Pace, Station, failure_of
+from broker.anchoring.station import Means, OpenNote, Pace, Station, failure_of, held_by
 from broker.background import Background
 from broker.core.errors import AnchorFailed, BrokerError
 from broker.ports import Anchor, Placement, SignedHead
@@ -128,6 +128,12 @@ class Anchoring:
             pause = await station.attempt()
             await self._alarms[station.name].follow(self._timing.elapsed())
             await self._timing.sleep(pause)
+
+
+async def ask(anchors: Mapping[str, Anchor], open_note: OpenNote) -> Mapping[str, Known]:
+    """Ask anchors what they hold, like :meth:`Anchoring.known`, where no broker is running."""
+    answers = await asyncio.gather(*(_known(held_by(anchor, open_note)) for anchor in anchors.values()))
+    return dict(zip(anchors, answers, strict=True))
 
 
 async def _known(answer: Coroutine[Any, Any, SignedHead | None]) -> Known:

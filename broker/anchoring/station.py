@@ -95,15 +95,7 @@ class Station:
 
         Raises ``AnchorFailed``.
         """
-        note = await self.anchor.latest()
-        if note is None:
-            return None
-        try:
-            size, root = self._means.open_note(note)
-        except ValueError as error:
-            text = "what it holds last is no checkpoint that this ledger's key has signed"
-            raise AnchorFailed(Code.ANCHOR_INCONSISTENT, text) from error
-        return SignedHead(size, root, note)
+        return await held_by(self.anchor, self._means.open_note)
 
     async def check(self) -> SignedHead | None:
         """Return what is held here, once it is known to be a prefix of the ledger and no less than it was.
@@ -164,6 +156,22 @@ class Station:
         self._means.meter.anchor_failed(self.name, failure.code.value)
         pause = BACKOFF.delay(self.progress.failures - 1, self._means.timing.spread())
         return min(BACKOFF.longest, max(pause, failure.retry_after or 0))
+
+
+async def held_by(anchor: Anchor, open_note: OpenNote) -> SignedHead | None:
+    """Return the youngest checkpoint that an anchor holds; None if there is none, or no telling.
+
+    Raises ``AnchorFailed``.
+    """
+    note = await anchor.latest()
+    if note is None:
+        return None
+    try:
+        size, root = open_note(note)
+    except ValueError as error:
+        text = "what it holds last is no checkpoint that this ledger's key has signed"
+        raise AnchorFailed(Code.ANCHOR_INCONSISTENT, text) from error
+    return SignedHead(size, root, note)
 
 
 def failure_of(error: BrokerError | TimeoutError) -> AnchorFailed:

@@ -12,7 +12,6 @@ import typer
 from broker.cli.options import ConfigFile, Json, settings
 from broker.cli.outcome import ExitCode, Failure, unusable
 from broker.cli.output import Facts, is_interactive, note, show
-from broker.core.errors import BrokerError
 from broker.core.tree_head import KnownHead
 
 if TYPE_CHECKING:
@@ -34,14 +33,15 @@ def command(
     from broker.core.revoking import check_text  # noqa: PLC0415
     from broker.ids import RandomIds  # noqa: PLC0415
     from broker.ledger.restoring import taken  # noqa: PLC0415
-    from broker.signing.ledger_identity import checkpoint_opener  # noqa: PLC0415
+    from broker.signing.ledger_identity import own_note_opener  # noqa: PLC0415
 
     check_text("reason", reason)
     loaded, clock = settings(config), SystemClock()
-    known = _known()
     with taken(loaded.ledger, clock) as ledger:
+        ring = _ring(loaded, ledger)
+        known = _known(loaded, ring)
         note("Going through all entries first.")
-        situation = ledger.examine(checkpoint_opener(_ring(loaded, ledger)), known)
+        situation = ledger.examine(own_note_opener(ring), known)
         _confirm(situation, yes=yes)
         change = accepting(
             situation.head,
@@ -81,15 +81,12 @@ def _ring(config: Config, ledger: RestoredLedger) -> KeyRing:
         raise unusable(text, "master_key_unusable") from error
 
 
-def _known() -> Mapping[str, KnownHead]:
+def _known(config: Config, ring: KeyRing) -> Mapping[str, KnownHead]:
     """Ask everybody outside who keeps checkpoints; say who does not answer."""
-    from broker.wiring.outside import compose_outside  # noqa: PLC0415 - as above
-
-    async def asked() -> Mapping[str, KnownHead | BrokerError | None]:
-        return await compose_outside()()
+    from broker.wiring.outside import ask_outside  # noqa: PLC0415 - as above
 
     known: dict[str, KnownHead] = {}
-    for says, answer in asyncio.run(asked()).items():
+    for says, answer in asyncio.run(ask_outside(config, ring)).items():
         if isinstance(answer, KnownHead):
             known[says] = answer
         elif answer is not None:

@@ -36,7 +36,7 @@ def checkpoint_signer(ring: KeyRing, clock: Clock, *, issuer: str) -> Callable[[
     return sign
 
 
-def checkpoint_opener(ring: KeyRing) -> Callable[[str], tuple[int, bytes]]:
+def own_note_opener(ring: KeyRing) -> Callable[[str], tuple[int, bytes]]:
     """Return the function that verifies a note that this broker signed, and returns the size and root it speaks of.
 
     The issuer may have been called otherwise when it was signed: the key counts, whatever its name was.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,16 +35,22 @@ def open_anchoring(config: Config, outbound: Outbound, means: Means, *, own_toke
 
     Raises ``Unavailable`` with a text for the operator if one cannot be used as it is configured.
     """
+    anchors = open_anchors(config, outbound, means.clock, own_token=own_token)
     return Anchoring(
         {
             name: (
-                _anchor(name, each, outbound, means.clock, own_token),
+                anchors[name],
                 Pace(kind=kind_of(each), every_seconds=each.every_seconds, alarm_seconds=each.alarm_seconds),
             )
             for name, each in config.anchors.items()
         },
         means,
     )
+
+
+def open_anchors(config: Config, outbound: Outbound, clock: Clock, *, own_token: OwnToken) -> Mapping[str, Anchor]:
+    """Return the configured anchors alone, by name. Raises ``Unavailable`` like :func:`open_anchoring`."""
+    return {name: _anchor(name, each, outbound, clock, own_token) for name, each in config.anchors.items()}
 
 
 def _anchor(name: str, settings: AnchorSettings, outbound: Outbound, clock: Clock, own_token: OwnToken) -> Anchor:

@@ -27,7 +27,7 @@ from broker.ports import Backend, Events, Revocations
 from broker.revocation import Revocation
 from broker.signing.identity_token import IdentityTokenSigner
 from broker.signing.keyring import KeyRing
-from broker.signing.ledger_identity import checkpoint_opener, checkpoint_signer
+from broker.signing.ledger_identity import checkpoint_opener, checkpoint_signer, own_note_opener
 from broker.signing.master_key import KeyCommand, KeyFile, KeyVariable, MasterKeySource, load_master_key
 from broker.signing.sealing import Sealer, derived_key
 from broker.timing import SYSTEM
@@ -83,7 +83,7 @@ async def open_ground(
         revocations,
         clock=clock,
         sign=checkpoint_signer(ring, clock, issuer=config.issuer),
-        open_note=checkpoint_opener(ring),
+        open_note=own_note_opener(ring),
     )
     stack.push_async_callback(ledger.close)
     ring.replace(await ledger.keys())

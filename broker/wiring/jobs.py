@@ -52,7 +52,7 @@ def compose_self_check(ground: Ground) -> SelfCheck:
     """Return what checks the ledger."""
     return SelfCheck(
         ledger=ground.ledger.integrity,
-        outside=compose_outside(),
+        outside=compose_outside(ground.anchoring.known),
         size=lambda: ground.ledger.size,
         timing=SYSTEM,
         events=ground.events,

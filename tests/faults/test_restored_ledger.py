@@ -28,6 +28,7 @@ from broker.core.snapshot import Snapshot, read_snapshot, snapshot_payload
 from broker.ledger.verify import verify_file
 from tests.support.broker_app import BrokerApp, Template, make_template, running_app
 from tests.support.leases import LEASING, POLICY, eventually, leasing_token, reaping, revoke, settled, state_of, take
+from tests.support.running_broker import free_port
 from tests.support.scripted_backend import ScriptedBackend, nothing, waiting
 
 QUICK = "\n[leases]\nattempts = 3\nfirst_pause_seconds = 0.05\nlongest_pause_seconds = 0.1\n"
@@ -60,11 +61,11 @@ class Machine:
             yield app
 
     @asynccontextmanager
-    async def running_without_reaper(self) -> AsyncIterator[BrokerApp]:
-        """Run the broker, so that nothing expires meanwhile."""
+    async def running_without_reaper(self, port: int | None = None) -> AsyncIterator[BrokerApp]:
+        """Run the broker, so that nothing expires meanwhile; on a port of its own, or on one that it had before."""
         self.starts += 1
         place = self.folder / f"run-{self.starts}"
-        async with running_app(self.template, place, own_backends={"local": self.backend}) as app:
+        async with running_app(self.template, place, port=port, own_backends={"local": self.backend}) as app:
             yield app
         self.template = replace(self.template, folder=place)
 
@@ -326,6 +327,30 @@ async def test_what_cannot_be_accepted(machine: Machine, restored: Restored, tmp
     before = recorded(machine.ledger)
     assert await asyncio.to_thread(run, command) == ExitCode.INTEGRITY
     assert recorded(machine.ledger) == before
+
+
+async def test_only_an_anchor_knows_of_a_machine_that_was_rolled_back(machine: Machine, tmp_path: Path) -> None:
+    """With everything on it: the ledger, and what is beside it. The operator's command asks the anchor, too."""
+    with (machine.template.folder / "broker.toml").open("a") as file:
+        file.write(f'\n[anchors.offsite]\nkind = "file"\npath = "{tmp_path / "offsite.notes"}"\n')
+    port = free_port()
+    image = tmp_path / "image"
+    async with machine.running_without_reaper(port) as app:
+        await app.token("alpha", "broker", "leases:take")
+    shutil.copytree(machine.template.folder, image)
+    async with machine.running_without_reaper(port) as app:
+        await app.token("alpha", "broker", "leases:take")
+    shutil.rmtree(machine.template.folder)
+    shutil.copytree(image, machine.template.folder)
+    async with machine.running_without_reaper(port) as app:
+        unsound = app.broker.self_check.unsound
+        assert unsound is not None
+        assert "the checkpoint at the anchor offsite is of" in unsound.problems[0]
+        assert (await app.ask(app.form("alpha", audience="broker", scope="leases:take"))).status == 503
+    assert "the checkpoint at the anchor offsite" in await accept(machine, "--yes")
+    async with machine.running_without_reaper(port) as app:
+        assert app.broker.self_check.unsound is None
+        await app.token("alpha", "broker", "leases:take")
 
 
 async def test_the_newer_ledger_put_back_is_gone_on_with(machine: Machine, restored: Restored) -> None:

@@ -274,6 +274,7 @@ async def running_app(
     metrics: bool = False,
     settings: str = "",
     own_backends: Mapping[str, Backend] | None = None,
+    port: int | None = None,
 ) -> AsyncIterator[BrokerApp]:
     """Run a broker on a copy of ``template``, composed as in production; ``adjust`` may put a fault in a part of it.
 
@@ -281,7 +282,7 @@ async def running_app(
     """
     shutil.copytree(template.folder, folder, dirs_exist_ok=True)
     (folder / "broker.toml").write_text(settings + (folder / "broker.toml").read_text())
-    config = load_config(folder / "broker.toml", {}, port=free_port())
+    config = load_config(folder / "broker.toml", {}, port=free_port() if port is None else port)
     events = KeptEvents()
     async with open_broker(config, events, own_backends=own_backends) as opened:
         broker = replace(opened, services=adjust(opened.services), site=replace(opened.site, **(site or {})))
