@@ -331,6 +331,8 @@ async def test_what_cannot_be_accepted(machine: Machine, restored: Restored, tmp
 
 async def test_only_an_anchor_knows_of_a_machine_that_was_rolled_back(machine: Machine, tmp_path: Path) -> None:
     """With everything on it: the ledger, and what is beside it. The operator's command asks the anchor, too."""
+    shutil.copytree(machine.template.folder, tmp_path / "own")
+    machine.template = replace(machine.template, folder=tmp_path / "own")
     with (machine.template.folder / "broker.toml").open("a") as file:
         file.write(f'\n[anchors.offsite]\nkind = "file"\npath = "{tmp_path / "offsite.notes"}"\n')
     port = free_port()
