@@ -69,15 +69,13 @@ class Writes:
         self.rates.update(counted(change))
         if change.writes:
             self._collect_writes(change)
+            self.accepted += [write for write in change.writes if isinstance(write, AcceptRestore)]
 
     def _collect_writes(self, change: Change) -> None:
         for write in change.writes:
             match write:
-                case AddRule(rule):
+                case AddRule(rule) | AcceptRestore(rule):
                     self.rules.append(rule)
-                case AcceptRestore(rule):
-                    self.rules.append(rule)
-                    self.accepted.append(write)
                 case AddBlock(block):
                     self.blocks[block.id] = block
                 case LiftBlock(block_id, at):

@@ -234,7 +234,7 @@ LEASE = Lease(
         settled_entry(LEASE, LeaseStatus.EXPIRES_ONLY, NOW, note="rotation requested", good_until=int(NOW) + 9),
         settled_entry(LEASE, LeaseStatus.ABANDONED, NOW, note="ended by hand", by="operator", origin=HERE.members()),
         retried_entry(LEASE, "operator", NOW, HERE.members()),
-        ended_entry(LEASE, "revoked", NOW, rule=7, handle={"accessor": "x"}, held=True, reason="no answer"),
+        ended_entry(LEASE, "revoked", NOW, rule=7, handle={"accessor": "x"}, reason="no answer"),
         prefix_entry("vault/main", "database/creds", "operator", "injected", NOW, HERE.members()),
     ],
     ids=lambda made: made.columns.kind,
