@@ -18,6 +18,7 @@ import pytest
 from aiohttp import web
 
 from broker.client import Client, DpopKey, KeyIdentity, TokenPending, TokenRefused
+from broker.core.personal import told
 from tests.support.running_broker import PAYMENTS, TICKETS, RunningBroker, free_port
 
 GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "approve-requests.md"
@@ -160,7 +161,7 @@ async def code_of(attempt: Awaitable[object]) -> str:
 async def entries(broker: RunningBroker, kind: str) -> list[dict[str, Any]]:
     """Return the ledger's entries of a kind."""
     listed = await asyncio.to_thread(broker.ask, "ledger", "tail", "-n", "1000")
-    return [shown["entry"] for shown in listed["entries"] if shown["entry"]["kind"] == kind]
+    return [dict(told(shown)) for shown in listed["entries"] if shown["entry"]["kind"] == kind]
 
 
 async def test_a_person_decides_in_the_chat_tool(broker: RunningBroker, chat: Chat) -> None:
