@@ -1,0 +1,56 @@
+"""The ports: what the use cases need from the outside, as small protocols whose docstrings promise semantics."""
+
+from broker.ports.anchors import Anchor, AnchorMeter, AnchorRecords, Placed, Placement, Prove
+from broker.ports.callers import Admitted, Authenticated, Authenticator, Caller, UnverifiedAssertion
+from broker.ports.clock import Clock, Ids
+from broker.ports.evidence import Erasable, Examining, Forgettable, Proofs, Proven, SelfExamined, SignedHead
+from broker.ports.leases import Backend, Backends, Envelope, LeaseFilter, LeaseRecords, RevokesPrefixes
+from broker.ports.ledger import Ledger, Revocations
+from broker.ports.records import FoundRecords, Hits, Idempotent, Inquiries, LeaseHits, Record, Records, TreeHead
+from broker.ports.signing import IdentitySigner, Minted, Signer
+from broker.ports.telling import Events, Meter, Notifier
+
+__all__ = [
+    "Admitted",
+    "Anchor",
+    "AnchorMeter",
+    "AnchorRecords",
+    "Authenticated",
+    "Authenticator",
+    "Backend",
+    "Backends",
+    "Caller",
+    "Clock",
+    "Envelope",
+    "Erasable",
+    "Events",
+    "Examining",
+    "Forgettable",
+    "FoundRecords",
+    "Hits",
+    "Idempotent",
+    "IdentitySigner",
+    "Ids",
+    "Inquiries",
+    "LeaseFilter",
+    "LeaseHits",
+    "LeaseRecords",
+    "Ledger",
+    "Meter",
+    "Minted",
+    "Notifier",
+    "Placed",
+    "Placement",
+    "Proofs",
+    "Prove",
+    "Proven",
+    "Record",
+    "Records",
+    "Revocations",
+    "RevokesPrefixes",
+    "SelfExamined",
+    "SignedHead",
+    "Signer",
+    "TreeHead",
+    "UnverifiedAssertion",
+]
