@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import socket
 import ssl
@@ -37,21 +38,30 @@ async def _answer(reader: asyncio.StreamReader) -> bytes:
     return head + await reader.readexactly(int(length.split(b":")[1]))
 
 
+def _drip(port: int) -> bytes:
+    """Send a header that does not end, and return the answer; what came before a reset can still be read."""
+    answer = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=0.05) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+        for _ in range(200):
+            with contextlib.suppress(OSError):
+                client.sendall(b"X-Drip: 1\r\n")
+            try:
+                piece = client.recv(4096)
+            except TimeoutError:
+                continue
+            except ConnectionResetError:
+                break
+            if not piece:
+                break
+            answer += piece
+    return answer
+
+
 async def test_a_slow_header(template: Template, tmp_path: Path) -> None:
     """A client that drips its header is told 408 and cut off, however steadily it drips (slow loris)."""
     async with running_app(template, tmp_path / "b", bounds=Bounds(header_seconds=0.3, stop_seconds=1)) as app:
-        reader, writer = await _connect(app)
-
-        async def drip() -> None:
-            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
-            while not writer.is_closing():
-                writer.write(b"X-Drip: 1\r\n")
-                await asyncio.sleep(0.05)
-
-        dripping = asyncio.create_task(drip())
-        answer = await asyncio.wait_for(reader.read(), 10)
-        dripping.cancel()
-        await _close((reader, writer))
+        answer = await asyncio.to_thread(_drip, app.server.port)
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b"too_slow" in answer
         assert b"Connection: close" in answer

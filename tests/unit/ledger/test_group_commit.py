@@ -23,8 +23,8 @@ from tests.support.ledgers import NOW, Bench, FixedClock, added, issued, noted, 
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    """An open ledger."""
-    async with opened(tmp_path / "ledger.db") as bench:
+    """An open ledger, whose transactions wait for as long as a test holds them up on a busy machine."""
+    async with opened(tmp_path / "ledger.db", busy_seconds=60.0) as bench:
         yield bench
 
 
