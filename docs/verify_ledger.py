@@ -2,6 +2,7 @@
 
     python verify_ledger.py ledger.db [--vkey VKEY] [--note FILE]
     python verify_ledger.py export.jsonl --vkey VKEY --note FILE
+    python verify_ledger.py entries-*.jsonl.gz ledger.db --note FILE
 
 It recomputes the Merkle tree (RFC 6962) over the entries, from the database or from an export as JSON Lines, and
 compares it with every checkpoint (C2SP tlog-checkpoint) of the database and with the one in FILE, which somebody kept
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import gzip
 import hashlib
 import json
 import sqlite3
@@ -30,17 +32,16 @@ Stored = tuple[int, bytes, bytes | None, bytes | None]  # place, canonical bytes
 def main() -> int:
     """Verify what the arguments name, and say what was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("ledger", type=Path, help="a ledger's database file, or its export as JSON Lines")
+    parser.add_argument("ledger", type=Path, nargs="+", help="a database file or an export, after its archives if any")
     parser.add_argument("--vkey", help="the verifier key of the checkpoints")
     parser.add_argument("--note", type=Path, help="a checkpoint that was kept elsewhere")
     asked = parser.parse_args()
     try:
-        claims, problems = list(_claims(asked.ledger)), []
+        problems: list[str] = []
+        claims = [claim for path in asked.ledger for claim in _claims(path, asked.vkey, problems)]
         if asked.note is not None:
             claims.append((f"the checkpoint in {asked.note.name}", *_read_note(asked.note.read_text(), asked.vkey)))
-        if asked.vkey is not None:
-            problems += _bad_signatures(asked.ledger, asked.vkey)
-        size, root, wrong = _tree(_entries(asked.ledger), claims)
+        size, root, wrong = _tree((entry for path in asked.ledger for entry in _entries(path)), claims)
     except (OSError, ValueError, sqlite3.Error) as error:
         print(f"cannot be verified: {error}", file=sys.stderr)
         return 2
@@ -114,9 +115,11 @@ def _compared(told: list[tuple[str, bytes]], size: int, root: bytes) -> list[str
 
 def _entries(path: Path) -> Iterator[Stored]:
     if not _is_database(path):
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                told = json.loads(line)
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8") as lines:
+            for told in map(json.loads, lines):
+                if "seq" not in told:
+                    continue  # the header, or a checkpoint, of an archive
                 kept = told.get("personal") or {"salt": "", "members": {}}
                 personal = base64.urlsafe_b64decode(kept["salt"] + "==") + _canonical(kept["members"])
                 yield told["seq"], _canonical(told["entry"]), None, personal if kept["salt"] else None
@@ -125,7 +128,7 @@ def _entries(path: Path) -> Iterator[Stored]:
         yield from database.execute("SELECT seq, body, leaf, personal FROM entries ORDER BY seq")
 
 
-def _claims(path: Path) -> Iterator[tuple[str, int, bytes]]:
+def _claims(path: Path, vkey: str | None, problems: list[str]) -> Iterator[tuple[str, int, bytes]]:
     """Yield what a database says of its tree: the size and root of each checkpoint, and the size of the head."""
     if not _is_database(path):
         return
@@ -133,22 +136,13 @@ def _claims(path: Path) -> Iterator[tuple[str, int, bytes]]:
         for size, root, note in database.execute("SELECT size, root, note FROM checkpoints"):
             yield f"the checkpoint of {size} entries", size, root
             if note is not None:
-                yield f"the signed checkpoint of {size} entries", *_read_note(note, None)
+                try:
+                    yield f"the signed checkpoint of {size} entries", *_read_note(note, vkey)
+                except ValueError as error:
+                    problems.append(f"the signed checkpoint of {size} entries: {error}")
         for size, frontier in database.execute("SELECT size, frontier FROM head"):
             peaks = [(0, frontier[at : at + 32]) for at in range(0, len(frontier), 32)]
             yield "the head", size, _root(peaks)
-
-
-def _bad_signatures(path: Path, vkey: str) -> list[str]:
-    wrong = []
-    if _is_database(path):
-        with _opened(path) as database:
-            for size, note in database.execute("SELECT size, note FROM checkpoints WHERE note IS NOT NULL"):
-                try:
-                    _read_note(note, vkey)
-                except ValueError as error:
-                    wrong.append(f"the signed checkpoint of {size} entries: {error}")
-    return wrong
 
 
 def _is_database(path: Path) -> bool:

@@ -21,6 +21,17 @@ from broker.ledger.rule_ends import StoredEnd, early_ends
 
 _MILLISECONDS: Final = 1000
 
+BY_THEMSELVES: Final = frozenset(
+    {Kind.TOKEN_REFUSED, Kind.ASSERTION_USED, Kind.STRANGERS_REFUSED, Kind.ACTION_REFUSED, Kind.LEASE_REFUSED}
+)
+"""The kinds of entries on which no other table depends; it does not on most tokens either."""
+
+
+def bears_on_tables(members: Mapping[str, Any]) -> bool:
+    """Return whether :meth:`Derived.take` would learn anything from an entry; of most entries it would not."""
+    kind = members["kind"]
+    return "approval" in members if kind == Kind.TOKEN_ISSUED else kind not in BY_THEMSELVES
+
 
 @dataclass(slots=True)
 class _Rule:

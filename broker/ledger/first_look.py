@@ -5,7 +5,7 @@ That the whole ledger is what it was, the broker finds out while it runs (:mod:`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from sqlalchemy import Connection, func, select
@@ -14,8 +14,9 @@ from sqlalchemy.exc import DBAPIError
 from broker.core.errors import BrokerError
 from broker.core.merkle import Frontier, leaf_hash, node_count, root_of
 from broker.core.soundness import Fault, Unsound
+from broker.core.tiles import TILE_WIDTH
 from broker.core.tree_head import KnownHead
-from broker.ledger import schema
+from broker.ledger import schema, sqlite, tree
 from broker.ledger.batch import Head
 from broker.ledger.failures import may_pass
 from broker.ledger.outside import contradictions
@@ -77,10 +78,28 @@ def _wrong_hashes(connection: Connection, frontier: Frontier) -> Iterator[str]:
     for seq, leaf, body in connection.execute(query):
         if not isinstance(body, bytes) or leaf_hash(body) != leaf:
             yield f"entry {seq} does not have the hash that was stored with it"
+    first = connection.scalar(select(func.min(table.seq))) or 0
+    archived = first - first % TILE_WIDTH
     for start, end, node in _last_subtrees(frontier):
-        between = table.seq.between(start, end - 1)
-        if root_of(connection.scalars(select(table.leaf).where(between).order_by(table.seq))) != node:
+        if start < archived:
+            root = tree.subtree(connection, frontier.size)(start, end)
+            good = root == node and _fits_nodes(connection, archived, end)
+        else:
+            good = root_of(_leaves(connection, start, end)) == node
+        if not good:
             yield f"entries {start} to {end - 1} do not have the hash that the head has for them"
+
+
+def _fits_nodes(connection: Connection, start: int, end: int) -> bool:
+    """Whether whole tiles of entries have the roots that are stored of them; of archived ones there is no more."""
+    leaves = _leaves(connection, start, end)
+    roots = [root_of(leaves[place : place + TILE_WIDTH]) for place in range(0, end - start, TILE_WIDTH)]
+    return roots == sqlite.node_hashes(connection, 1, start // TILE_WIDTH, end // TILE_WIDTH)
+
+
+def _leaves(connection: Connection, start: int, end: int) -> Sequence[bytes]:
+    between = schema.entries.c.seq.between(start, end - 1)
+    return connection.scalars(select(schema.entries.c.leaf).where(between).order_by(schema.entries.c.seq)).all()
 
 
 def _last_subtrees(frontier: Frontier) -> Iterator[tuple[int, int, bytes]]:

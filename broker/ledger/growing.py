@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from sqlalchemy import Connection, Select, and_, or_, select
 
 from broker.core.entry import Kind
 from broker.ledger import schema
+from broker.ledger.derived import BY_THEMSELVES
 from broker.ledger.sqlite import has_bytes
-
-_BY_THEMSELVES: Final = frozenset(
-    {
-        Kind.TOKEN_ISSUED,
-        Kind.TOKEN_REFUSED,
-        Kind.ASSERTION_USED,
-        Kind.STRANGERS_REFUSED,
-        Kind.ACTION_REFUSED,
-        Kind.LEASE_REFUSED,
-    }
-)
-"""The kinds of most entries; no other table depends on them, but on tokens that used an approval."""
 
 
 def stored_ids(connection: Connection) -> frozenset[str]:
@@ -30,9 +17,10 @@ def stored_ids(connection: Connection) -> frozenset[str]:
 
 
 def told_since(first: int) -> Select[int, bytes, bytes | None]:
-    """Return the query for entries from ``first`` on that other tables depend on: most do not matter to any."""
+    """Return the query for entries from ``first`` on that other tables depend on: see ``bears_on_tables``."""
     table = schema.entries.c
     approved = and_(table.kind == Kind.TOKEN_ISSUED.value, has_bytes(table.body, b'"approval"'))
-    matters = or_(table.kind.not_in([kind.value for kind in _BY_THEMSELVES]), approved)
+    others = [kind.value for kind in (*BY_THEMSELVES, Kind.TOKEN_ISSUED)]
+    matters = or_(table.kind.not_in(others), approved)
     query = select(table.seq, table.body, table.personal)
     return query.where(table.seq >= first, matters).order_by(table.seq)

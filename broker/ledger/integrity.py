@@ -11,11 +11,12 @@ from broker.core.errors import Code, Unavailable
 from broker.core.soundness import Fault, Unsound
 from broker.core.tree_head import KnownHead
 from broker.ledger import outside, sqlite
-from broker.ledger.examining import Examination, OpenNote
+from broker.ledger.examining import Examination
 from broker.ledger.high_water import HighWater
 from broker.ledger.last_check import LastCheck, LastCheckFile
 from broker.ledger.opening import Opened
 from broker.ledger.reading import Reader
+from broker.ledger.verifying.claims import OpenNote
 from broker.ledger.writer import Writer
 from broker.ports import Clock
 
@@ -106,7 +107,7 @@ class RunningExamination:
     @property
     def entries(self) -> int:
         """How many entries were gone through."""
-        return self._examination.frontier.size
+        return self._examination.entries
 
     async def begin(self) -> None:
         """Look at what does not depend on how many entries there are. Raises ``Unavailable``."""

@@ -106,7 +106,7 @@ def _soundness(connection: Connection, path: Path, now: float) -> tuple[Unsound 
     examination.all_of(connection)
     unsound = examination.verdict()
     if unsound is None:
-        file.write(LastCheck(at=now, entries=examination.frontier.size))
+        file.write(LastCheck(at=now, entries=examination.entries))
     return unsound, False
 
 

@@ -15,7 +15,7 @@ from broker.core.errors import Code, Unavailable
 from broker.core.tree_head import KnownHead
 from broker.ledger import records
 from broker.ledger.batch import Head, Proposal
-from broker.ledger.examining import Examination, OpenNote
+from broker.ledger.examining import Examination
 from broker.ledger.failures import unavailable
 from broker.ledger.high_water import HighWater
 from broker.ledger.last_check import LastCheck, LastCheckFile
@@ -23,6 +23,7 @@ from broker.ledger.lockfile import LedgerLock
 from broker.ledger.migrate import migrate
 from broker.ledger.sqlite import writer_engine
 from broker.ledger.store import RULE_MARGIN
+from broker.ledger.verifying.claims import OpenNote
 from broker.ledger.watch import FileWatch
 from broker.ledger.writer import Writer
 from broker.ports import Clock

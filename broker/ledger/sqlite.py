@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
@@ -33,6 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
+from broker.core.errors import Code, Unavailable
 from broker.ledger.schema import ENTRY_COLUMNS, metadata
 
 T = TypeVar("T")
@@ -81,6 +81,11 @@ def offline_engine(path: Path, *, immutable: bool) -> Engine:
 def examining_engine(path: Path) -> Engine:
     """Return an engine like that of readers, which reads even what is not text in a column of text."""
     return _engine(lambda: _lenient(path, "mode=rw"), _READER_SETTINGS, "BEGIN", QueuePool)
+
+
+def lenient_text(value: bytes) -> str:
+    """Read what a column of text holds, even if it is none: what is not UTF-8 becomes surrogates."""
+    return value.decode(errors="surrogateescape")
 
 
 def integrity_problems(connection: Connection) -> list[str]:
@@ -156,6 +161,14 @@ def insert_entries(connection: Connection, rows: Sequence[tuple[object, ...]]) -
 def insert_nodes(connection: Connection, rows: Sequence[tuple[int, int, bytes]]) -> None:
     """Insert nodes of the Merkle tree: level, number, hash."""
     _insert(connection, "INSERT INTO nodes (level, number, hash) VALUES", rows)
+
+
+def remove_entries(connection: Connection, first: int, end: int) -> None:
+    """Remove the entries from ``first`` up to ``end`` if they are the first ones and all there, else raise."""
+    removed = connection.exec_driver_sql("DELETE FROM entries WHERE seq < ?", (end,)).rowcount
+    if removed != end - first:
+        msg = f"the entries {first} to {end - 1} are not the first ones that there are"
+        raise Unavailable(Code.LEDGER_CORRUPT, msg)
 
 
 def leaf_hashes(connection: Connection, start: int, end: int) -> list[bytes] | None:
@@ -274,7 +287,7 @@ def _engine(connect: Callable[[], sqlite3.Connection], settings: Iterable[str], 
 
 def _lenient(path: Path, query: str) -> sqlite3.Connection:
     connection = _connect(path, query, BUSY_SECONDS)
-    connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
+    connection.text_factory = lenient_text
     return connection
 
 

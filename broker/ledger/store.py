@@ -36,7 +36,6 @@ from broker.ledger import (
 )
 from broker.ledger.checkpoints import Checkpoints, Sign
 from broker.ledger.compaction import forget_ended_rows
-from broker.ledger.examining import OpenNote
 from broker.ledger.group_commit import GroupCommit
 from broker.ledger.integrity import Integrity
 from broker.ledger.lockfile import LedgerLock
@@ -44,6 +43,7 @@ from broker.ledger.opening import Opened, create_ledger, open_ledger
 from broker.ledger.reading import Reader
 from broker.ledger.task_book import tree_holds_until
 from broker.ledger.usage import UsageCount
+from broker.ledger.verifying.claims import OpenNote
 from broker.ledger.watch import FileWatch
 from broker.ledger.writer import Writer
 from broker.ports import (

@@ -12,7 +12,16 @@ from functools import partial
 from sqlalchemy import Connection, select
 
 from broker.core.errors import Code, Refused, Unavailable
-from broker.core.merkle import HASH_SIZE, TILE_HEIGHT, consistency_proof, inclusion_proof, leaf_hash, verify_inclusion
+from broker.core.merkle import (
+    HASH_SIZE,
+    TILE_HEIGHT,
+    Frontier,
+    Subtree,
+    consistency_proof,
+    inclusion_proof,
+    leaf_hash,
+    verify_inclusion,
+)
 from broker.core.tiles import TILE_WIDTH, Tile, bundle, subtree_root
 from broker.ledger import schema, sqlite
 from broker.ledger.batch import Head
@@ -24,14 +33,24 @@ def inclusion(connection: Connection, seq: int, size: int) -> Sequence[bytes]:
     """Return the proof that entry ``seq`` is in the tree of ``size`` entries. Raises :class:`Refused`."""
     if not 0 <= seq < size or size > Head.read(connection).frontier.size:
         raise Refused(Code.NOT_FOUND, "there is no such entry in a tree of this size")
-    return inclusion_proof(partial(subtree_root, _Tiles(connection, size)), seq, size)
+    return inclusion_proof(subtree(connection, size), seq, size)
 
 
 def consistency(connection: Connection, old: int, new: int) -> Sequence[bytes]:
     """Return the proof that the tree of ``new`` entries continues that of ``old``. Raises :class:`Refused`."""
     if not 0 <= old <= new or new > Head.read(connection).frontier.size:
         raise Refused(Code.NOT_FOUND, "there are no trees of these sizes, the older one first")
-    return consistency_proof(partial(subtree_root, _Tiles(connection, new)), old, new)
+    return consistency_proof(subtree(connection, new), old, new)
+
+
+def frontier(connection: Connection, size: int) -> Frontier:
+    """Return the frontier of the tree of ``size`` entries. Raises :class:`Refused` or :class:`Unavailable`."""
+    root_over, nodes, start = subtree(connection, size), list[bytes](), 0
+    for bit in reversed(range(size.bit_length())):
+        if size >> bit & 1:
+            nodes.append(root_over(start, start + (1 << bit)))
+            start += 1 << bit
+    return Frontier(size, tuple(nodes))
 
 
 def proven(connection: Connection, seq: int, head: SignedHead) -> Proven:
@@ -64,6 +83,11 @@ def tile(connection: Connection, wanted: Tile) -> bytes:
         return bundle(bodies)
     except (TypeError, OverflowError) as error:
         raise _damaged(f"the entries {start} to {end - 1} cannot be read") from error
+
+
+def subtree(connection: Connection, size: int) -> Subtree:
+    """Return what finds the root over leaves of the tree of ``size`` entries; it raises like :func:`frontier`."""
+    return partial(subtree_root, _Tiles(connection, size))
 
 
 class _Tiles:

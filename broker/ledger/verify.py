@@ -1,106 +1,226 @@
-"""Verify a whole ledger file without a broker: everything that is stored is derived again from the entries' bytes."""
+"""Verify a whole ledger without a broker: everything that is stored is derived again from the entries' bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, func, select
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from broker.core.errors import Code, Unavailable
+from broker.core.merkle import Frontier
 from broker.core.tree_head import KnownHead
 from broker.ledger import schema
-from broker.ledger.examining import Contradiction, Examination, OpenNote
+from broker.ledger.archive_file import Archive
 from broker.ledger.failures import is_store_failure, unavailable
-from broker.ledger.sqlite import offline_engine
+from broker.ledger.outside import accepted_heads
+from broker.ledger.sqlite import integrity_problems, schema_problems
+from broker.ledger.verifying.checking import pool_of
+from broker.ledger.verifying.claims import Claims, Kept, OpenNote
+from broker.ledger.verifying.course import Course, Progress
+from broker.ledger.verifying.database import DatabaseEntries, engine, tile_roots
+from broker.ledger.verifying.lines import LinesEntries
+from broker.ledger.verifying.report import Found, Report
+from broker.ledger.verifying.stored import Source
+from broker.ledger.verifying.tables import epoch_problems, head_problems, node_problems, state_problems
+from broker.ledger.verifying.tree import Claim, Tree
 
+__all__ = ["Kept", "OpenNote", "Report", "verify_file"]
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What was found. ``problems`` are in plain words, without any content of entries; none means sound.
-
-    ``size``, ``root`` and ``epoch`` are computed from the entries, not read from the head. ``signatures`` is how many
-    checkpoints' signatures were verified.
-    """
-
-    ledger: str
-    size: int
-    root: bytes
-    epoch: int
-    checkpoints: int
-    signatures: int
-    problem_count: int
-    problems: tuple[str, ...]
-
-    @property
-    def sound(self) -> bool:
-        """Whether nothing at all was wrong."""
-        return self.problem_count == 0
+_SQLITE: Final = b"SQLite format 3\x00"
 
 
 def verify_file(
     path: Path,
     *,
+    archives: Sequence[Path] = (),
+    kept: Sequence[Kept] = (),
     open_note: OpenNote | None = None,
-    outside: Mapping[str, KnownHead] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    processes: int = 1,
+    progress: Progress | None = None,
 ) -> Report:
-    """Verify a ledger file, which a broker may be using at the same time.
+    """Verify a ledger's database, which a broker may be using at the same time, or an export, or an archive.
 
-    ``open_note`` verifies signatures of checkpoints; ``outside`` is what was kept elsewhere, by what it is called.
-    ``progress`` is called with the number of entries done and of all.
-    Raises :class:`Unavailable` if the file cannot be read as a ledger at all.
+    ``archives`` hold what was before. ``open_note`` verifies signatures of checkpoints. Several ``processes`` check
+    entries at the same time; what is found does not depend on their number. Raises :class:`Unavailable` if there is
+    nothing that can be read as a ledger.
     """
     if not path.is_file():
         raise Unavailable(Code.LEDGER_UNAVAILABLE, f"there is no ledger at {path}")
-    engine = _engine(path)
+    before = _ordered(map(_archive, archives))
+    with pool_of(processes) as pool:
+        run = _Verification(kept, open_note, pool, progress)
+        if _is_database(path):
+            return _in_database(path, lambda connection: run.of_database(path, before, connection))
+        archive = Archive.read(path)
+        return run.of_export(path, before) if archive is None else run.of_archives(_ordered([*before, archive]))
+
+
+def _in_database(path: Path, verify: Callable[[Connection], Report]) -> Report:
     try:
-        with engine.connect() as connection:  # without a commit, which a damaged file may refuse
-            return _examined(connection, Examination(open_note, outside or {}), progress)
+        with engine(path).begin() as connection:
+            return verify(connection)
     except SQLAlchemyError as error:
         if is_store_failure(error):
             raise unavailable(error) from error
         raise Unavailable(Code.LEDGER_CORRUPT, "this is not a ledger: its tables are missing") from error
     except UnicodeDecodeError as error:  # what SQLite has to say about a damaged schema quotes it
         raise Unavailable(Code.LEDGER_CORRUPT, "this is not a ledger: its schema is damaged") from error
-    finally:
-        engine.dispose()
 
 
-def _engine(path: Path) -> Engine:
-    """Open the file so that nothing beside it is made or changed, unless a broker has it open.
-
-    A ledger in use has a log, through which it must be read. A log that is left beside a file that nobody uses is read,
-    too: it holds what was committed last.
-    """
-    return offline_engine(path, immutable=not Path(f"{path}-wal").exists())
-
-
-def _examined(connection: Connection, examination: Examination, progress: Callable[[int, int], None] | None) -> Report:
-    """Examine the whole of one state of the ledger."""
-    meta = connection.execute(select(schema.meta)).one_or_none()
-    head = connection.execute(select(schema.head)).one_or_none()
-    if meta is None or head is None:
-        raise Unavailable(Code.LEDGER_CORRUPT, "this is not a ledger: it has no head or no identity")
-    examination.all_of(connection, lambda done: None if progress is None else progress(done, head.size))
-    for contradiction in examination.contradictions:
-        examination.found.add(_told(contradiction))
-    return Report(
-        ledger=str(meta.ledger),
-        size=examination.frontier.size,
-        root=examination.frontier.root(),
-        epoch=examination.derived.epoch,
-        checkpoints=examination.checkpoints,
-        signatures=examination.signatures,
-        problem_count=examination.found.count,
-        problems=tuple(examination.found.texts),
-    )
+def _is_database(path: Path) -> bool:
+    """Whether SQLite should say what is wrong with the file: it has its mark, or no content at all."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_SQLITE)) in {_SQLITE, b""}
+    except OSError as error:
+        raise Unavailable(Code.LEDGER_UNAVAILABLE, f"{path} cannot be read") from error
 
 
-def _told(contradiction: Contradiction) -> str:
-    """Return what an auditor is told, who must also hear of what an operator accepted."""
-    rule = contradiction.accepted_by
-    accepted = "" if rule is None else f"; rule {rule} accepted that as lost, when an older ledger was restored"
-    return contradiction.text + accepted
+def _archive(path: Path) -> Archive:
+    archive = Archive.read(path)
+    if archive is None:
+        raise Unavailable(Code.LEDGER_CORRUPT, f"{path.name} is not an archive of a ledger")
+    return archive
+
+
+def _ordered(archives: Iterable[Archive]) -> list[Archive]:
+    """Return archives by their first entry; of those that begin together, the longest one first."""
+    return sorted(archives, key=lambda archive: (archive.header.first, -archive.header.end))
+
+
+def _parted(archives: Sequence[Archive], limit: int | None) -> tuple[list[Archive], list[Archive]]:
+    """Part archives, in their order, into those that follow one another and those that repeat what others have."""
+    behind: list[Archive] = []
+    aside: list[Archive] = []
+    place = 0
+    for archive in archives:
+        if archive.header.first >= place and (limit is None or archive.header.end <= limit):
+            behind.append(archive)
+            place = archive.header.end
+        else:
+            aside.append(archive)
+    return behind, aside
+
+
+class _Verification:
+    """One run over one state of the ledger."""
+
+    def __init__(
+        self, kept: Sequence[Kept], open_note: OpenNote | None, pool: Executor | None, progress: Progress | None
+    ) -> None:
+        self._kept = kept
+        self._pool = pool
+        self._progress = progress
+        self._found = Found()
+        self._claims = Claims(open_note, self._found)
+        self._course = self._begin(())
+
+    def of_database(self, path: Path, archives: Sequence[Archive], connection: Connection) -> Report:
+        """Verify a database with everything that it derives from the entries."""
+        meta = connection.execute(select(schema.meta)).one_or_none()
+        head = connection.execute(select(schema.head)).one_or_none()
+        if meta is None or head is None:
+            raise Unavailable(Code.LEDGER_CORRUPT, "this is not a ledger: it has no head or no identity")
+        try:
+            self._verify(path, archives, connection, head)
+        except DBAPIError as error:
+            # Not readable to the end: say so beside what was found until then.
+            self._found.add(f"the database file itself is damaged ({type(error.orig).__name__}): {error.orig}")
+        except (ValueError, TypeError, ArithmeticError):
+            self._found.add("the database file itself is damaged: it holds values that its columns cannot have")
+        self._same_ledger(str(meta.ledger), archives)
+        return self._report(str(meta.ledger))
+
+    def of_export(self, path: Path, archives: Sequence[Archive]) -> Report:
+        """Verify JSON Lines, which keep nothing but the entries."""
+        self._course = self._begin([kept.claim() for kept in self._kept], archives)
+        self._follow(LinesEntries(path))
+        if not self._course.entries:
+            raise Unavailable(Code.LEDGER_CORRUPT, f"{path.name} is not a ledger, nor an export or archive of one")
+        self._finish()
+        return self._report(archives[0].header.ledger if archives else None)
+
+    def of_archives(self, archives: Sequence[Archive]) -> Report:
+        """Verify archives alone. What comes after them is known by the checkpoint and the proof in the last one."""
+        end = max(archive.header.end for archive in archives)
+        claims = [kept.claim() for kept in self._kept if kept.size <= end]
+        self._course = self._begin(claims, archives, before=archives[0].header.frontier())
+        self._finish()
+        ledger = archives[0].header.ledger
+        self._same_ledger(ledger, archives)
+        return self._report(ledger)
+
+    def _verify(self, path: Path, archives: Sequence[Archive], connection: Connection, head: Any) -> None:  # noqa: ANN401 - a row of the head table, whose values are not trusted
+        self._found.add_all((*integrity_problems(connection), *schema_problems(connection)))
+        claims = [*self._claims.of_database(connection), *(kept.claim() for kept in self._kept)]
+        first = connection.scalar(select(func.min(schema.entries.c.seq)))
+        self._course = self._begin(claims, archives, limit=first, nodes=tile_roots(connection))
+        self._follow(DatabaseEntries(path, connection, head.size))
+        self._finish(accepted_heads(connection))
+        self._found.add_all(head_problems(self._course, head))
+        self._found.add_all(self._course.personal.compare())
+        self._found.add_all(node_problems(connection, self._course))
+        self._found.add_all(epoch_problems(connection, self._course))
+        self._found.add_all(state_problems(connection, self._course))
+
+    def _begin(
+        self,
+        claims: Iterable[Claim],
+        archives: Sequence[Archive] = (),
+        *,
+        limit: int | None = None,
+        before: Frontier = Frontier(),  # noqa: B008 - frozen
+        nodes: Mapping[int, bytes] = MappingProxyType({}),
+    ) -> Course:
+        """Return a course with what is in the archives behind it, as far as they end before the entry ``limit``."""
+        behind, aside = _parted(archives, limit)
+        told = [claim for archive in behind for claim in self._claims.of_archive(archive)]
+        told += [claim for archive in aside for claim in self._verify_aside(archive)]
+        course = Course(Tree([*claims, *told], nodes, before), self._found, self._pool)
+        for archive in behind:
+            promised = archive.header.first, archive.header.end
+            course.follow(LinesEntries(archive.path), self._progress, promised=promised)
+        return course
+
+    def _follow(self, source: Source) -> None:
+        self._course.follow(source, self._progress)
+
+    def _verify_aside(self, archive: Archive) -> Sequence[Claim]:
+        """Verify an archive whose entries come from elsewhere, too, by itself; return what it says of their tree."""
+        told = list(self._claims.of_archive(archive))
+        course = Course(Tree(told, before=archive.header.frontier()), self._found, self._pool)
+        course.follow(LinesEntries(archive.path), promised=(archive.header.first, archive.header.end))
+        course.finish()
+        return told
+
+    def _finish(self, accepted: Mapping[KnownHead, int] = MappingProxyType({})) -> None:
+        self._found.add_all(each.told() for each in self._course.finish(accepted))
+
+    def _same_ledger(self, ledger: str, archives: Sequence[Archive]) -> None:
+        for archive in archives:
+            if archive.header.ledger != ledger:
+                self._found.add(f"{archive.path.name} is of another ledger")
+
+    def _report(self, ledger: str | None) -> Report:
+        course = self._course
+        frontier, voucher = course.tree.frontier(), course.voucher()
+        return Report(
+            ledger=ledger,
+            size=course.tree.size,
+            entries=course.entries,
+            root=None if frontier is None else frontier.root(),
+            epoch=course.derived.epoch,
+            checkpoints=self._claims.checkpoints,
+            signatures=self._claims.signatures,
+            problem_count=self._found.count,
+            problems=tuple(self._found.texts),
+            archived=course.archived,
+            removed_at=course.removed_at,
+            spans=course.spans(),
+            voucher=None if voucher is None else voucher.says,
+        )

@@ -23,6 +23,7 @@ from broker.core.change import (
     PutKey,
     RegisteredAgent,
     RemoveAgent,
+    RemoveEntries,
     StoredKey,
     Unused,
 )
@@ -53,6 +54,7 @@ class Writes:
     lifted: dict[str, float] = field(default_factory=dict)
     erased: list[int] = field(default_factory=list)
     accepted: list[AcceptRestore] = field(default_factory=list)
+    archived: list[RemoveEntries] = field(default_factory=list)
 
     def collect(self, change: Change) -> None:
         """Take up what one accepted change writes, its guards included: some are used up by it."""
@@ -70,6 +72,7 @@ class Writes:
         if change.writes:
             self._collect_writes(change)
             self.accepted += [write for write in change.writes if isinstance(write, AcceptRestore)]
+            self.archived += [write for write in change.writes if isinstance(write, RemoveEntries)]
 
     def _collect_writes(self, change: Change) -> None:
         for write in change.writes:
@@ -153,6 +156,8 @@ class Writes:
             _replace(connection, schema.keys.c.kid, list(self.keys), [key_row(key) for key in self.keys.values()])
         if self.erased:
             forget(connection, self.erased)
+        for archived in self.archived:
+            sqlite.remove_entries(connection, archived.first, archived.end)
 
     def _write_blocks(self, connection: Connection) -> None:
         if self.blocks:

@@ -35,6 +35,7 @@ from tests.bench.anchors import measure as measure_anchors
 from tests.bench.leases import measure as measure_leases
 from tests.bench.proofs import measure as measure_proofs
 from tests.bench.stage import Load, Stage
+from tests.bench.verification import measure as measure_verifying
 from tests.support.running_broker import RunningBroker, free_port
 
 ROUNDS = 3
@@ -248,6 +249,7 @@ PARTS: Mapping[str, Callable[[Path, Table, int], None]] = {
     "leases": _leases,
     "proofs": measure_proofs,
     "anchors": _anchors,
+    "verifying": measure_verifying,
 }
 
 if __name__ == "__main__":

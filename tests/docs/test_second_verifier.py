@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import gzip
 import random
 import shutil
 import sqlite3
@@ -13,11 +16,15 @@ from pathlib import Path
 
 import pytest
 
+from broker.ledger import archiving
+from broker.ledger.archive_file import archives_in
 from broker.ledger.verify import verify_file
+from tests.support.ledgers import NOW, issued, opened
 from tests.support.running_broker import TICKETS, RunningBroker
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "verify_ledger.py"
 MOST_LINES = 200
+DAY = 24 * 3600.0
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +150,32 @@ def test_a_note_of_another_key(sound: tuple[Path, str, Path], tmp_path: Path) ->
     unsigned = tmp_path / "unsigned.txt"
     unsigned.write_text(text.partition("\n\n")[0] + "\n\n")
     assert "did not sign" in judged(ledger, "--vkey", vkey, "--note", unsigned)[1]
+
+
+def test_archives_and_what_is_left_of_the_ledger(tmp_path: Path) -> None:
+    """Both verifiers read archives and the database as one sequence, and agree on what was done to either."""
+    path, folder = tmp_path / "ledger.db", tmp_path / "old"
+
+    async def fill() -> None:
+        async with opened(path, sign=_note) as bench:
+            await asyncio.gather(*(bench.ledger.commit(issued(f"tok_{number}", 0)) for number in range(600)))
+            await bench.ledger.checkpoint()
+            for made in archiving.archives(path, folder, NOW + DAY, NOW + DAY, newest=0):
+                await bench.ledger.commit(archiving.removal(made, "os:ann", "retention", NOW + DAY))
+
+    asyncio.run(fill())
+    (archive,) = archives_in(folder)
+    code, said = judged(archive, path)
+    assert code == 0, said
+    report = verify_file(path, archives=[archive])
+    assert report.problems == ()
+    assert said.startswith(f"{report.size} entries, root {base64.b64encode(report.root or b'').decode()}")
+    assert judged(path)[0] == 1, "without the archive, entries are missing to whoever knows of no archives"
+    text = gzip.decompress(archive.read_bytes())
+    archive.write_bytes(gzip.compress(text.replace(b"tok_77", b"tok_7x", 1)))
+    assert judged(archive, path)[0] == 1
+    assert not verify_file(path, archives=[archive]).sound
+
+
+def _note(size: int, root: bytes) -> str:
+    return f"test/audit\n{size}\n{base64.b64encode(root).decode()}\n\n\N{EM DASH} test/audit AAAAAAAA\n"

@@ -23,8 +23,7 @@ from broker.core.errors import Unavailable
 from broker.core.jwk import parse_jwk
 from broker.core.tree_head import KnownHead
 from broker.ledger import SqlLedger
-from broker.ledger.examining import OpenNote
-from broker.ledger.verify import verify_file
+from broker.ledger.verify import Kept, OpenNote, verify_file
 from broker.ports import Revocations
 from broker.self_check import SelfCheck
 from broker.signing.checkpoint import open_note, verifier_key
@@ -177,8 +176,9 @@ def content(path: Path) -> tuple[object, object]:
 
 def verified(path: Path, ground: Ground) -> tuple[str, ...]:
     """Return what ``broker ledger verify`` finds, with the key and the checkpoint that was kept elsewhere."""
+    kept = [Kept(head.size, head.root, name) for name, head in ground.kept.items()]
     try:
-        return verify_file(path, open_note=ground.open_note, outside=ground.kept).problems
+        return verify_file(path, kept=kept, open_note=ground.open_note).problems
     except Unavailable as error:
         return (error.public,)
 

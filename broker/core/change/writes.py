@@ -309,6 +309,17 @@ class ErasePersonal:
     places: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RemoveEntries:
+    """Remove the entries from ``first`` up to ``end``, which are in an archive; the tree above them stays.
+
+    They must be the first ones that there are, and all must be there: else nothing is changed (``Unavailable``).
+    """
+
+    first: int
+    end: int
+
+
 Write = (
     AddRule
     | AcceptRestore
@@ -337,4 +348,5 @@ Write = (
     | RetryLease
     | ReleaseHeldLeases
     | ErasePersonal
+    | RemoveEntries
 )

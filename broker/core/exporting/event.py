@@ -13,7 +13,13 @@ from broker.core.entry import RULES, Kind
 VENDOR: Final = "credential-broker"
 PRODUCT: Final = "broker"
 
-_GRAVE: Final = RULES | {Kind.PREFIX_REVOKED, Kind.LEASE_MISSED, Kind.CLOCK_STEPPED, Kind.ANCHOR_FAILED}
+_GRAVE: Final = RULES | {
+    Kind.PREFIX_REVOKED,
+    Kind.LEASE_MISSED,
+    Kind.CLOCK_STEPPED,
+    Kind.ANCHOR_FAILED,
+    Kind.LEDGER_ARCHIVED,
+}
 
 
 @dataclass(frozen=True, slots=True)

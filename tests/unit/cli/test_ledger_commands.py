@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,26 @@ def test_emergencies_have_a_reason(shell: Shell, broker: BrokerThread, arguments
     """An emergency without a reason, or a reason without one, changes nothing."""
     assert shell("keys", "rotate", *arguments).code in {1, 2}
     assert len(broker.entries("keys.rotated")) == 1
+
+
+def test_checkpoints_that_were_kept(shell: Shell, fresh: BrokerThread, tmp_path: Path) -> None:
+    """A note that was kept vouches for what it covers; one of another key, or no note at all, is refused."""
+    shell("ledger", "tail")
+    vkey = shell("keys", "list", "--json").json["vkeys"][0]
+    file, note = fresh.folder / "ledger.db", tmp_path / "kept.txt"
+    with closing(sqlite3.connect(file)) as database:
+        query = "SELECT note FROM checkpoints WHERE note IS NOT NULL ORDER BY size DESC"
+        note.write_text(database.execute(query).fetchone()[0])
+    told = shell("ledger", "verify", "--file", file, "--note", note, "--json").json
+    size = int(note.read_text().split("\n")[1])
+    assert told["voucher"].endswith("in kept.txt")
+    assert told["trust"][0] == {"first": 0, "end": size, "trust": "vouched"}
+    lines = shell("ledger", "verify", "--file", file, "--note", note).out
+    assert f"entries 0 to {size - 1}: sound, and covered by the checkpoint of {size} entries in kept.txt" in lines
+    other = verifier_key(vkey.partition("+")[0], Ed25519PrivateKey.generate().public_key())
+    assert shell("ledger", "verify", "--file", file, "--note", note, "--vkey", other).code == 2
+    assert shell("ledger", "verify", "--file", file, "--note", note, "--vkey", other, "--vkey", vkey).code == 0
+    note.write_text("hello")
+    assert shell("ledger", "verify", "--file", file, "--note", note).code == 2
+    assert shell("ledger", "verify", "--file", file, "--note", tmp_path / "none").code == 2
+    assert shell("ledger", "verify", "--file", file, "--archive", tmp_path).code == 2

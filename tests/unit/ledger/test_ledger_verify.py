@@ -74,12 +74,12 @@ def tamper(path: Path, *statements: str) -> Report:
 async def test_a_sound_ledger(path: Path) -> None:
     """Everything is counted, nothing is found, and verifying leaves nothing beside the file."""
     before = sorted(path.parent.iterdir())
-    seen: list[tuple[int, int]] = []
-    report = verify_file(path, open_note=open_note, progress=lambda done, total: seen.append((done, total)))
+    seen: list[tuple[int, float]] = []
+    report = verify_file(path, open_note=open_note, progress=lambda done, share: seen.append((done, share)))
     assert report.problems == ()
     assert report.sound
     assert (report.size, report.epoch, report.checkpoints, report.signatures) == (12, 2, 3, 3)
-    assert seen == [(12, 12)]
+    assert seen == [(12, 1.0)]
     assert sorted(path.parent.iterdir()) == before
 
 

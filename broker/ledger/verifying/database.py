@@ -1,0 +1,97 @@
+"""The entries of a ledger's database file, read in ranges of places by whoever checks them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Final, cast
+
+from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy.exc import DBAPIError
+
+from broker.core.merkle import HASH_SIZE
+from broker.core.tiles import TILE_WIDTH
+from broker.ledger import schema
+from broker.ledger.sqlite import lenient_text, offline_engine
+from broker.ledger.verifying.stored import Loaded, Piece, Stored
+
+PIECE: Final = 32 * TILE_WIDTH
+"""How many places a piece covers."""
+
+_SQL: Final = f"SELECT {', '.join(schema.ENTRY_COLUMNS)} FROM entries WHERE seq BETWEEN ? AND ? ORDER BY seq"  # noqa: S608 - our own names
+
+
+@dataclass(frozen=True, slots=True)
+class DatabasePiece:
+    """The entries from ``first`` up to ``end`` of a file."""
+
+    path: Path
+    first: int
+    end: int
+    share: float
+
+    def load(self) -> Loaded:
+        """Read the range in a transaction of its own: entries that were committed never change."""
+        entries: list[Stored] = []
+        try:
+            with engine(self.path).connect() as connection:
+                try:
+                    return Loaded(list(self._rows(connection, str)))
+                except sqlite3.Error:  # a text that is none, or a damaged page; reading with care is slow, and rare
+                    for stored in self._rows(connection, lenient_text):
+                        entries.append(stored)  # noqa: PERF402 - those before a damaged page are not lost
+        except (sqlite3.Error, DBAPIError) as error:
+            after = entries[-1].seq + 1 if entries else self.first
+            text = f"entries from {after} on, up to {self.end - 1}, cannot be read: the database file is damaged"
+            return Loaded(entries, [f"{text} ({error})"])
+        return Loaded(entries)
+
+    def _rows(self, connection: Connection, text: Callable[[bytes], str]) -> Iterator[Stored]:
+        """Yield the rows as the driver has them: what else there is around them would cost as much again."""
+        driver = cast("sqlite3.Connection", connection.connection.driver_connection)
+        driver.text_factory = text
+        for row in driver.execute(_SQL, (self.first, self.end - 1)):
+            yield Stored(row[0], row[1], row[2:-2], row[-2], row[-1])
+
+
+class DatabaseEntries:
+    """All entries that a database holds, wherever they are said to stand."""
+
+    def __init__(self, path: Path, connection: Connection, expected: int) -> None:
+        """``expected`` is how many entries there should be."""
+        self._path = path
+        self._connection = connection
+        self._expected = max(expected, 1)
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield ranges that hold something; each whole tile is in one range."""
+        seq = schema.entries.c.seq
+        first = self._connection.scalar(select(func.min(seq)))
+        while first is not None:
+            end = first - first % PIECE + PIECE
+            yield DatabasePiece(self._path, first, end, min(1.0, max(0, end) / self._expected))
+            first = self._connection.scalar(select(func.min(seq)).where(seq >= end))
+
+
+def tile_roots(connection: Connection) -> dict[int, bytes]:
+    """Return the roots of whole tiles as they were stored when their entries came, by the tiles' numbers."""
+    table = schema.nodes.c
+    rows = connection.execute(select(table.number, table.hash).where(table.level == 1))
+    return {row.number: row.hash for row in rows if isinstance(row.hash, bytes) and len(row.hash) == HASH_SIZE}
+
+
+def engine(path: Path) -> Engine:
+    """Open the file so that nothing beside it is made or changed, unless a broker has it open.
+
+    A ledger in use has a log, through which it must be read. A log that is left beside a file that nobody uses is read,
+    too: it holds what was committed last. The engine keeps no connection.
+    """
+    return _engine(path, immutable=not Path(f"{path}-wal").exists())
+
+
+@lru_cache(maxsize=4)
+def _engine(path: Path, *, immutable: bool) -> Engine:
+    return offline_engine(path, immutable=immutable)
