@@ -9,6 +9,7 @@ import typer
 
 from broker.cli import (
     ledger_anchors,
+    ledger_archive,
     ledger_checkpoint,
     ledger_erase,
     ledger_export,
@@ -42,6 +43,7 @@ app.command("anchors")(ledger_anchors.command)
 app.command("erase")(ledger_erase.command)
 app.command("status")(ledger_status.command)
 app.command("accept-restore")(ledger_restore.command)
+app.command("archive")(ledger_archive.command)
 
 PAGE: Final = 1000
 FOLLOW_SECONDS: Final = 1.0

@@ -114,7 +114,7 @@ class _Export:
                 await _reach(read, following)
             async with self._receiver() as receiver:
                 work = Forwarding(self._form, receiver, self._cursor, self._manner, timing=SYSTEM, tell=note)
-                await work.run(read, since if following is None else following)
+                await work.run(_whole(read), since if following is None else following)
         except CursorUnusable as error:
             raise unusable(f"--cursor: {error}") from error
         except EntryRefused as refused:
@@ -156,6 +156,22 @@ async def _reach(read: Read, following: int) -> None:
             f"the ledger has no entry {following - 1}, which was exported: an older one may have been put in its place"
         )
         raise Failure(ExitCode.INTEGRITY, "ledger_too_short", text)
+
+
+def _whole(read: Read) -> Read:
+    """Return a reading that raises ``Failure`` where entries would be left out, because they are no longer there."""
+
+    async def whole(after: int) -> Page:
+        page = await read(after)
+        if page and (first := page[0][0]) > after + 1:
+            text = (
+                f"entries {after + 1} to {first - 1} were archived and removed; broker ledger query"
+                f" --kind ledger.archived names the archives, and --since {first} begins with what is left"
+            )
+            raise Failure(ExitCode.REFUSED, "archived", text)
+        return page
+
+    return whole
 
 
 def _from_broker(session: Session, *, follow: bool) -> Read:

@@ -23,6 +23,9 @@ MAX_ASSERTION: Final = 600
 
 MAX_DAYS: Final = 36_500
 
+SIX_MONTHS: Final = 183
+"""The fewest days that entries are retained, unless the settings say that less is meant."""
+
 PREFIX: Final = "BROKER_"
 """``BROKER_LISTEN_PORT=9000`` sets ``port`` in ``[listen]``; the environment wins over the file."""
 
@@ -103,6 +106,7 @@ def _check(raw: SettingsFile, path: Path) -> None:
     _check_listen(raw, path)
     _check_ledger(raw, path)
     _check_webhooks(raw, path)
+    _check_retention(raw, path)
     source = raw.master_key
     given = [value for value in (source.file, source.environment, source.command) if value is not None]
     if len(given) != 1 or not all(given):
@@ -155,6 +159,13 @@ def _check_ledger(raw: SettingsFile, path: Path) -> None:
         fail(path, f"ledger.personal_days: must be 1 to {MAX_DAYS}")
 
 
+def _check_retention(raw: SettingsFile, path: Path) -> None:
+    days = raw.ledger.retain_days
+    if days is not None and days < (1 if raw.ledger.retain_less_than_six_months else SIX_MONTHS):
+        text = f"ledger.retain_days: must be at least {SIX_MONTHS}, unless retain_less_than_six_months = true (then 1)"
+        fail(path, text)
+
+
 def _check_webhooks(raw: SettingsFile, path: Path) -> None:
     for place, hook in enumerate(raw.webhooks):
         where = f"webhooks[{place}]"
@@ -186,6 +197,7 @@ def _resolved(
         index_in_answers=raw.ledger.index_in_answers,
         personal_days=raw.ledger.personal_days,
         check_entries_per_second=raw.ledger.check_entries_per_second,
+        retain_days=raw.ledger.retain_days,
         master_key=replace(raw.master_key, file=maybe(raw.master_key.file)),
         limits=raw.limits,
         log=raw.log,

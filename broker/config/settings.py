@@ -33,14 +33,18 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the ledger is: a SQLite file. ``index_in_answers`` tells agents the place of each token's entry in it.
 
-    After ``personal_days`` what is personal in an entry is erased.
-    The broker goes through ``check_entries_per_second`` to check itself.
+    After ``personal_days`` what is personal in an entry is erased. The broker goes through
+    ``check_entries_per_second`` to check itself. Entries older than ``retain_days`` may be removed once they are
+    archived; none may by default. The law in places demands six months (EU AI Act, articles 19 and 26): less needs
+    ``retain_less_than_six_months``.
     """
 
     path: str = "ledger.db"
     index_in_answers: bool = False
     personal_days: int | None = None
     check_entries_per_second: float = 1700.0
+    retain_days: int | None = None
+    retain_less_than_six_months: bool = False
 
 
 class MasterKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -139,6 +143,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     index_in_answers: bool
     personal_days: int | None = None
     check_entries_per_second: float
+    retain_days: int | None
     master_key: MasterKey
     limits: Limits
     log: Log

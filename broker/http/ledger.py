@@ -51,7 +51,10 @@ async def entries(call: Call) -> web.Response:
 async def entry(call: Call) -> web.Response:
     """``GET /v1/ledger/entries/{seq}``: the entry at a place."""
     seq = whole_number("seq", call.path_value("seq"))
-    return answer(described(_found(await call.services.records.record(seq))))
+    record = await call.services.records.record(seq)
+    if record is None and seq < (await call.services.records.head()).size:
+        raise BrokerError(Code.NOT_FOUND, f"entry {seq} was archived and removed; entries of ledger.archived say where")
+    return answer(described(_found(record)))
 
 
 async def trace(call: Call) -> web.Response:

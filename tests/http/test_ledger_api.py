@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import sqlite3
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -50,6 +52,20 @@ async def test_entries_are_found_by_reference(app: BrokerApp) -> None:
     assert (found["entry"]["ref"], found["entry"]["code"]) == (ref, "scope_not_allowed")
     missing = await app.call("GET", f"{PATH}/entries?ref=nothing", token=await app.operator())
     assert (missing.status, missing.json["code"]) == (404, "not_found")
+
+
+async def test_entries_that_were_archived(app: BrokerApp) -> None:
+    """One that is gone is not found, in other words than one that never was; lists begin with what is left."""
+    token = await app.operator()
+    with contextlib.closing(sqlite3.connect(app.broker.config.ledger)) as database:
+        database.execute("DELETE FROM entries WHERE seq = 0")
+        database.commit()
+    gone = await app.call("GET", f"{PATH}/entries/0", token=token)
+    assert (gone.status, "was archived and removed" in gone.json["detail"]) == (404, True)
+    never = await app.call("GET", f"{PATH}/entries/99999", token=token)
+    assert (never.status, "archived" in never.json["detail"]) == (404, False)
+    listed = await app.call("GET", f"{PATH}/entries?limit=1", token=token)
+    assert listed.json["entries"][0]["seq"] == 1
 
 
 async def test_the_ledger_proves_itself(app: BrokerApp) -> None:

@@ -122,6 +122,8 @@ def test_a_port_given_on_the_command_line_moves_a_loopback_issuer(file: Path) ->
         (MINIMAL + '[master_key]\nfile = "a"\nenvironment = "B"\n', "master_key"),
         (MINIMAL + '[master_key]\nfile = ""\n', "master_key"),
         (MINIMAL + "[master_key]\ncommand = []\n", "master_key"),
+        (MINIMAL + "[ledger]\nretain_days = 182\n", "ledger.retain_days"),
+        (MINIMAL + "[ledger]\nretain_days = 0\nretain_less_than_six_months = true\n", "ledger.retain_days"),
         (MINIMAL + "[limits]\nconnections = 0\n", "limits.connections"),
         (MINIMAL + "[limits]\nbody_bytes = -1\n", "limits.body_bytes"),
         (MINIMAL + "[limits]\nrequest_seconds = nan\n", "limits.request_seconds"),
@@ -129,7 +131,7 @@ def test_a_port_given_on_the_command_line_moves_a_loopback_issuer(file: Path) ->
         (MINIMAL + '[log]\nlevel = "verbose"\n', "log.level"),
         (MINIMAL + "#" * MAX_FILE, "longer than"),
     ],
-    ids=range(33),
+    ids=range(35),
 )
 def test_bad_settings_name_the_file_and_the_key(file: Path, text: str, says: str) -> None:
     """One clear message, no traceback of a library."""
