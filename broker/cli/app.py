@@ -23,6 +23,7 @@ from broker.cli import (
     leases,
     ledger,
     policy,
+    report,
     revoke,
     run_with_leases,
     secret,
@@ -59,6 +60,7 @@ app.add_typer(policy.app, name="policy")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(keys.app, name="keys")
 app.add_typer(secret.app, name="secret")
+app.command("report")(report.command)
 app.command("demo")(demo.command)
 
 
