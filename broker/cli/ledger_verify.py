@@ -112,8 +112,8 @@ def _trust(report: Report) -> Iterator[str]:
         yield f"  and {len(report.spans) - MAX_SPANS:,} ranges more: --json names all"
     if report.archived:
         where = "Before these" if report.removed_at is None else f"As entry {report.removed_at:,} says"
-        yield f"  {where}, {report.archived:,} entries are in archives, without which the tables of rules, agents, keys"
-        yield "  and work were not compared."
+        yield f"  {where}, {report.archived:,} entries are in archives. Without these, what they tell of rules, agents,"
+        yield "  keys and work was not compared with the tables of those."
 
 
 def _problems(report: Report) -> Iterator[str]:

@@ -67,7 +67,10 @@ class Derived:
 
     @property
     def epoch(self) -> int:
-        """The number of the last rule that was recorded: they count up by one, but where a restore was accepted."""
+        """The number of the last rule that was recorded: they count up by one, but where a restore was accepted.
+
+        From which number the first one counts, it says itself: earlier ones may be archived.
+        """
         return self._rules[-1].number if self._rules else 0
 
     def remember(self, stored: Container[str] | None) -> None:
@@ -86,7 +89,8 @@ class Derived:
                 self._rules.append(_Rule(seq, self._number_above(members.get("number")), members))
                 self._take_heads(members.get("lost"))
             case Kind.RULE_ADDED:
-                self._rules.append(_Rule(seq, self.epoch + 1, members))
+                number = self.epoch + 1 if self._rules else self._number_above(members.get("number"))
+                self._rules.append(_Rule(seq, number, members))
                 block = members.get("block")
                 if isinstance(block, Mapping):
                     self._blocks[str(block.get("id"))] = _Block(self.epoch, block, members.get("selector"))
@@ -115,17 +119,27 @@ class Derived:
             if isinstance(key, Mapping):
                 self._keys[str(key.get("kid"))] = (key.get("use"), key.get("alg"), key.get("revoked"))
 
-    def compare(self, connection: Connection) -> Iterator[str]:
-        """Yield what the tables say differently, in plain words."""
-        yield from self._compare_rules(connection)
-        yield from self._compare_blocks(connection)
-        yield from self._compare_agents(connection)
-        yield from self._compare_keys(connection)
-        yield from self._compare_heads(connection)
-        yield from self._work.compare(connection)
-        yield from self._leases.compare(connection)
+    def compare(self, connection: Connection, *, whole: bool = True) -> Iterator[str]:
+        """Yield what the tables say differently, in plain words.
 
-    def _compare_rules(self, connection: Connection) -> Iterator[str]:
+        Unless the entries were the ``whole``, from the first one on, nothing is said of rows of which earlier ones may
+        have told.
+        """
+        yield from self._compare_rules(connection, whole=whole)
+        yield from self._compare_blocks(connection, whole=whole)
+        yield from self._compare_agents(connection, whole=whole)
+        yield from self._compare_keys(connection, whole=whole)
+        yield from self._compare_heads(connection, whole=whole)
+        yield from self._work.compare(connection, whole=whole)
+        yield from self._leases.compare(connection, whole=whole)
+
+    def _is_told(self, number: int, *, whole: bool) -> bool:
+        """Whether the entry of the rule with this number must be among those that were taken."""
+        return whole or (bool(self._rules) and number >= self._rules[0].number)
+
+    def _compare_rules(self, connection: Connection, *, whole: bool) -> Iterator[str]:
+        if whole and self._rules and self._rules[0].number != 1 and self._rules[0].members["kind"] == Kind.RULE_ADDED:
+            yield f"the first rule that was recorded is number {self._rules[0].number}"
         rows = _by(connection, schema.rules, "number")
         ends: list[StoredEnd] = []
         for rule in self._rules:
@@ -136,10 +150,10 @@ class Derived:
             if wrong := _differences(number, rule.members, row):
                 yield f"rule {number} differs from entry {rule.seq}, which recorded it, in: {', '.join(wrong)}"
             ends.append(StoredEnd(number, rule.seq, rule.members, row.ends_at))
-        yield from (f"no entry recorded rule {number}" for number in rows)
+        yield from (f"no entry recorded rule {number}" for number in rows if self._is_told(number, whole=whole))
         yield from early_ends(connection, ends)
 
-    def _compare_blocks(self, connection: Connection) -> Iterator[str]:
+    def _compare_blocks(self, connection: Connection, *, whole: bool) -> Iterator[str]:
         rows = _by(connection, schema.blocks, "id")
         for block_id, block in self._blocks.items():
             row = rows.pop(block_id, None)
@@ -152,12 +166,14 @@ class Derived:
             if (row.lifted_at is not None) != block.lifted:
                 was = "was lifted by no entry, but is" if row.lifted_at is not None else "was lifted, but is not"
                 yield f"the block that rule {block.rule} made {was} in the blocks"
-        yield from (f"no entry recorded the block with rule {row.rule}" for row in rows.values())
+        for row in rows.values():
+            if self._is_told(row.rule, whole=whole):
+                yield f"no entry recorded the block with rule {row.rule}"
 
-    def _compare_agents(self, connection: Connection) -> Iterator[str]:
+    def _compare_agents(self, connection: Connection, *, whole: bool) -> Iterator[str]:
         keys = {name: key for name, key in self._agents.items() if key is not None}
         rows = _by(connection, schema.agents, "name")
-        stored = {name: row.key for name, row in rows.items()}
+        stored = {name: row.key for name, row in rows.items() if whole or name in self._agents}
         for name in sorted(keys.keys() | stored.keys()):
             if name not in stored:
                 yield f"the agent {name!r} was registered, but is missing from the agents"
@@ -166,9 +182,9 @@ class Derived:
             elif keys[name] != stored[name] or keys[name] != _thumbprint(rows[name].jwk):
                 yield f"the agent {name!r} has another key than the one that was recorded"
 
-    def _compare_keys(self, connection: Connection) -> Iterator[str]:
+    def _compare_keys(self, connection: Connection, *, whole: bool) -> Iterator[str]:
         rows = _by(connection, schema.keys, "kid")
-        for kid in sorted(self._keys.keys() | rows.keys()):
+        for kid in sorted(self._keys.keys() | rows.keys() if whole else self._keys):
             row = rows.get(kid)
             if row is None:
                 yield f"the broker's key {kid!r} was recorded, but is missing from the keys"
@@ -177,10 +193,10 @@ class Derived:
             elif self._keys[kid] != (row.use, row.alg, row.revoked) or _thumbprint(row.public_jwk) != kid:
                 yield f"the broker's key {kid!r} differs from what was recorded"
 
-    def _compare_heads(self, connection: Connection) -> Iterator[str]:
+    def _compare_heads(self, connection: Connection, *, whole: bool) -> Iterator[str]:
         rows = connection.execute(select(schema.accepted_heads))
         stored = {(row.size, base64.b64encode(row.root).decode()): row.rule for row in rows}
-        if stored != self._heads:
+        if stored != self._heads if whole else not self._heads.items() <= stored.items():
             yield "what was accepted as lost when an older ledger was restored differs from what was recorded"
 
 

@@ -87,14 +87,15 @@ class DerivedLeases:
             case _:
                 pass
 
-    def compare(self, connection: Connection) -> Iterator[str]:
-        """Yield what the table says differently, in plain words."""
+    def compare(self, connection: Connection, *, whole: bool) -> Iterator[str]:
+        """Yield what the table says differently; see :meth:`broker.ledger.derived.Derived.compare`."""
         table = schema.leases.c
         names = ("agent", "secret", "backend", "ends_by", "status", "expires_at", "held", "handle", "rule")
         for row in connection.execute(select(table.id, *(table[name] for name in names))):
             known = self._leases.get(row.id)
             if known is None:
-                yield f"the lease {row.id!r} is among the leases, but no entry recorded it"
+                if whole:
+                    yield f"the lease {row.id!r} is among the leases, but no entry recorded it"
             elif (row.agent, row.secret, row.backend, row.ends_by) != (
                 known.agent,
                 known.secret,

@@ -113,17 +113,19 @@ class DerivedWork:
         elif (known := self._approvals.get(str(approval))) is not None:
             known.state = USED
 
-    def compare(self, connection: Connection) -> Iterator[str]:
-        """Yield what the tables say differently, in plain words."""
-        yield from self._compare_tasks(connection)
-        yield from self._compare_actions(connection)
-        yield from self._compare_approvals(connection)
+    def compare(self, connection: Connection, *, whole: bool) -> Iterator[str]:
+        """Yield what the tables say differently; see :meth:`broker.ledger.derived.Derived.compare`."""
+        yield from self._compare_tasks(connection, whole=whole)
+        yield from self._compare_actions(connection, whole=whole)
+        yield from self._compare_approvals(connection, whole=whole)
 
-    def _compare_tasks(self, connection: Connection) -> Iterator[str]:
+    def _compare_tasks(self, connection: Connection, *, whole: bool) -> Iterator[str]:
         table = schema.tasks.c
         query = select(table.id, table.owner, table.deadline, table.path, table.implicit, table.closed_at)
         for row in connection.execute(query):
             recorded = self._tasks.get(row.id)
+            if recorded is None and not whole:
+                continue
             if recorded is None:
                 if not row.implicit:
                     yield f"the task {row.id!r} is among the tasks, but no entry opened it"
@@ -135,15 +137,17 @@ class DerivedWork:
                 was = "was closed, but is open" if closed else "is closed, but no entry closed it,"
                 yield f"the task {row.id!r} {was} in the tasks"
 
-    def _compare_actions(self, connection: Connection) -> Iterator[str]:
+    def _compare_actions(self, connection: Connection, *, whole: bool) -> Iterator[str]:
         table = schema.actions.c
         for row in connection.execute(select(table.id, table.task, table.name, table.count, table.outcome)):
+            if row.id not in self._actions and not whole:
+                continue
             if self._actions.get(row.id) != (row.task, row.name, row.count):
                 yield f"the action {row.id!r} is not one that was recorded"
             elif self._outcomes.get(row.id) != row.outcome:
                 yield f"the action {row.id!r} has another outcome than was recorded"
 
-    def _compare_approvals(self, connection: Connection) -> Iterator[str]:
+    def _compare_approvals(self, connection: Connection, *, whole: bool) -> Iterator[str]:
         votes: dict[str, dict[str, object]] = {}
         cast = schema.votes.c
         for approval, approver, approve in connection.execute(select(cast.approval, cast.approver, cast.approve)):
@@ -151,6 +155,8 @@ class DerivedWork:
         table = schema.approvals.c
         for row in connection.execute(select(table.id, table.digest, table.quorum, table.state)):
             known = self._approvals.get(row.id)
+            if known is None and not whole:
+                continue
             if known is None:
                 yield f"the request for approval {row.id!r} is among the approvals, but no entry recorded it"
                 continue

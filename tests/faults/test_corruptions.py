@@ -19,10 +19,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from broker.clock import SystemClock
+from broker.core.entry import decode
 from broker.core.errors import Unavailable
 from broker.core.jwk import parse_jwk
 from broker.core.tree_head import KnownHead
 from broker.ledger import SqlLedger
+from broker.ledger.derived import Derived
+from broker.ledger.derived_personal import opened
+from broker.ledger.growing import told_since
+from broker.ledger.sqlite import offline_engine
 from broker.ledger.verify import Kept, OpenNote, verify_file
 from broker.ports import Revocations
 from broker.self_check import SelfCheck
@@ -253,6 +258,23 @@ async def test_nothing_is_found_of_a_ledger_that_is_as_it_was(ground: Ground, tm
     """Neither by verifying, nor by the broker, with all that others know."""
     findings = await examined(Corruption("none", "nothing", lambda _: None), ground, tmp_path / "copy")
     assert findings == Findings((), (), (), changed=False, same=True)
+
+
+@pytest.mark.parametrize("copy", ["ledger", "branch"])
+def test_what_is_left_after_archiving_contradicts_nothing(ground: Ground, copy: str) -> None:
+    """However many of the first entries are gone, the tables have nothing that the rest tells otherwise."""
+    path: Path = getattr(ground.files, copy)
+    engine = offline_engine(path, immutable=True)
+    with engine.connect() as connection:
+        told = connection.execute(told_since(0))
+        entries = [(seq, opened(decode(body), personal)) for seq, body, personal in told]
+        assert len(entries) > 30
+        for first in range(len(entries) + 1):
+            derived = Derived()
+            for seq, members in entries[first:]:
+                derived.take(seq, members)
+            assert list(derived.compare(connection, whole=first == 0)) == [], first
+    engine.dispose()
 
 
 def _told(findings: Findings) -> str:

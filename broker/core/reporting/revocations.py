@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from broker.core.entry import Kind
+from broker.core.entry import RULES, Kind
 
 MAX_RULES: Final = 500
 """How many rules are told one by one; all are counted."""
@@ -46,7 +46,7 @@ class Revocations:
     def take(self, seq: int, members: Mapping[str, Any]) -> None:
         """Take up an entry."""
         match members["kind"]:
-            case Kind.RULE_ADDED:
+            case kind if kind in RULES:
                 self.total += 1
                 number = members.get("number")
                 if isinstance(number, int) and len(self.rules) < MAX_RULES:

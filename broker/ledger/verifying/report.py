@@ -18,7 +18,7 @@ class Report:
 
     ``size``, ``root`` and ``epoch`` are computed from the entries, not read from the head; there is no root if entries
     are missing that it needs. ``entries`` is how many were checked; the first ``archived`` ones were not: they were
-    removed on record, lastly by the entry ``removed_at``, and without them nothing can be said of the other tables.
+    removed on record, lastly by the entry ``removed_at``, and what only they told of other tables was not compared.
     ``signatures`` is how many checkpoints' signatures were verified. ``spans`` say how far which entries can be
     trusted; ``voucher`` is the largest checkpoint that vouches for any.
     """

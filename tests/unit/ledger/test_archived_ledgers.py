@@ -11,15 +11,21 @@ from pathlib import Path
 
 import pytest
 
+from broker.core.entry import decode
 from broker.core.errors import Unavailable
 from broker.core.restoring import accepting
+from broker.core.selector import Selector
 from broker.core.soundness import Fault, Unsound
 from broker.core.tree_head import KnownHead
+from broker.ledger.derived import Derived
+from broker.ledger.derived_personal import opened as opened_entry
+from broker.ledger.growing import told_since
 from broker.ledger.restoring import taken
+from broker.ledger.sqlite import offline_engine
 from broker.ledger.status import status_of
 from broker.ledger.verify import Kept, verify_file
 from tests.support.archives import LATER, SIZE, fill, open_note, remove, sign
-from tests.support.ledgers import Bench, FixedClock, opened
+from tests.support.ledgers import Bench, FixedClock, opened, registered
 
 ARCHIVED = 768
 """How many of the first entries are archived."""
@@ -29,7 +35,7 @@ WHOLE = "whole.db"
 
 ANCHOR = "the checkpoint at the anchor offsite"
 
-LAST = SIZE + 100
+LAST = SIZE + 102
 """The last entry, which records that."""
 
 
@@ -39,6 +45,8 @@ async def make(folder: Path) -> Path:
     shutil.copy(path, folder / WHOLE)
     async with reopened(path) as bench:
         await asyncio.gather(*(bench.issue(f"tok_new_{number}", at=LATER) for number in range(100)))
+        await bench.ledger.commit(registered("planner", "two"))
+        await bench.revoke(Selector(agent="agent-y"))
         await remove(bench, folder / "old")
         await bench.ledger.checkpoint()
     return path
@@ -129,6 +137,9 @@ async def test_what_is_left_is_looked_at_first(path: Path, statement: str) -> No
         ("UPDATE entries SET agent = 'somebody' WHERE seq = 850", "entry 850: the columns agent differ"),
         ("UPDATE entries SET body = replace(body, 'agent-8', 'agent-9') WHERE seq = 850", "entry 850"),
         ("UPDATE checkpoints SET root = zeroblob(32) WHERE size = 1000", "the checkpoint of 1000 entries"),
+        ("DELETE FROM agents WHERE name = 'planner'", "the agent 'planner' was registered but is missing"),
+        ("UPDATE agents SET key = 'another' WHERE name = 'planner'", "the agent 'planner' has another key"),
+        ("UPDATE rules SET reason = 'another' WHERE number = 2", "rule 2 differs from entry 1101"),
         ("DELETE FROM entries WHERE seq < 1024", "entries 768 to 1023"),
     ],
 )
@@ -177,3 +188,16 @@ async def test_an_older_copy_of_it_can_be_accepted(path: Path, tmp_path: Path) -
     kept = [Kept(head.size, head.root, "the anchor") for head in known.values()]
     [told] = verify_file(older, kept=kept, open_note=open_note).problems
     assert "accepted that as lost" in told
+
+
+def test_rules_count_from_one_where_nothing_is_archived(path: Path) -> None:
+    """Whatever the first one says of itself: only where earlier entries are archived, it may count from another."""
+    derived = Derived()
+    engine = offline_engine(path, immutable=True)
+    with engine.connect() as connection:
+        for seq, body, personal in connection.execute(told_since(LAST - 1)):
+            derived.take(seq, opened_entry(decode(body), personal))
+        assert derived.epoch == 2
+        assert list(derived.compare(connection, whole=False)) == []
+        assert "the first rule that was recorded is number 2" in list(derived.compare(connection))
+    engine.dispose()
