@@ -62,7 +62,7 @@ def verify_file(
 
 def _in_database(path: Path, verify: Callable[[Connection], Report]) -> Report:
     try:
-        with engine(path).begin() as connection:
+        with engine(path).connect() as connection:  # without a commit, which a damaged file may refuse
             return verify(connection)
     except SQLAlchemyError as error:
         if is_store_failure(error):

@@ -262,6 +262,7 @@ async def test_an_older_ledger_gets_the_column(tmp_path: Path) -> None:
     async with opened(tmp_path / "ledger.db") as bench:
         await bench.issue("tok_1")
     with closing(sqlite3.connect(bench.path)) as database:
+        database.execute("DROP TABLE accepted_heads")
         database.execute("ALTER TABLE entries DROP COLUMN personal")
         database.execute("UPDATE alembic_version SET version_num = '0005'")
         database.commit()
