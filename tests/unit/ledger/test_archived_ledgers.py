@@ -139,6 +139,7 @@ async def test_what_is_left_is_looked_at_first(path: Path, statement: str) -> No
         ("UPDATE checkpoints SET root = zeroblob(32) WHERE size = 1000", "the checkpoint of 1000 entries"),
         ("DELETE FROM agents WHERE name = 'planner'", "the agent 'planner' was registered but is missing"),
         ("UPDATE agents SET key = 'another' WHERE name = 'planner'", "the agent 'planner' has another key"),
+        ("INSERT INTO accepted_heads (size, root, rule) VALUES (2000, zeroblob(32), 2)", "what was accepted as lost"),
         ("UPDATE rules SET reason = 'another' WHERE number = 2", "rule 2 differs from entry 1101"),
         ("DELETE FROM entries WHERE seq < 1024", "entries 768 to 1023"),
     ],
