@@ -33,7 +33,7 @@ def number_above(epoch: int, now: float) -> int:
     Rules are counted, so that a count of seconds times more than anybody makes in one is above every lost number, and
     above the number of an earlier restore, if that is lost as well. Raises ``Refused`` if the clock is far off.
     """
-    number = max(epoch + LEAST_JUMP, int(now) * NUMBERS_PER_SECOND)
+    number = max(epoch + LEAST_JUMP, int(now * NUMBERS_PER_SECOND))
     if number > MAX_INT:
         raise Refused(Code.INTERNAL, "the clock of this machine is centuries ahead; set it first")
     return number

@@ -25,10 +25,10 @@ LOST = {"the checkpoint beside the ledger": KnownHead(812, b"l" * 32), "another"
 @given(
     epoch=st.integers(0, 2**40),
     first=st.integers(1_600_000_000, YEARS_2200 - 10),
-    later=st.integers(1, 10**7),
+    later=st.floats(0.1, 10**7),
     rate=st.floats(0, 20_000),
 )
-def test_the_number_is_above_all_that_was_lost(epoch: int, first: int, later: int, rate: float) -> None:
+def test_the_number_is_above_all_that_was_lost(epoch: int, first: int, later: float, rate: float) -> None:
     """Also above the number of an earlier restore of the same backup, and of all rules that were made after that."""
     before = number_above(epoch, first)
     assert before >= epoch + LEAST_JUMP
