@@ -97,7 +97,7 @@ def _verdict(answer: dict[str, Any]) -> Facts:
             ("entries", f"{answer['entries']:,}"),
             ("of them checked", f"{answer['checked']:,}"),
             ("root", answer["root"]),
-            ("rules", f"{answer['rules']:,}"),
+            ("epoch", f"{answer['rules']:,}"),
             ("checkpoints", f"{answer['checkpoints']:,}"),
             ("their signatures", signed),
         ],
