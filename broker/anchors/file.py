@@ -16,6 +16,7 @@ import msgspec
 
 from broker.anchors.patient_thread import PatientThread
 from broker.core.errors import AnchorFailed, Code
+from broker.durable_files import sync_folder
 from broker.ports import Clock, Placed, Prove, SignedHead
 
 TAIL: Final = 256 * 1024
@@ -87,7 +88,7 @@ class FileAnchor:
         _write(file, line if whole else b"\n" + line)
         os.fsync(file)
         if is_new:
-            _sync_folder(self._path.parent)
+            sync_folder(self._path.parent)
         end = os.fstat(file)
         self._seen = (end.st_dev, end.st_ino, end.st_size)
         return end.st_size
@@ -140,15 +141,6 @@ def _write(file: int, data: bytes) -> None:
     """Write everything; what is written in part before it fails is an incomplete line."""
     while data:
         data = data[os.write(file, data) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the name of a new file durable."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def _failed(error: OSError) -> AnchorFailed:

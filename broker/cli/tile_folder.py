@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from broker.cli.files import replace_file, sync_folder
 from broker.cli.outcome import ExitCode, Failure, unusable
 from broker.core.merkle import Frontier, leaf_hash
 from broker.core.tiles import Tile, cut_bundle, cut_hashes, tiles_of
+from broker.durable_files import replace_file, sync_folder
 from broker.signing.checkpoint import Checkpoint, NoteError, claimed
 
 CHECKPOINT: Final = "checkpoint"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final
+
+from broker.durable_files import replace_file
 
 _MAX_FILE: Final = 32
 _MAX_DIGITS: Final = 16
@@ -39,13 +40,8 @@ class Cursor:
 
         Raises :class:`CursorUnusable`.
         """
-        beside = self._path.with_name(f"{self._path.name}.new")
         try:
-            with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(f"{following}\n".encode())
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self._path)
+            replace_file(self._path, f"{following}\n".encode())
         except OSError as error:
             raise self._unusable(f"cannot be written ({error.strerror})") from error
 

@@ -27,6 +27,7 @@ from broker.core.entry import Kind, entry
 from broker.core.errors import Code, Unavailable
 from broker.core.personal import SALT_SIZE
 from broker.core.tiles import TILE_WIDTH
+from broker.durable_files import sync_folder
 from broker.ledger import schema, tree
 from broker.ledger.archive_file import FORMAT, Archive, Header, archives_in, encoded, file_name
 from broker.ledger.offline import read_file
@@ -137,7 +138,7 @@ def archive(connection: Connection, folder: Path, first: int, end: int) -> Made:
                 os.fsync(file.fileno())
             _verified(beside, header)
             beside.rename(path)
-            _sync(folder)
+            sync_folder(folder)
         except OSError as error:
             beside.unlink(missing_ok=True)
             raise _unusable(folder, error) from error
@@ -218,14 +219,6 @@ def digest_of(path: Path) -> bytes:
     """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unusable(folder: Path, error: OSError) -> Unavailable:

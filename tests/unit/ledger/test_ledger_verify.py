@@ -16,23 +16,8 @@ from broker.core.selector import Selector
 from broker.ledger import SqlLedger
 from broker.ledger.schema import ENTRY_COLUMNS
 from broker.ledger.verify import Report, verify_file
+from tests.support.archives import open_note, sign
 from tests.support.ledgers import NOW, Bench, added, issued, lifted, opened, registered, removed, rotated, stored_key
-
-SIGNATURE = "signed:"
-
-
-def sign(size: int, root: bytes) -> str:
-    """Make a note with a signature that can be told from a bad one."""
-    return f"{SIGNATURE}{size}:{root.hex()}"
-
-
-def open_note(note: str) -> tuple[int, bytes]:
-    """Read a note that was signed."""
-    if not note.startswith(SIGNATURE):
-        msg = "the signature is wrong"
-        raise ValueError(msg)
-    size, root = note.removeprefix(SIGNATURE).split(":")
-    return int(size), bytes.fromhex(root)
 
 
 async def fill(bench: Bench) -> None:
