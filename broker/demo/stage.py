@@ -57,7 +57,9 @@ class Stage:
     def __init__(self, console: Console) -> None:
         """``console`` is where everything is told."""
         self.console = console
-        self.environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "112"}
+        # The settings of another broker, which the shell may have, would be those of this one.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
+        self.environment = {**inherited, "NO_COLOR": "1", "COLUMNS": "112"}
         self._running: dict[str, _Running] = {}
         self._folders: list[Path] = []
         self._handlers = {number: signal.getsignal(number) for number in _ENDING}

@@ -33,13 +33,13 @@ class Ground:
     folder: Path
 
     def start(self, *command: str) -> subprocess.Popen[str]:
-        """Start a program whose temporary files go here, in a group of its own, as a terminal does."""
+        """Start a program whose temporary files go here, in a group of its own, from a shell with other settings."""
         return subprocess.Popen(
             [sys.executable, *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "TMPDIR": str(self.folder), "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "TMPDIR": str(self.folder), "PYTHONUNBUFFERED": "1", "BROKER_PORT": "1"},
             process_group=0,
         )
 
