@@ -44,6 +44,9 @@ NOT_SECRET = {"username", "access_key_id", "expiration", "region"}
 """Members of secrets that are names, not secrets; the ledger may have them."""
 
 VAULT_TOKEN = re.compile(rb"(?:hv)?s\.[A-Za-z0-9]{24}")
+JWT = re.compile(rb"eyJ[\w-]+\.[\w-]+\.[\w-]+")
+"""Taken out of what is searched for tokens of OpenBao: a part that ends with "s" looks like the beginning of one."""
+
 SHORTEST = 12
 
 
@@ -228,4 +231,4 @@ async def test_no_leased_secret_comes_out(broker: RunningBroker, ground: Ground)
         for place in (*kept, *said, audit):
             assert needle.encode() not in place, f"a secret came out: {place[:200]!r}"
     for place in (*kept, *said, audit):
-        assert VAULT_TOKEN.search(place) is None, f"a token of OpenBao came out: {place[:200]!r}"
+        assert VAULT_TOKEN.search(JWT.sub(b"", place)) is None, f"a token of OpenBao came out: {place[:200]!r}"
