@@ -110,6 +110,7 @@ class Code(StrEnum):
     SELECTOR_INVALID = "selector_invalid"
 
     # The broker's own state
+    RULES_STALE = "rules_stale"
     LEDGER_UNAVAILABLE = "ledger_unavailable"
     LEDGER_CORRUPT = "ledger_corrupt"
     STOPPING = "stopping"

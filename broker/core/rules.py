@@ -6,7 +6,7 @@ not yet durable has no number: it stands above every epoch until it is written (
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from math import inf
 
@@ -155,6 +155,11 @@ class BlockIndex:
     def lift(self, block_id: str) -> None:
         """Forget a block; tokens that a rule killed stay dead."""
         self._blocks.pop(block_id, None)
+
+    def keep(self, block_ids: Collection[str]) -> None:
+        """Forget the blocks that are durable and not among these; those that are not written yet stay."""
+        kept = (block for block in self._blocks.values() if block.rule is None or block.id in block_ids)
+        self._blocks = {block.id: block for block in kept}
 
     def forget_ended(self, now: float) -> None:
         """Drop blocks whose time has passed."""

@@ -10,37 +10,18 @@ from typing import Any, Self
 from sqlalchemy import Connection
 
 from broker.core.change import Change, PutAgent, Receipt, RemoveAgent, Spend
+from broker.core.entry import Kind
 from broker.core.errors import BrokerError, Code, EpochMoved, Unavailable
-from broker.core.merkle import Frontier
 from broker.core.personal import SALT_SIZE
-from broker.ledger import sqlite
+from broker.ledger import records, sqlite
 from broker.ledger.guards import View, judge, load_view
+from broker.ledger.head import Head
 from broker.ledger.memory import Effects
 from broker.ledger.rows import entry_row
 from broker.ledger.writes import Writes
 
 Outcome = Receipt | BrokerError | EpochMoved
 """What became of one change."""
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The head of the ledger: the Merkle frontier over all entries, and the epoch."""
-
-    frontier: Frontier
-    epoch: int
-
-    @classmethod
-    def read(cls, connection: Connection) -> Self:
-        """Read the head. Raises :class:`Unavailable` (``LEDGER_CORRUPT``) if what is stored is not a head."""
-        row = sqlite.read_head(connection)
-        if row is None:
-            raise Unavailable(Code.LEDGER_CORRUPT, "the ledger has no head")
-        size, frontier, epoch = row
-        try:
-            return cls(Frontier.from_bytes(size, frontier), epoch)
-        except (ValueError, TypeError) as error:
-            raise Unavailable(Code.LEDGER_CORRUPT, "the ledger's head is damaged") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +55,20 @@ def write_batch(connection: Connection, head: Head, proposals: Sequence[Proposal
     writes = Writes()
     outcomes: list[Outcome] = []
     rows: list[tuple[Any, ...]] = []
+    accepted: list[Change] = []
     for proposal in proposals:
         verdict = judge(view, proposal.change)
         if verdict is None:
             view.note(proposal.change)
             writes.collect(proposal.change)
-            rows.append((head.frontier.size + len(rows), *proposal.row))
-            outcomes.append(Receipt(head.frontier.size + len(rows) - 1, view.epoch, _left(view, proposal.change)))
+            seq = head.size + len(rows)
+            rows.append((seq, *proposal.row))
+            accepted.append(proposal.change)
+            outcomes.append(Receipt(seq, view.epoch, _left(view, proposal.change)))
         else:
             outcomes.append(verdict)
     if not rows:
-        return Written(tuple(outcomes), head, Effects())
+        return Written(tuple(outcomes), head, Effects(head.size))
     sqlite.insert_entries(connection, rows)
     view.flush(connection)
     if writes.rules:
@@ -94,9 +78,10 @@ def write_batch(connection: Connection, head: Head, proposals: Sequence[Proposal
     writes.write(connection)
     frontier, nodes = head.frontier.extend([row[1] for row in rows])
     sqlite.insert_nodes(connection, nodes)
-    new = Head(frontier, view.epoch)
+    effects = _effects(connection, frontier.size, writes, accepted)
+    new = Head(frontier, view.epoch, frontier.size if _counts(effects, accepted) else head.changed)
     _move(connection, head, new)
-    return Written(tuple(outcomes), new, _effects(writes, proposals))
+    return Written(tuple(outcomes), new, effects)
 
 
 def _left(view: View, change: Change) -> int | None:
@@ -108,16 +93,25 @@ def _left(view: View, change: Change) -> int | None:
 
 
 def _move(connection: Connection, old: Head, new: Head) -> None:
-    frontier = new.frontier
-    moved = sqlite.move_head(connection, frontier.size, frontier.to_bytes(), new.epoch, expected=old.frontier.size)
+    nodes = new.frontier.to_bytes()
+    moved = sqlite.move_head(connection, new.size, nodes, new.epoch, new.changed, expected=old.size)
     if not moved:
         raise Unavailable(Code.LEDGER_CORRUPT, "the ledger's head moved inside a transaction")
 
 
-def _effects(writes: Writes, proposals: Sequence[Proposal]) -> Effects:
+def _effects(connection: Connection, size: int, writes: Writes, accepted: Sequence[Change]) -> Effects:
     return Effects(
-        tuple(writes.rules),
-        tuple(writes.blocks.values()),
-        tuple(writes.lifted),
-        any(isinstance(write, PutAgent | RemoveAgent) for p in proposals for write in p.change.writes),
+        size,
+        rules=tuple(writes.rules),
+        blocks=tuple(writes.blocks.values()),
+        lifted=tuple(writes.lifted),
+        agents=any(isinstance(write, PutAgent | RemoveAgent) for change in accepted for write in change.writes),
+        keys=tuple(records.keys(connection)) if writes.keys else None,
     )
+
+
+def _counts(effects: Effects, accepted: Sequence[Change]) -> bool:
+    """Whether other processes have to load something because of these changes; see ``Head.changed``."""
+    if effects != Effects(effects.size):
+        return True
+    return any(change.entry.columns.kind == Kind.POLICY_LOADED for change in accepted)

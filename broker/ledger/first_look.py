@@ -17,8 +17,8 @@ from broker.core.soundness import Fault, Unsound
 from broker.core.tiles import TILE_WIDTH
 from broker.core.tree_head import KnownHead
 from broker.ledger import schema, sqlite, tree
-from broker.ledger.batch import Head
 from broker.ledger.failures import may_pass
+from broker.ledger.head import Head
 from broker.ledger.outside import contradictions
 from broker.ledger.sqlite import schema_problems
 

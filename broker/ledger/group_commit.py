@@ -203,7 +203,8 @@ class GroupCommit:
         effects = self._writer.take_effects()
 
         def on_loop() -> None:
-            self._effect(effects)
+            for each in effects:
+                self._effect(each)
             answer()
 
         try:

@@ -1,5 +1,7 @@
 """One broker per ledger file: a lock for other processes of this host, a heartbeat for other hosts.
 
+The processes of one broker hold one lock together: it belongs to the open file, which the first of them hands down.
+
 SQLite's write-ahead log needs shared memory and honest locks, which a file system that several hosts share does not
 give. So a network file system is refused outright, the lock file is held by ``flock`` while the process lives, and the
 lock file says who holds it and that they are alive: should the file system grant the lock to two hosts at once, the
@@ -31,6 +33,8 @@ FRESH_SECONDS: Final = 15.0
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _MAX_RECORD: Final = 4096
+_RECORD: Final = 1024
+"""Bytes of a record, padded, so that each beat replaces the one before as a whole while others of the broker read."""
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 _MOUNT_POINT: Final = 4
 
@@ -57,13 +61,14 @@ class _Self:
 
 
 class LedgerLock:
-    """Held from :meth:`acquire` to :meth:`release`; implements the writer's ``Ownership``."""
+    """Held from :meth:`acquire` to :meth:`release`, by this process or with others of the same broker."""
 
-    def __init__(self, descriptor: int, owner: Owner, clock: Clock) -> None:
-        """``descriptor`` is the open lock file with the lock on it."""
-        self._descriptor = descriptor
+    def __init__(self, descriptor: int, owner: Owner, clock: Clock, *, shared: bool = False) -> None:
+        """``descriptor`` is the open lock file with the lock on it; ``shared`` says that another process beats."""
+        self.descriptor = descriptor
         self._owner = owner
         self._clock = clock
+        self._shared = shared
         self._lost: str | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="ledger-heartbeat", daemon=True)
@@ -86,27 +91,43 @@ class LedgerLock:
         lock._thread.start()
         return lock
 
+    @classmethod
+    def join(cls, descriptor: int, clock: Clock) -> Self:
+        """Hold the lock together with the process that took it and handed down its descriptor.
+
+        Raises :class:`Unavailable` if that one has given it back.
+        """
+        owner = _read(descriptor)
+        if owner is None:
+            raise Unavailable(Code.LEDGER_UNAVAILABLE, "the ledger was given back by the process that had taken it")
+        lock = cls(os.dup(descriptor), owner, clock, shared=True)
+        lock._thread.start()
+        return lock
+
     def check(self) -> None:
         """Raise :class:`Unavailable` (``LEDGER_CORRUPT``) if another host has taken the ledger."""
         if self._lost is not None:
             raise Unavailable(Code.LEDGER_CORRUPT, self._lost)
 
     def release(self) -> None:
-        """Let others have the ledger at once: the record is emptied, the lock given back."""
+        """Let others have the ledger at once: the record is emptied, the lock given back.
+
+        A process that holds it together with others lets go of its own part alone.
+        """
         self._stop.set()
         self._thread.join()
-        if self._lost is None:
-            os.ftruncate(self._descriptor, 0)
-        os.close(self._descriptor)
+        if self._lost is None and not self._shared:
+            os.ftruncate(self.descriptor, 0)
+        os.close(self.descriptor)
 
     def beat(self) -> None:
         """Say that this process lives, and look whether somebody else says so."""
-        found = _read(self._descriptor)
+        found = _read(self.descriptor)
         if found is None or found.token != self._owner.token:
             who = "something else" if found is None else _named(found)
             self._lost = f"{who} has taken over the ledger's lock file; this broker writes no more"
-            return
-        _write(self._descriptor, msgspec.structs.replace(self._owner, at=self._clock.now()))
+        elif not self._shared:
+            _write(self.descriptor, msgspec.structs.replace(self._owner, at=self._clock.now()))
 
     def _beat(self) -> None:
         while self._lost is None and not self._stop.wait(HEARTBEAT_SECONDS):
@@ -193,7 +214,7 @@ def _read(descriptor: int) -> Owner | None:
 
 
 def _write(descriptor: int, owner: Owner) -> None:
-    record = msgspec.json.encode(owner)
+    record = msgspec.json.encode(owner).ljust(_RECORD)
     os.pwrite(descriptor, record, 0)
     os.ftruncate(descriptor, len(record))
 

@@ -5,19 +5,20 @@ Everything here runs on the event loop, because the indexes belong to it; the va
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import Connection, or_, select
 
+from broker.core.change import StoredKey
 from broker.core.entry import RULES, decode
 from broker.core.errors import BrokerError
 from broker.core.policy import LONGEST_TTL
 from broker.core.rules import Block, Rule
 from broker.core.story import rule_of
 from broker.ledger import schema
-from broker.ledger.rows import read_block, read_rule
+from broker.ledger.rows import read_block, read_key, read_rule
 from broker.ports import Revocations
 
 _MILLISECONDS: Final = 1000
@@ -25,19 +26,28 @@ _MILLISECONDS: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """What a transaction changed of the state that is also kept in memory."""
+    """What transactions changed of the state that is also kept in memory; ``size`` is that of the ledger after them."""
 
+    size: int
     rules: tuple[Rule, ...] = ()
     blocks: tuple[Block, ...] = ()
+    are_all_blocks: bool = False
+    """Whether ``blocks`` are all in force: any other one that was durable is not any more."""
     lifted: tuple[str, ...] = ()
     agents: bool = False
     """Whether registered agents may have changed."""
+    keys: tuple[StoredKey, ...] | None = None
+    """All keys of the ring, if any may have changed."""
+    policy: str | None = None
+    """The digest of the policy that another process recorded."""
 
 
 def apply(effects: Effects, revocations: Revocations) -> None:
     """Bring the indexes up to date. Rules that are not durable yet stay; one that became so gets its number."""
     for rule in effects.rules:
         revocations.rules.add(rule)
+    if effects.are_all_blocks:
+        revocations.blocks.keep({block.id for block in effects.blocks})
     for block in effects.blocks:
         revocations.blocks.add(block)
     for block_id in effects.lifted:
@@ -52,16 +62,25 @@ def forget_ended(revocations: Revocations, now: float) -> None:
 
 def load_live(connection: Connection, now: float) -> Effects:
     """Read the rules and blocks in force at ``now``, and the youngest rule even if it has ended: it is the epoch."""
-    rules, blocks = schema.rules.c, schema.blocks.c
+    rules = schema.rules.c
     youngest = select(rules.number).order_by(rules.number.desc()).limit(1).scalar_subquery()
     live = select(schema.rules).where(or_(rules.ends_at > now, rules.number == youngest)).order_by(rules.number)
+    size = connection.scalar(select(schema.head.c.size))
+    return Effects(
+        size if isinstance(size, int) else 0,  # a damaged head is told of elsewhere
+        rules=tuple(read_rule(row) for row in connection.execute(live)),
+        blocks=blocks_in_force(connection, now),
+        agents=True,
+        keys=tuple(read_key(row) for row in connection.execute(select(schema.keys))),
+    )
+
+
+def blocks_in_force(connection: Connection, now: float) -> tuple[Block, ...]:
+    """Read the blocks in force at ``now``."""
+    blocks = schema.blocks.c
     unlifted = blocks.lifted_at.is_(None)
     in_force = select(schema.blocks).where(unlifted, or_(blocks.until.is_(None), blocks.until > now))
-    return Effects(
-        tuple(read_rule(row) for row in connection.execute(live)),
-        tuple(read_block(row) for row in connection.execute(in_force)),
-        agents=True,
-    )
+    return tuple(read_block(row) for row in connection.execute(in_force))
 
 
 def recorded_rules(connection: Connection, known: Collection[Rule], epoch: int, now: float) -> Iterator[Rule]:
@@ -81,14 +100,3 @@ def recorded_rules(connection: Connection, known: Collection[Rule], epoch: int, 
             continue
         if rule.rank <= epoch and rule.number not in numbers:
             yield rule
-
-
-def merged(parts: Iterable[Effects]) -> Effects:
-    """Return the effects of several transactions, in their order, as one."""
-    all_parts = tuple(parts)
-    return Effects(
-        tuple(rule for part in all_parts for rule in part.rules),
-        tuple(block for part in all_parts for block in part.blocks),
-        tuple(block_id for part in all_parts for block_id in part.lifted),
-        any(part.agents for part in all_parts),
-    )

@@ -38,7 +38,7 @@ def create_schema(engine: Engine, now: float) -> str:
     first = {"one": 1, "ledger": ledger, "compatibility": schema.COMPATIBILITY, "created_at": now}
     with engine.begin() as connection:
         _upgrade(connection)
-        connection.execute(insert(schema.head).values(one=1, size=0, frontier=empty.to_bytes(), epoch=0))
+        connection.execute(insert(schema.head).values(one=1, size=0, frontier=empty.to_bytes(), epoch=0, changed=0))
         connection.execute(insert(schema.meta).values(first))
     return ledger
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from broker.core.errors import BrokerError, Code, Unavailable
 from broker.core.merkle import Frontier
+from broker.core.rules import Rule
 from broker.core.soundness import Fault, Unsound
-from broker.ledger.batch import Head
 from broker.ledger.examining import Examination
 from broker.ledger.failures import unavailable
 from broker.ledger.first_look import first_verdict
+from broker.ledger.head import Head
 from broker.ledger.high_water import HighWater
 from broker.ledger.last_check import LastCheck, LastCheckFile
-from broker.ledger.memory import Effects, load_live, merged, recorded_rules
+from broker.ledger.memory import Effects, load_live, recorded_rules
 from broker.ledger.migrate import create_schema, ledger_id, migrate
-from broker.ledger.sqlite import writer_engine
+from broker.ledger.premises import Premises
+from broker.ledger.sqlite import BUSY_SECONDS, reader_engine, writer_engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,10 @@ def create_ledger(path: Path, now: float) -> str:
         engine.dispose()
 
 
-def open_ledger(engine: Engine, path: Path, now: float) -> Opened:
+def open_ledger(path: Path, premises: Premises, now: float, *, busy_seconds: float = BUSY_SECONDS) -> Opened:
     """Migrate the ledger, take a first look at it, and load what is in force at ``now``.
 
+    Others of its family may go on writing: what they do after it was read is caught up with in the first transaction.
     Of a ledger that must not be built upon, what can be read is still in force. Raises :class:`Unavailable`:
     ``LEDGER_UNAVAILABLE`` if it cannot be used now, ``LEDGER_CORRUPT`` if its rules cannot be read.
     """
@@ -70,14 +73,19 @@ def open_ledger(engine: Engine, path: Path, now: float) -> Opened:
     if path.stat().st_size == 0:
         # SQLite would take an empty file for a new database.
         raise _corrupt("its file is empty")
+    engine = reader_engine(path, busy_seconds=busy_seconds)
     try:
-        migrate(engine)
+        with premises.turn():
+            premises.check()
+            with premises.rearranging():
+                _migrate(path, busy_seconds)
         with engine.connect() as connection:  # without a commit, which a damaged file may refuse
             ledger, effects = ledger_id(connection), load_live(connection, now)
             head = _head(connection, effects)
             unsound, is_remembered = _soundness(connection, path, now)
             if unsound is not None and unsound.fault is Fault.DAMAGED:
-                effects = merged((effects, _lost(connection, effects, head.epoch, now)))
+                lost = _lost(connection, effects, head.epoch, now)
+                effects = replace(effects, rules=(*effects.rules, *lost))
             return Opened(path, ledger, head, effects, unsound, is_remembered)
     except Unavailable:
         raise
@@ -85,6 +93,16 @@ def open_ledger(engine: Engine, path: Path, now: float) -> Opened:
         raise unavailable(error) from error
     except (BrokerError, SQLAlchemyError, ValueError, TypeError) as error:
         raise _corrupt("it holds values that cannot be read") from error
+    finally:
+        engine.dispose()
+
+
+def _migrate(path: Path, busy_seconds: float) -> None:
+    engine = writer_engine(path, busy_seconds=busy_seconds)
+    try:
+        migrate(engine)
+    finally:
+        engine.dispose()
 
 
 def _soundness(connection: Connection, path: Path, now: float) -> tuple[Unsound | None, bool]:
@@ -115,15 +133,15 @@ def _head(connection: Connection, effects: Effects) -> Head:
     try:
         return Head.read(connection)
     except Unavailable:
-        return Head(Frontier(), max((rule.number or 0 for rule in effects.rules), default=0))
+        return Head(Frontier(), max((rule.number or 0 for rule in effects.rules), default=0), 0)
 
 
-def _lost(connection: Connection, effects: Effects, epoch: int, now: float) -> Effects:
+def _lost(connection: Connection, effects: Effects, epoch: int, now: float) -> tuple[Rule, ...]:
     """Return the rules that a damaged ledger has among its entries only, as far as they can be read."""
     try:
-        return Effects(tuple(recorded_rules(connection, effects.rules, epoch, now)))
+        return tuple(recorded_rules(connection, effects.rules, epoch, now))
     except DBAPIError:
-        return Effects()
+        return ()
 
 
 def _corrupt(what: str) -> Unavailable:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 
 from broker.core.tree_head import KnownHead
 from broker.ledger import schema
-from broker.ledger.batch import Head
+from broker.ledger.head import Head
 
 
 def accepted_heads(connection: Connection) -> Mapping[KnownHead, int]:

@@ -13,7 +13,7 @@ from broker.core.errors import Code, Unavailable
 from broker.core.personal import MEMBER, merged, read_personal
 from broker.core.rules import Rule
 from broker.ledger import schema
-from broker.ledger.batch import Head
+from broker.ledger.head import Head
 from broker.ledger.rows import page_of, read_agent, read_key, read_rule
 from broker.ports import Idempotent, Record, TreeHead
 

@@ -14,17 +14,17 @@ from broker.core.change import Change, Receipt, StoredKey
 from broker.core.errors import Code, Unavailable
 from broker.core.tree_head import KnownHead
 from broker.ledger import records
-from broker.ledger.batch import Head, Proposal
+from broker.ledger.batch import Proposal
 from broker.ledger.examining import Examination
 from broker.ledger.failures import unavailable
+from broker.ledger.file_premises import FilePremises
+from broker.ledger.head import Head
 from broker.ledger.high_water import HighWater
 from broker.ledger.last_check import LastCheck, LastCheckFile
-from broker.ledger.lockfile import LedgerLock
 from broker.ledger.migrate import migrate
 from broker.ledger.sqlite import writer_engine
 from broker.ledger.store import RULE_MARGIN
 from broker.ledger.verifying.claims import OpenNote
-from broker.ledger.watch import FileWatch
 from broker.ledger.writer import Writer
 from broker.ports import Clock
 
@@ -45,11 +45,11 @@ class Situation:
 class RestoredLedger:
     """A ledger that this process has for itself. Use :func:`taken`."""
 
-    def __init__(self, path: Path, engine: Engine, lock: LedgerLock, clock: Clock) -> None:
-        """``lock`` is that of the ledger at ``path``, and is held."""
+    def __init__(self, path: Path, engine: Engine, premises: FilePremises, clock: Clock) -> None:
+        """``premises`` are those of the ledger at ``path``, and are held."""
         self._path = path
         self._engine = engine
-        self._lock = lock
+        self._premises = premises
         self._clock = clock
 
     def keys(self) -> Sequence[StoredKey]:
@@ -86,7 +86,7 @@ class RestoredLedger:
         """Commit the change by which the ledger is gone on with. Raises ``BrokerError`` if it is not durable."""
         with self._engine.begin() as connection:
             head = Head.read(connection)
-        writer = Writer(self._engine, FileWatch(self._path), self._lock, head, margin=RULE_MARGIN)
+        writer = Writer(self._engine, self._premises, head, self._clock, margin=RULE_MARGIN)
         try:
             [outcome] = writer.apply([Proposal.of(change)])
         finally:
@@ -102,13 +102,13 @@ def taken(path: Path, clock: Clock) -> Iterator[RestoredLedger]:
     """Take a ledger for this process, and give it back. Raises ``Unavailable`` if a broker has it, or it is none."""
     if not path.is_file():
         raise Unavailable(Code.LEDGER_UNAVAILABLE, f"there is no ledger at {path}")
-    lock = LedgerLock.acquire(path, clock)
+    premises = FilePremises.take(path, clock, None)
     engine = writer_engine(path)
     try:
         migrate(engine)
-        yield RestoredLedger(path, engine, lock, clock)
+        yield RestoredLedger(path, engine, premises, clock)
     except DBAPIError as error:
         raise unavailable(error) from error
     finally:
         engine.dispose()
-        lock.release()
+        premises.close()

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select
 from broker.core.entry import Kind
 from broker.core.tiles import TILE_WIDTH
 from broker.ledger import schema
-from broker.ledger.batch import Head
+from broker.ledger.head import Head
 from broker.ledger.records import RECENT
 
 NEWEST: Final = RECENT

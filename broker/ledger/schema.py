@@ -61,7 +61,9 @@ head: Final = Table(
     Column("size", _Whole, nullable=False),
     Column("frontier", LargeBinary, nullable=False),
     Column("epoch", _Whole, nullable=False),
+    Column("changed", _Whole, nullable=False, server_default="0"),
 )
+"""``changed`` is the size after the last entry that changed what processes keep in memory; see ``head.Head``."""
 
 meta: Final = Table(
     "meta",

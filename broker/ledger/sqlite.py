@@ -65,8 +65,11 @@ def writer_engine(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> Engine:
 
 
 def reader_engine(path: Path, *, busy_seconds: float = BUSY_SECONDS) -> Engine:
-    """Return an engine for a few threads whose transactions see one state of the database and cannot write."""
-    return _engine(lambda: _connect(path, "mode=rw", busy_seconds), _READER_SETTINGS, "BEGIN", QueuePool)
+    """Return an engine for a few threads whose transactions see one state of the database and cannot write.
+
+    Nor does closing them: the last connection of a database copies its log back, but for one that may only read.
+    """
+    return _engine(lambda: _connect(path, "mode=ro", busy_seconds), _READER_SETTINGS, "BEGIN", QueuePool)
 
 
 def offline_engine(path: Path, *, immutable: bool) -> Engine:
@@ -80,7 +83,7 @@ def offline_engine(path: Path, *, immutable: bool) -> Engine:
 
 def examining_engine(path: Path) -> Engine:
     """Return an engine like that of readers, which reads even what is not text in a column of text."""
-    return _engine(lambda: _lenient(path, "mode=rw"), _READER_SETTINGS, "BEGIN", QueuePool)
+    return _engine(lambda: _lenient(path, "mode=ro"), _READER_SETTINGS, "BEGIN", QueuePool)
 
 
 def lenient_text(value: bytes) -> str:
@@ -136,16 +139,16 @@ def _pragma(connection: Connection, pragma: str) -> int:
         cursor.close()
 
 
-def read_head(connection: Connection) -> tuple[int, bytes, int] | None:
-    """Return size, frontier and epoch as this transaction sees them; None if there is no head."""
-    row = connection.exec_driver_sql("SELECT size, frontier, epoch FROM head").one_or_none()
-    return None if row is None else (row[0], row[1], row[2])
+def read_head(connection: Connection) -> tuple[int, bytes, int, int] | None:
+    """Return size, frontier, epoch and ``changed`` as this transaction sees them; None if there is no head."""
+    row = connection.exec_driver_sql("SELECT size, frontier, epoch, changed FROM head").one_or_none()
+    return None if row is None else (row[0], row[1], row[2], row[3])
 
 
-def move_head(connection: Connection, size: int, frontier: bytes, epoch: int, *, expected: int) -> bool:
+def move_head(connection: Connection, size: int, frontier: bytes, epoch: int, changed: int, *, expected: int) -> bool:
     """Write the head if its size is the expected one, and say whether it was: compare and swap."""
-    sql = "UPDATE head SET size = ?, frontier = ?, epoch = ? WHERE size = ?"
-    return connection.exec_driver_sql(sql, (size, frontier, epoch, expected)).rowcount == 1
+    sql = "UPDATE head SET size = ?, frontier = ?, epoch = ?, changed = ? WHERE size = ?"
+    return connection.exec_driver_sql(sql, (size, frontier, epoch, changed, expected)).rowcount == 1
 
 
 def touch(connection: Connection) -> None:

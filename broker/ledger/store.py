@@ -36,15 +36,17 @@ from broker.ledger import (
 )
 from broker.ledger.checkpoints import Checkpoints, Sign
 from broker.ledger.compaction import forget_ended_rows
+from broker.ledger.family import Family
+from broker.ledger.file_premises import FilePremises
+from broker.ledger.freshness import AnnouncedFreshness
 from broker.ledger.group_commit import GroupCommit
 from broker.ledger.integrity import Integrity
-from broker.ledger.lockfile import LedgerLock
 from broker.ledger.opening import Opened, create_ledger, open_ledger
 from broker.ledger.reading import Reader
 from broker.ledger.task_book import tree_holds_until
 from broker.ledger.usage import UsageCount
 from broker.ledger.verifying.claims import OpenNote
-from broker.ledger.watch import FileWatch
+from broker.ledger.view import View
 from broker.ledger.writer import Writer
 from broker.ports import (
     Clock,
@@ -76,14 +78,17 @@ class _Notes:
 
 
 class SqlLedger:
-    """Implements ``Ledger`` and the ports for reading it on one SQLite file. Belongs to the loop that opened it."""
+    """Implements ``Ledger`` and the ports for reading it on one SQLite file. Belongs to the loop that opened it.
+
+    The file is this process's own, or that of a family of processes of this host.
+    """
 
     def __init__(
         self,
         opened: Opened,
         writer: Writer,
         reader: Reader,
-        lock: LedgerLock,
+        premises: FilePremises,
         revocations: Revocations,
         clock: Clock,
         notes: _Notes,
@@ -93,14 +98,15 @@ class SqlLedger:
         self.integrity = Integrity(opened, writer, clock, notes.open)
         self._writer = writer
         self._reader = reader
-        self._lock = lock
+        self._premises = premises
         self._revocations = revocations
         self._agents: dict[str, RegisteredAgent | None] = {}
         self._agents_age = 0
         self._rules_age = 0
         self._forgotten_at = clock.now()
         self._closed = False
-        self._take_effect(opened.effects)
+        self.view = View(opened.effects, revocations, clock)
+        self.freshness = AnnouncedFreshness(lambda: premises.announced, lambda: self.view.size, self._look)
         memory.forget_ended(revocations, clock.now())
         self._group = GroupCommit(writer, self._take_effect)
         self._checkpoints = Checkpoints(
@@ -113,7 +119,7 @@ class SqlLedger:
         return create_ledger(path, now)
 
     @classmethod
-    async def open(
+    async def open(  # noqa: PLR0913 - a composition root passes each port by name
         cls,
         path: Path,
         revocations: Revocations,
@@ -121,10 +127,13 @@ class SqlLedger:
         clock: Clock,
         sign: Sign | None = None,
         open_note: OpenNote | None = None,
+        family: Family | None = None,
         margin: float = RULE_MARGIN,
         busy_seconds: float = sqlite.BUSY_SECONDS,
     ) -> Self:
         """Take the ledger for this process, migrate and check it, and load what is in force into ``revocations``.
+
+        With a ``family``, this process is one of those for which the ledger was taken before.
 
         ``sign`` signs checkpoints; it may raise ``Unavailable`` until its key, which is kept in the ledger, is loaded.
         ``open_note`` verifies what it has signed. A ledger that is not sound is opened all the same, as long as its
@@ -132,17 +141,16 @@ class SqlLedger:
 
         Raises ``Unavailable`` with a text for the operator if another broker has it, or if it cannot be read.
         """
-        lock = await asyncio.to_thread(LedgerLock.acquire, path, clock)
-        engine = sqlite.writer_engine(path, busy_seconds=busy_seconds)
+        premises = await asyncio.to_thread(FilePremises.take, path, clock, family)
         try:
-            opened = await asyncio.to_thread(open_ledger, engine, path, clock.now())
-            writer = Writer(engine, FileWatch(path), lock, opened.head, margin=margin)
+            opened = await asyncio.to_thread(open_ledger, path, premises, clock.now(), busy_seconds=busy_seconds)
         except BaseException:
-            engine.dispose()
-            await asyncio.to_thread(lock.release)
+            await asyncio.to_thread(premises.close)
             raise
+        engine = sqlite.writer_engine(path, busy_seconds=busy_seconds)
+        writer = Writer(engine, premises, opened.head, clock, margin=margin)
         reader = Reader(sqlite.reader_engine(path, busy_seconds=busy_seconds))
-        return cls(opened, writer, reader, lock, revocations, clock, _Notes(sign, open_note))
+        return cls(opened, writer, reader, premises, revocations, clock, _Notes(sign, open_note))
 
     async def close(self) -> None:
         """Finish what was accepted, make a last checkpoint, and give the ledger back. May be called twice."""
@@ -154,7 +162,7 @@ class SqlLedger:
         await self.integrity.close()
         await self._reader.close()
         await asyncio.to_thread(self._writer.close)
-        await asyncio.to_thread(self._lock.release)
+        await asyncio.to_thread(self._premises.close)
 
     def observe(self, batched: Callable[[int], None]) -> None:
         """Tell ``batched``, on the event loop, how many changes each transaction holds from now on."""
@@ -210,7 +218,7 @@ class SqlLedger:
     # --- reading ----------------------------------------------------------------------------------------------------
 
     async def registered_agent(self, name: str) -> RegisteredAgent | None:
-        """Return a registered agent; cached until a commit of this process changes any."""
+        """Return a registered agent; cached until a commit changes any, as far as this process knows the ledger."""
         while name not in self._agents:
             age = self._agents_age
             agent = await self._reader.read(lambda connection: records.registered_agent(connection, name))
@@ -431,8 +439,12 @@ class SqlLedger:
         """Return what an idempotency key was used for, if it is remembered."""
         return await self._reader.read(lambda connection: records.idempotent(connection, key))
 
+    async def _look(self) -> None:
+        self._take_effect(await self.view.look(self._reader, self._writer.head))
+
     def _take_effect(self, effects: memory.Effects) -> None:
-        memory.apply(effects, self._revocations)
+        if not self.view.take(effects):
+            return
         self._rules_age += 1
         if effects.agents:
             self._agents.clear()

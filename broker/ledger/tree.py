@@ -24,7 +24,7 @@ from broker.core.merkle import (
 )
 from broker.core.tiles import TILE_WIDTH, Tile, bundle, subtree_root
 from broker.ledger import schema, sqlite
-from broker.ledger.batch import Head
+from broker.ledger.head import Head
 from broker.ledger.records import record
 from broker.ports import Proven, SignedHead
 

@@ -1,43 +1,28 @@
-"""The one connection that writes: each transaction is built on exactly the head that this process knows.
+"""The one connection of this process that writes: each transaction is built on a head that continues the known one.
 
 The recovery path is the normal path: after any failure the connection is thrown away, and the next transaction opens a
-new one and compares the head that it finds with the head that it expects. Not thread-safe: one thread at a time.
+new one and compares the head that it finds with the head that it knows. What was added meanwhile, by another process or
+by a batch of our own whose COMMIT raised, is caught up with before anything is judged, by looking at what is there. Not
+thread-safe: one thread at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
 
 from broker.core.errors import Code, Unavailable
-from broker.ledger import sqlite
-from broker.ledger.batch import Head, Outcome, Proposal, Written, write_batch
+from broker.ledger.batch import Outcome, Proposal, Written, write_batch
+from broker.ledger.catching_up import changes, require_continuation
 from broker.ledger.failures import in_doubt, is_store_failure, unavailable
-from broker.ledger.memory import Effects, merged
-from broker.ledger.watch import FileWatch
-
-COPY_BACK_BYTES: Final = 4 * 1024 * 1024
-"""When the write-ahead log is longer than this, it is copied back into the database."""
+from broker.ledger.head import Head
+from broker.ledger.memory import Effects
+from broker.ledger.premises import Premises
+from broker.ports import Clock
 
 T = TypeVar("T")
-
-
-class Ownership(Protocol):
-    """Says whether this process still is the only one that may write."""
-
-    def check(self) -> None:
-        """Raise ``Unavailable`` if it is not."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Doubt:
-    """A batch whose COMMIT raised: durable or not, the next look at the head tells."""
-
-    written: Written
 
 
 class _CommitFailed(Exception):
@@ -51,15 +36,17 @@ class _CommitFailed(Exception):
 class Writer:
     """Runs write transactions, and knows the head as of the last one."""
 
-    def __init__(self, engine: Engine, watch: FileWatch, ownership: Ownership, head: Head, *, margin: float) -> None:
-        """``head`` is what the database holds now; ``margin`` (seconds) is how long rules outlive what they hit."""
+    def __init__(self, engine: Engine, premises: Premises, head: Head, clock: Clock, *, margin: float) -> None:
+        """``head`` is what the database held when its state was read; others may have added to it since.
+
+        ``margin`` (seconds) is how long rules outlive what they hit.
+        """
         self._engine = engine
-        self._watch = watch
-        self._ownership = ownership
+        self._premises = premises
         self._head = head
+        self._clock = clock
         self._margin = margin
         self._connection: Connection | None = None
-        self._doubt: _Doubt | None = None
         self._condemned: Unavailable | None = None
         self._effects: list[Effects] = []
         self.trouble: str | None = None
@@ -120,19 +107,19 @@ class Writer:
     @property
     def log_is_long(self) -> bool:
         """Whether the log is so long that it must be copied back even if there is other work."""
-        return self._watch.log_size >= COPY_BACK_BYTES
+        return self._premises.log_is_long
 
     def settle(self) -> None:
-        """Find out, if possible now, whether a batch in doubt was applied."""
+        """Catch up with what is durable, if possible now: a batch in doubt, and what others have written."""
         try:
             self._transact(lambda _: None)
-        except Exception as error:  # noqa: BLE001 - it stays in doubt, and the next transaction asks again
+        except Exception as error:  # noqa: BLE001 - it stays in doubt, and the next transaction looks again
             self.trouble = unavailable(error).public
 
-    def take_effects(self) -> Effects:
-        """Return what became durable since the last call, also of batches that were in doubt then."""
+    def take_effects(self) -> Sequence[Effects]:
+        """Return what became durable since the last call, in its order, whoever wrote it."""
         effects, self._effects = self._effects, []
-        return effects[0] if len(effects) == 1 else merged(effects)
+        return effects
 
     def copy_back(self) -> None:
         """Copy the log back into the database. Failures show in the next transaction.
@@ -141,120 +128,110 @@ class Writer:
         """
         if self._connection is None:
             return
-        try:
-            self._check()
-            sqlite.copy_back(self._connection)
-            self._watch.accept()
-        except Exception:  # noqa: BLE001 - nothing is lost: the log keeps everything
-            self._discard()
+        with self._premises.turn():
+            try:
+                self._check()
+                self._premises.copy_back(self._connection)
+            except Exception:  # noqa: BLE001 - nothing is lost: the log keeps everything
+                self._discard()
 
     def empty_log(self) -> bool:
         """Copy the log back and cut it to nothing; whether that was possible now. Raises :class:`Unavailable`."""
-        try:
-            self._check()
-            empty = sqlite.empty_log(self._connected())
-            self._watch.accept()
-        except Exception as error:
-            self._discard()
-            raise unavailable(error) from error
-        return empty
+        with self._premises.turn():
+            try:
+                self._check()
+                return self._premises.empty_log(self._connected())
+            except Exception as error:
+                self._discard()
+                raise unavailable(error) from error
 
     def close(self) -> None:
         """Close the connection; the last one of a database also copies its log back."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        with self._premises.turn():
+            self._discard()
         self._engine.dispose()
 
     def _apply(self, proposals: Sequence[Proposal]) -> Sequence[Outcome]:
-        written: Written | None = None
-
         def work(connection: Connection) -> Written:
-            nonlocal written
             written = write_batch(connection, self._head, proposals, self._margin)
+            if written.head.changed != self._head.changed:
+                # Before it is so: from the moment on that it is, no process may judge by what it knew before.
+                self._premises.announce(written.head.changed)
             return written
 
-        try:
-            done = self._transact(work)
-        except _CommitFailed:
-            self._doubt = None if written is None else _Doubt(written)
-            raise
-        self._accept(done)
+        done = self._transact(work)
+        self._head = done.head
+        self._effects.append(done.effects)
         return done.outcomes
 
     def _transact(self, work: Callable[[Connection], T]) -> T:
         """Check the ground, begin, work, commit; after any failure the connection is gone and nothing half done."""
-        try:
-            self._check()
-            connection = self._connected()
-            transaction = connection.begin()
-            self._compare_head(connection)
-            result = work(connection)
-        except Exception:
-            self._discard()
-            raise
-        try:
-            transaction.commit()
-            self._accept_log()
-        except Exception as error:
-            self._discard()
-            raise _CommitFailed(error) from error
+        with self._premises.turn():
+            try:
+                self._check()
+                connection = self._connected()
+                transaction = connection.begin()
+                self._catch_up(connection)
+                result = work(connection)
+            except Exception:
+                self._discard()
+                raise
+            try:
+                transaction.commit()
+                self._or_condemned(self._premises.committed)
+            except Exception as error:
+                self._discard()
+                raise _CommitFailed(error) from error
         return result
 
     def _check(self) -> None:
         if self._condemned is not None:
             raise self._condemned
-        self._ownership.check()
-        if self._connection is not None:
-            try:
-                self._watch.check()
-            except Unavailable as error:
-                self._condemned = error
-                raise
-
-    def _accept_log(self) -> None:
-        """Look at the files once more: what was committed to files that are gone is not durable (law 1)."""
-        try:
-            self._watch.accept_log()
-        except Unavailable as error:
-            self._condemned = error
-            raise
+        self._or_condemned(self._premises.check)
 
     def _connected(self) -> Connection:
         if self._connection is None:
-            connection = self._engine.connect()
-            try:
-                # What opening did to the files is ours; what happens to them from now on is not.
-                self._watch.accept()
-            except Unavailable as error:
-                connection.close()
-                self._condemned = error
-                raise
-            self._connection = connection
+            with self._premises.rearranging():
+                self._connection = self._engine.connect()
         return self._connection
 
-    def _compare_head(self, connection: Connection) -> None:
-        found = Head.read(connection)
-        doubt, self._doubt = self._doubt, None
-        if found == self._head:
-            return
-        if doubt is not None and found == doubt.written.head:
-            self._accept(doubt.written)
-            return
-        text = "the ledger is not the one that this process wrote; it must be checked and the broker restarted"
-        self._condemned = Unavailable(Code.LEDGER_CORRUPT, text)
-        raise self._condemned
+    def _catch_up(self, connection: Connection) -> None:
+        """Take what others have added, or we ourselves without knowing; refuse what does not continue the known."""
+        found = self._or_condemned(lambda: Head.read(connection))
+        self._premises.announce(found.changed)
+        known = self._head
+        if found != known:
+            self._or_condemned(lambda: require_continuation(connection, known, found))
+            effects = self._or_condemned(lambda: changes(connection, known.epoch, known.size, found, self._clock.now()))
+            self._effects.append(effects)
+            self._head = found
 
-    def _accept(self, written: Written) -> None:
-        self._head = written.head
-        self._effects.append(written.effects)
+    def _or_condemned(self, look: Callable[[], T]) -> T:
+        """Look at the ground; if it is not what it must be, write nothing any more."""
+        try:
+            return look()
+        except Unavailable as error:
+            if error.code is Code.LEDGER_CORRUPT:
+                self._condemned = error
+            raise
 
     def _discard(self) -> None:
         connection, self._connection = self._connection, None
         if connection is None:
             return
+        if self._condemned is not None:
+            _close(connection)  # what that makes of the files is nothing that anybody may build on
+            return
         try:
-            connection.invalidate()
-            connection.close()
-        except Exception:  # noqa: BLE001, S110 - it is being thrown away because it is broken
-            pass
+            with self._premises.rearranging():
+                _close(connection)
+        except Unavailable as error:
+            self._condemned = error
+
+
+def _close(connection: Connection) -> None:
+    try:
+        connection.invalidate()
+        connection.close()
+    except Exception:  # noqa: BLE001, S110 - it is being thrown away because it is broken
+        pass

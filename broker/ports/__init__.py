@@ -5,7 +5,7 @@ from broker.ports.callers import Admitted, Authenticated, Authenticator, Caller,
 from broker.ports.clock import Clock, Ids
 from broker.ports.evidence import Erasable, Examining, Forgettable, Proofs, Proven, SelfExamined, SignedHead
 from broker.ports.leases import Backend, Backends, Envelope, LeaseFilter, LeaseRecords, RevokesPrefixes
-from broker.ports.ledger import Ledger, Revocations
+from broker.ports.ledger import Freshness, Ledger, Revocations
 from broker.ports.records import FoundRecords, Hits, Idempotent, Inquiries, LeaseHits, Record, Records, TreeHead
 from broker.ports.signing import IdentitySigner, Minted, Signer
 from broker.ports.telling import Events, Meter, Notifier
@@ -27,6 +27,7 @@ __all__ = [
     "Examining",
     "Forgettable",
     "FoundRecords",
+    "Freshness",
     "Hits",
     "Idempotent",
     "IdentitySigner",

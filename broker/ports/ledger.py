@@ -29,6 +29,18 @@ class Ledger(Protocol):
         ...
 
 
+class Freshness(Protocol):
+    """Whether the rules, blocks and keys in memory may be judged by, when several processes share the ledger."""
+
+    async def ensure(self) -> None:
+        """Return once everything is in force in this process that was committed before the call, by any process.
+
+        Awaited before a token is judged, with no other await between. It is cheap when nothing has to be looked up.
+        Raises ``Unavailable`` (``RULES_STALE``) if that cannot be known: no answer is better than a stale one.
+        """
+        ...
+
+
 @dataclass(slots=True)
 class Revocations:
     """The rules and blocks in force, shared by all use cases of one process; the ledger keeps it current."""

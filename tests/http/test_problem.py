@@ -75,7 +75,14 @@ def test_an_assertion_is_a_client_or_a_grant(code: Code, as_grant: bool, error: 
 
 def test_failures_of_ours_are_never_the_callers() -> None:
     """What the broker cannot do now is a server error at both kinds of endpoint, so that callers try again."""
-    for code in (Code.LEDGER_UNAVAILABLE, Code.LEDGER_CORRUPT, Code.ISSUER_UNAVAILABLE, Code.OVERLOADED, Code.STOPPING):
+    for code in (
+        Code.RULES_STALE,
+        Code.LEDGER_UNAVAILABLE,
+        Code.LEDGER_CORRUPT,
+        Code.ISSUER_UNAVAILABLE,
+        Code.OVERLOADED,
+        Code.STOPPING,
+    ):
         assert status_of(code) is HTTPStatus.SERVICE_UNAVAILABLE
         assert oauth_status(code) is HTTPStatus.SERVICE_UNAVAILABLE
 

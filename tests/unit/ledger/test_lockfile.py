@@ -149,7 +149,7 @@ async def test_a_broker_whose_ledger_was_taken_over_writes_no_more(tmp_path: Pat
     async with opened(path) as bench:
         await bench.issue("tok_1")
         record(path)
-        bench.ledger._lock.beat()
+        bench.ledger._premises._lock.beat()
         with pytest.raises(Unavailable) as caught:
             await bench.issue("tok_2")
         assert "'elsewhere'" in caught.value.public

@@ -1,0 +1,91 @@
+"""The premises of a ledger file: its lock, its board, and the watch over what is on the disk."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Final, Self
+
+from sqlalchemy import Connection
+
+from broker.ledger import sqlite
+from broker.ledger.board import Board, Word
+from broker.ledger.family import Family
+from broker.ledger.lockfile import LedgerLock
+from broker.ledger.watch import FileWatch
+from broker.ports import Clock
+
+COPY_BACK_BYTES: Final = 4 * 1024 * 1024
+"""When the write-ahead log is longer than this, it is copied back into the database."""
+
+
+class FilePremises:
+    """Implements ``Premises`` for a process that has the file for itself, and for one of a family."""
+
+    def __init__(self, path: Path, lock: LedgerLock, board: Board) -> None:
+        """``lock`` is held, and released with the rest by :meth:`close`."""
+        self._lock = lock
+        self._board = board
+        self._watch = FileWatch(path, board)
+
+    @classmethod
+    def take(cls, path: Path, clock: Clock, family: Family | None) -> Self:
+        """Take the file for this process, or with the ``family`` that has it.
+
+        Raises :class:`Unavailable` with a text for the operator if another broker has it.
+        """
+        if family is None:
+            return cls(path, LedgerLock.acquire(path, clock), Board.private())
+        lock = LedgerLock.join(family.lock, clock)
+        try:
+            return cls(path, lock, Board.shared(family.board))
+        except BaseException:
+            lock.release()
+            raise
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Wait for the other processes of the family."""
+        return self._board.turn()
+
+    def check(self) -> None:
+        """Raise ``Unavailable`` if another host has taken the ledger, or the files were changed by somebody else."""
+        self._lock.check()
+        self._watch.check()
+
+    def rearranging(self) -> AbstractContextManager[None]:
+        """Take for ours what the files are at the end of the context."""
+        return self._watch.rearranging()
+
+    def committed(self) -> None:
+        """See that the log is still the one that was written to, and remember how long it is."""
+        self._watch.committed()
+
+    def announce(self, changed: int) -> None:
+        """Put it on the board, if there is anybody to read it."""
+        if self._board.is_shared:
+            self._board[Word.ANNOUNCED] = changed
+
+    @property
+    def announced(self) -> int:
+        """How far this process must know the ledger before it judges anything; may be read from any thread."""
+        return self._board[Word.ANNOUNCED]
+
+    @property
+    def log_is_long(self) -> bool:
+        """Whether the log is longer than :data:`COPY_BACK_BYTES`."""
+        return self._watch.log_size >= COPY_BACK_BYTES
+
+    def copy_back(self, connection: Connection) -> None:
+        """Copy the log back. What the files become by it is ours, so they must be checked before."""
+        with self._watch.rearranging():
+            sqlite.copy_back(connection)
+
+    def empty_log(self, connection: Connection) -> bool:
+        """Copy the log back and cut it to nothing; whether no reader was in the way."""
+        with self._watch.rearranging():
+            return sqlite.empty_log(connection)
+
+    def close(self) -> None:
+        """Give the file back, or this process's part of it."""
+        self._board.close()
+        self._lock.release()
