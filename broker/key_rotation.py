@@ -1,4 +1,8 @@
-"""Rotating the broker's signing keys: in good time, or at once in an emergency."""
+"""Rotating the broker's signing keys: in good time, or at once in an emergency.
+
+Keys are in force as soon as they are recorded, whichever process recorded them: the ledger tells the ring of it before
+it answers. So nothing can fail between the two.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +27,12 @@ class KeyCustody(Protocol):
         """Return new keys that sign at once, and every older key as revoked and compromised."""
         ...
 
-    def replace(self, rows: Sequence[StoredKey]) -> None:
-        """Take these rows as the key ring from now on."""
-        ...
-
 
 class KeyRotation:
     """Changes the key ring; the ledger records it before any new key signs."""
 
     def __init__(self, *, custody: KeyCustody, ledger: Ledger, records: Records, clock: Clock) -> None:
-        """All rows are in the ledger; ``custody`` holds the private keys."""
+        """All rows are in the ledger; ``custody`` holds the private keys, and follows the ledger."""
         self._custody = custody
         self._ledger = ledger
         self._records = records
@@ -58,8 +58,6 @@ class KeyRotation:
     ) -> Rotation:
         async with self._turn:
             rotation = await asyncio.to_thread(change, now)  # making keys takes long enough to stall the event loop
-            # Read before the change, so that nothing can fail between its being recorded and its being in force.
-            ring = {row.kid: row for row in (*await self._records.keys(), *rotation.rows)}
             record = entry(
                 Kind.KEYS_ROTATED,
                 now,
@@ -71,7 +69,6 @@ class KeyRotation:
                 **caller.members(),
             )
             await self._ledger.commit(Change(record, (), tuple(PutKey(row) for row in rotation.rows), urgent=True))
-            self._custody.replace(tuple(ring.values()))
             return rotation
 
 

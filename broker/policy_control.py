@@ -16,14 +16,14 @@ import msgspec
 
 from broker.core.change import Change
 from broker.core.entry import Kind, entry
-from broker.core.errors import BrokerError
+from broker.core.errors import BrokerError, Code
 from broker.core.narrowing import Cover, covers, narrowed
 from broker.core.policy import Policy
 from broker.core.policy.model import REVOKE
 from broker.core.revoking import MAX_REASON, Order
 from broker.core.rules import Rule
 from broker.core.selector import Selector, parse_selector
-from broker.ports import Caller, Clock, Hits, Ledger, Record, Records
+from broker.ports import Caller, Clock, Events, Hits, Ledger, Record, Records
 
 STARTED: Final = "broker"
 """Who loads the policy that a broker starts with, in the record."""
@@ -89,6 +89,7 @@ class PolicyControl:
         records: Records,
         clock: Clock,
         revoke: Revoke,
+        events: Events,
     ) -> None:
         """``load`` reads the policy file anew; it raises ``BrokerError`` (``POLICY_INVALID``) with every problem."""
         self._policy = policy
@@ -97,6 +98,7 @@ class PolicyControl:
         self._records = records
         self._clock = clock
         self._revoke = revoke
+        self._events = events
         self._turn = asyncio.Lock()
 
     def current(self) -> Policy:
@@ -125,6 +127,25 @@ class PolicyControl:
         """
         await self._keep_promise()
         await self._ledger.commit(Change(entry(Kind.POLICY_LOADED, self._clock.now(), **_told(self._policy, STARTED))))
+
+    def follow(self, digest: str) -> None:
+        """Take the policy that another process recorded from the file, before anything else is decided here.
+
+        That process sees to what it narrows. If the file does not hold that policy, the one in force stays, and the log
+        says so.
+        """
+        if digest == self._policy.digest:
+            return
+        try:
+            policy = self._load()
+        except BrokerError as error:
+            self._events.error("policy.not_followed", digest=digest, code=error.code.value)
+            return
+        if policy.digest == digest:
+            self._policy = policy
+            self._events.info("policy.followed", digest=digest)
+        else:
+            self._events.error("policy.not_followed", digest=digest, code=Code.POLICY_INVALID.value)
 
     async def _replace(self, by: str, caller: Caller | None) -> Reload:
         async with self._turn:

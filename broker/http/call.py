@@ -31,6 +31,7 @@ class Route:
     """One line of the route table. ``access`` is the scope that a caller's token needs, or an :class:`Access`.
 
     ``deep`` says that the last variable part of the path may have slashes in it.
+    ``revokes`` says that it ends credentials, which must work even when the rules in force cannot be read.
     ``protected`` says of an OAuth endpoint that whoever is not admitted gets 401 and a challenge (RFC 7662, 2.1).
     """
 
@@ -38,6 +39,7 @@ class Route:
     path: str
     access: Access | str
     handler: Handler
+    revokes: bool = False
     protected: bool = False
     deep: bool = False
 

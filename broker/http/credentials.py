@@ -8,7 +8,7 @@ from typing import Final
 from aiohttp import hdrs, web
 
 from broker.admission import Presented
-from broker.core.errors import BrokerError, Code, Malformed
+from broker.core.errors import BrokerError, Code, Malformed, Unavailable
 from broker.http.call import Call
 from broker.http.forms import Form
 from broker.ports import UnverifiedAssertion
@@ -69,6 +69,25 @@ def presented_token(call: Call) -> Presented | None:
         method=call.request.method,
         url=f"{call.site.issuer}{call.request.rel_url.raw_path}",
     )
+
+
+async def admit(call: Call, presented: Presented) -> None:
+    """Admit whoever presents a token, by all that was committed before. Raises what admission raises."""
+    await catch_up(call)
+    call.admit(call.services.admission.by_token(presented))
+
+
+async def catch_up(call: Call) -> None:
+    """See that everything is in force here that was committed before. Raises ``Unavailable`` (``RULES_STALE``).
+
+    But those who revoke go on by what this process knows: that must work whatever fails (law 1), and gives nobody
+    anything.
+    """
+    try:
+        await call.services.freshness.ensure()
+    except Unavailable:
+        if call.route is None or not call.route.revokes:
+            raise
 
 
 def client_assertion(call: Call, form: Form) -> UnverifiedAssertion | None:

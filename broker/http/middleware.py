@@ -18,7 +18,7 @@ from broker.core.errors import BrokerError, Code, Unavailable
 from broker.http.addresses import FailureLimit
 from broker.http.call import Access, Call, Route
 from broker.http.connection import Connection
-from broker.http.credentials import presented_token
+from broker.http.credentials import admit, presented_token
 from broker.http.forwarded import FORWARDED_FOR, client_address
 from broker.http.refusal import refusal
 from broker.http.surface import Services, Site
@@ -148,7 +148,7 @@ class Gate:
             presented = presented_token(call)
             if presented is None:
                 raise BrokerError(Code.TOKEN_MISSING, "send an access token for this API")
-            call.admit(self._services.admission.by_token(presented))
+            await admit(call, presented)
             if isinstance(route.access, str):
                 call.operator.require(route.access)
         elif route.method == "POST":

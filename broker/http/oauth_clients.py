@@ -12,7 +12,7 @@ from broker.core.selector import Selector
 from broker.http.answer import NO_STORE, oauth_answer
 from broker.http.bodies import read_form
 from broker.http.call import Call
-from broker.http.credentials import client_assertion, presented_token
+from broker.http.credentials import admit, catch_up, client_assertion, presented_token
 from broker.http.forms import Form
 from broker.ports import Admitted
 from broker.revocation import Order
@@ -27,6 +27,7 @@ async def introspect(call: Call) -> web.Response:
     """``POST /oauth2/introspect``: say whether a token is good, to those who may know."""
     form = await read_form(call)
     asker = await _client(call, form)
+    await catch_up(call)
     return oauth_answer(call.services.introspection.introspect(form.require("token"), asker.agent, asker.scopes))
 
 
@@ -58,11 +59,12 @@ async def _client(call: Call, form: Form) -> Admitted:
         if "client_assertion" in form or "client_secret" in form:
             text = "use one way to authenticate the client, not several"
             raise BrokerError(Code.CLIENT_AUTHENTICATION_AMBIGUOUS, text)
-        call.admit(call.services.admission.by_token(presented))
+        await admit(call, presented)
         return call.operator
     assertion = client_assertion(call, form)
     if assertion is None:
         raise BrokerError(Code.CLIENT_AUTHENTICATION_MISSING, "authenticate with a client_assertion or an access token")
+    await catch_up(call)
     call.admit(await call.services.admission.by_assertion(assertion, form.get("client_id"), call.caller))
     return call.operator
 

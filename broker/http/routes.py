@@ -33,7 +33,7 @@ CLIENT: Final = Access.CLIENT
 HOLDER: Final = Access.HOLDER
 
 API_ROUTES: Final[tuple[Route, ...]] = (
-    Route("POST", "/v1/revocations", "revocations:write", revocations.create),
+    Route("POST", "/v1/revocations", "revocations:write", revocations.create, revokes=True),
     Route("GET", "/v1/revocations", "operator:read", revocations.index),
     Route("GET", "/v1/revocations/snapshot", "revocations:read", revocations.snapshot),
     Route("GET", "/v1/revocations/{rule}", "operator:read", revocations.show),
@@ -86,7 +86,7 @@ API_ROUTES: Final[tuple[Route, ...]] = (
 
 OAUTH_ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", paths.TOKEN, CLIENT, oauth.token),
-    Route("POST", paths.REVOKE, CLIENT, oauth_clients.revoke),
+    Route("POST", paths.REVOKE, CLIENT, oauth_clients.revoke, revokes=True),
     Route("POST", paths.INTROSPECT, CLIENT, oauth_clients.introspect, protected=True),
     Route("GET", paths.AUTHORIZE, PUBLIC, discovery.authorize),
 )

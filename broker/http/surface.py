@@ -20,7 +20,7 @@ from broker.key_rotation import KeyRotation
 from broker.leasing import Holdings, Leasing, Oversight
 from broker.metrics import Metrics
 from broker.policy_control import PolicyControl
-from broker.ports import Clock, Events, Ids, Inquiries, Proofs, Records, Revocations
+from broker.ports import Clock, Events, Freshness, Ids, Inquiries, Proofs, Records, Revocations
 from broker.receipts import Receipts
 from broker.registration import Registration
 from broker.revocation import Revocation
@@ -68,6 +68,7 @@ class Services:
     receipts: Receipts
     revocations: Revocations
     token_check: TokenCheck
+    freshness: Freshness
     jwks: Callable[[float], dict[str, Any]]
     snapshot: Callable[[float], str]
     health: Callable[[], Awaitable[Mapping[str, str | None]]]

@@ -16,7 +16,7 @@ from broker.core.identity import Agent, bearer
 from broker.core.jwt import parse
 from broker.core.subject import Subject
 from broker.core.token_check import TokenCheck
-from broker.ports import Authenticated, Authenticator, Caller, UnverifiedAssertion
+from broker.ports import Authenticated, Authenticator, Caller, Freshness, UnverifiedAssertion
 
 _LINE_OF_OTHERS: Final = frozenset({"act", "may_act", "cnf"})
 """Claims by which an issuer says who may use its token: by nobody here, since these agents and keys are its own."""
@@ -101,6 +101,7 @@ class Applicants:
         *,
         authenticator: Authenticator,
         check: TokenCheck,
+        freshness: Freshness,
         token_endpoint: str,
         api_audience: str,
         nonce_key: bytes | None = None,
@@ -111,12 +112,18 @@ class Applicants:
         """
         self._authenticator = authenticator
         self._check = check
+        self._freshness = freshness
         self._token_endpoint = token_endpoint
         self._api_audience = api_audience
         self._nonce_key = nonce_key
 
     async def identify(self, request: TokenRequest, caller: Caller, now: float) -> Applicant:
-        """Authenticate the agent and its key. Raises ``BrokerError``; nothing was written then."""
+        """Authenticate the agent and its key. Raises ``BrokerError``; nothing was written then.
+
+        Every agent, rule and key is known by then that was committed before, so that none is refused, or taken, by what
+        was so earlier. What comes after is found out by the commit.
+        """
+        await self._freshness.ensure()
         who = await self._authenticate(request, now)
         if request.client_id is not None and request.client_id != who.agent.id:
             text = "client_id is not the client that the assertion authenticates"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,14 @@ from broker.authenticators.federation import Federation
 from broker.clock import SystemClock
 from broker.config import Config, MasterKey
 from broker.consent import Consent
+from broker.core.change import StoredKey
 from broker.core.errors import Code, Unavailable
 from broker.core.policy import LONGEST_TTL, Policy
 from broker.core.tally import Tally
 from broker.ids import RandomIds
 from broker.lease_backends import GatedBackends
 from broker.ledger.store import SqlLedger
+from broker.ledger.view import KeysFollower
 from broker.metrics import Metrics
 from broker.outbound import Destination, Outbound
 from broker.policy_control import PolicyControl
@@ -29,7 +31,7 @@ from broker.signing.identity_token import IdentityTokenSigner
 from broker.signing.keyring import KeyRing
 from broker.signing.ledger_identity import checkpoint_opener, checkpoint_signer, own_note_opener
 from broker.signing.master_key import KeyCommand, KeyFile, KeyVariable, MasterKeySource, load_master_key
-from broker.signing.sealing import Sealer, derived_key
+from broker.signing.sealing import Sealer, SealingError, derived_key
 from broker.timing import SYSTEM
 from broker.webhooks import Receiver, Webhooks, webhook_secret
 from broker.wiring.anchors import open_anchoring
@@ -77,7 +79,6 @@ async def open_ground(
     master_key = load_master_key(master_key_source(config.master_key))
     sealer = Sealer(master_key)
     ring = KeyRing((), sealer, longest_token=LONGEST_TTL)
-    policy = load_policy(config.policy, config.issuer)
     ledger = await SqlLedger.open(
         config.ledger,
         revocations,
@@ -86,7 +87,10 @@ async def open_ground(
         open_note=own_note_opener(ring),
     )
     stack.push_async_callback(ledger.close)
-    ring.replace(await ledger.keys())
+    ring.replace(ledger.view.keys)
+    ledger.view.follow(keys=_following(ring, events))
+    # After the ledger: a policy that is recorded from now on is heard of.
+    policy = load_policy(config.policy, config.issuer)
     outbound = await stack.enter_async_context(Outbound())
     identities = IdentityTokenSigner(ring, clock, ids, issuer=config.issuer)
     means = Means(
@@ -103,7 +107,8 @@ async def open_ground(
     stack.push_async_callback(anchoring.close)
     await anchoring.start()
     revocation = _revocation(revocations, ledger, clock, ids, metrics, events)
-    policy_control = _policy_control(config, policy, ledger, clock, revocation)
+    policy_control = _policy_control(config, policy, ledger, clock, revocation, events)
+    ledger.view.follow(policy=policy_control.follow)
     federation = Federation(lambda: policy_control.current().issuers, outbound, issuer=config.issuer)
     stack.push_async_callback(federation.close)
     backends = open_backends(
@@ -160,8 +165,18 @@ def _revocation(
     )
 
 
+def _following(ring: KeyRing, events: Events) -> KeysFollower:
+    def follow(rows: Sequence[StoredKey]) -> None:
+        try:
+            ring.replace(rows)
+        except SealingError as error:
+            events.error("keys.not_opened", reason=str(error))
+
+    return follow
+
+
 def _policy_control(
-    config: Config, policy: Policy, ledger: SqlLedger, clock: SystemClock, revocation: Revocation
+    config: Config, policy: Policy, ledger: SqlLedger, clock: SystemClock, revocation: Revocation, events: Events
 ) -> PolicyControl:
     return PolicyControl(
         policy,
@@ -170,6 +185,7 @@ def _policy_control(
         records=ledger,
         clock=clock,
         revoke=revocation.revoke,
+        events=events,
     )
 
 

@@ -15,6 +15,7 @@ from broker.upkeep import Job
 from broker.wiring.ground import Ground
 from broker.wiring.outside import compose_outside
 
+CATCH_UP_SECONDS: Final = 0.05
 STRANGERS_SECONDS: Final = 60.0
 COMPACTION_SECONDS: Final = 60.0
 PENDING_SECONDS: Final = 1.0
@@ -83,6 +84,7 @@ def compose_jobs(
     """Return everything that is done again and again."""
     ledger, clock = ground.ledger, ground.clock
     return (
+        Job("catching up", CATCH_UP_SECONDS, ledger.freshness.ensure),
         Job("leases", REAPER_SECONDS, reaper.step),
         Job("lease counts", LEASE_COUNT_SECONDS, lambda: _count_leases(ground)),
         Job("strangers", STRANGERS_SECONDS, auditing.record_strangers),

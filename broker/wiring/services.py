@@ -93,6 +93,7 @@ def compose_services(ground: Ground, site: Site) -> Services:
         receipts=Receipts(proofs=ledger, records=ledger, write=write_receipt),
         revocations=revocations,
         token_check=check,
+        freshness=ledger.freshness,
         jwks=ground.ring.jwks,
         snapshot=SnapshotSigner(ground.ring, revocations, issuer=ground.issuer).at,
         health=lambda: _health(ground),
@@ -108,6 +109,7 @@ def _applicants(ground: Ground, site: Site, authenticator: Dispatch, check: Toke
     return Applicants(
         authenticator=authenticator,
         check=check,
+        freshness=ground.ledger.freshness,
         token_endpoint=site.token_endpoint,
         api_audience=ground.config.api_audience,
         nonce_key=ground.nonce_key if ground.config.dpop_nonces else None,

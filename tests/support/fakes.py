@@ -217,6 +217,7 @@ class MemoryLedger:
         self.idempotency: dict[str, IdempotencyFresh] = {}
         self.keys: dict[str, StoredKey] = {}
         self._unpublished: list[Write] = []
+        self.keys_follower: Callable[[Sequence[StoredKey]], None] = lambda _rows: None
 
     async def commit(self, change: Change) -> Receipt:
         """Apply a change in a turn of its own; cancelling the caller does not undo it."""
@@ -356,9 +357,18 @@ class MemoryLedger:
                     self.revocations.blocks.add(block)
                 case LiftBlock(block_id):
                     self.revocations.blocks.lift(block_id)
+                case PutKey():
+                    self.keys_follower(tuple(self.keys.values()))
                 case _:
                     pass
         self._unpublished.clear()
+
+
+class AlwaysFresh:
+    """The port ``Freshness`` of a process that shares its ledger with nobody."""
+
+    async def ensure(self) -> None:
+        """Nothing can have changed elsewhere."""
 
 
 class MemoryRecords:

@@ -35,6 +35,7 @@ from broker.signing.sealing import Sealer
 from tests.support.fakes import (
     CALLER,
     NOW,
+    AlwaysFresh,
     CountingIds,
     FakeAuthenticator,
     FakeClock,
@@ -155,7 +156,11 @@ class World:
             events=self.events,
         )
         applicants = Applicants(
-            authenticator=self.authenticator, check=self.check, token_endpoint=TOKEN_ENDPOINT, api_audience=API
+            authenticator=self.authenticator,
+            check=self.check,
+            freshness=AlwaysFresh() if self.sql is None else self.sql.freshness,
+            token_endpoint=TOKEN_ENDPOINT,
+            api_audience=API,
         )
         self.intake = Intake(
             applicants=applicants,
@@ -258,8 +263,9 @@ async def durable_world(path: Path, now: float = NOW) -> AsyncIterator[World]:
         SqlLedger.create(path, world.clock.time)
     ledger = await SqlLedger.open(path, world.revocations, clock=world.clock, busy_seconds=0.05)
     try:
-        world.compose(ledger, ledger)
         world.sql = ledger
+        ledger.view.follow(keys=world.ring.replace)
+        world.compose(ledger, ledger)
         yield world
     finally:
         await ledger.close()

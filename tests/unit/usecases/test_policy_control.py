@@ -33,6 +33,7 @@ class Control:
             records=self.world.reading,
             clock=self.world.clock,
             revoke=self.world.revocation.revoke,
+            events=self.world.events,
         )
 
 
