@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final, Self
 
@@ -52,9 +53,21 @@ class FilePremises:
         self._lock.check()
         self._watch.check()
 
-    def rearranging(self) -> AbstractContextManager[None]:
+    def connecting(self) -> AbstractContextManager[None]:
         """Take for ours what the files are at the end of the context."""
         return self._watch.rearranging()
+
+    @contextmanager
+    def disconnecting(self) -> Iterator[None]:
+        """Take for ours what the files are by the end, or, if nobody shares them, by the next connection.
+
+        Until then this process may have none of them open. Then whoever uses SQLite on them is the last one to close
+        them, and copies the log back.
+        """
+        with self._watch.rearranging():
+            yield
+        if not self._board.is_shared:
+            self._board[Word.SETTLED] = 0
 
     def committed(self) -> None:
         """See that the log is still the one that was written to, and remember how long it is."""

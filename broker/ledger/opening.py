@@ -77,7 +77,7 @@ def open_ledger(path: Path, premises: Premises, now: float, *, busy_seconds: flo
     try:
         with premises.turn():
             premises.check()
-            with premises.rearranging():
+            with premises.disconnecting():
                 _migrate(path, busy_seconds)
         with engine.connect() as connection:  # without a commit, which a damaged file may refuse
             ledger, effects = ledger_id(connection), load_live(connection, now)

@@ -26,11 +26,15 @@ class Premises(Protocol):
         """Raise :class:`Unavailable` if this process must not write now; with ``LEDGER_CORRUPT``, never again."""
         ...
 
-    def rearranging(self) -> AbstractContextManager[None]:
-        """Take what the files have become at the end of the context for our own doing: around opening and closing.
+    def connecting(self) -> AbstractContextManager[None]:
+        """Take what the ground has become at the end of the context for our own doing.
 
         Raises :class:`Unavailable` (``LEDGER_CORRUPT``) if that cannot be.
         """
+        ...
+
+    def disconnecting(self) -> AbstractContextManager[None]:
+        """Like :meth:`connecting`, around giving up the connection."""
         ...
 
     def committed(self) -> None:

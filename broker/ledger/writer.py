@@ -191,7 +191,7 @@ class Writer:
 
     def _connected(self) -> Connection:
         if self._connection is None:
-            with self._premises.rearranging():
+            with self._premises.connecting():
                 self._connection = self._engine.connect()
         return self._connection
 
@@ -223,7 +223,7 @@ class Writer:
             _close(connection)  # what that makes of the files is nothing that anybody may build on
             return
         try:
-            with self._premises.rearranging():
+            with self._premises.disconnecting():
                 _close(connection)
         except Unavailable as error:
             self._condemned = error

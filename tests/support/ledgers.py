@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from broker.core.jwk import thumbprint
 from broker.core.rules import Block, Rule
 from broker.core.selector import Selector
 from broker.ledger import SqlLedger
+from broker.ledger.family import Elder, Family
 from broker.ledger.verify import Report, verify_file
 from broker.ports import Revocations
 
@@ -93,6 +94,26 @@ async def opened(path: Path, *, clock: FixedClock | None = None, **options: Any)
         yield Bench(ledger, revocations, path, clock)
     finally:
         await ledger.close()
+
+
+@contextmanager
+def family_of(path: Path) -> Iterator[Family]:
+    """Take the ledger at ``path`` for a family, making it first if it is not there."""
+    if not path.exists():
+        SqlLedger.create(path, NOW)
+    elder = Elder.take(path, FixedClock())
+    try:
+        yield elder.family
+    finally:
+        elder.release()
+
+
+@asynccontextmanager
+async def family_bench(path: Path, size: int = 2) -> AsyncIterator[Sequence[Bench]]:
+    """Open a ledger as so many processes of one family would, all of them in this process."""
+    async with AsyncExitStack() as stack:
+        family = stack.enter_context(family_of(path))
+        yield [await stack.enter_async_context(opened(path, family=family)) for _ in range(size)]
 
 
 def issued(ref: str, epoch: int, *guards: Guard, at: float = NOW, urgent: bool = False, **members: Any) -> Change:  # noqa: ANN401 - JSON values
