@@ -78,7 +78,7 @@ class Bench:
     async def verified(self) -> Report:
         """Verify the whole ledger as it is now, beside the running one."""
         report = await asyncio.to_thread(verify_file, self.path)
-        assert report.problems == ()
+        assert report.problems == (), report.problems
         return report
 
 

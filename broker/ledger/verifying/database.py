@@ -67,11 +67,14 @@ class DatabaseEntries:
         self._expected = max(expected, 1)
 
     def pieces(self) -> Iterator[Piece]:
-        """Yield ranges that hold something; each whole tile is in one range."""
+        """Yield ranges that hold something; each whole tile is in one range.
+
+        What is added while they are read is in none of them.
+        """
         seq = schema.entries.c.seq
-        first = self._connection.scalar(select(func.min(seq)))
+        first, last = self._connection.execute(select(func.min(seq), func.max(seq))).one()
         while first is not None:
-            end = first - first % PIECE + PIECE
+            end = min(first - first % PIECE + PIECE, last + 1)
             yield DatabasePiece(self._path, first, end, min(1.0, max(0, end) / self._expected))
             first = self._connection.scalar(select(func.min(seq)).where(seq >= end))
 
