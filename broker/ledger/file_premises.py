@@ -19,6 +19,9 @@ from broker.ports import Clock
 COPY_BACK_BYTES: Final = 4 * 1024 * 1024
 """When the write-ahead log is longer than this, it is copied back into the database."""
 
+COPY_BACK_COMMITS: Final = 32
+"""But only after so many commits of this process: the log stays as long as it was, and copying costs two fsyncs."""
+
 
 class FilePremises:
     """Implements ``Premises`` for a process that has the file for itself, and for one of a family."""
@@ -28,6 +31,7 @@ class FilePremises:
         self._lock = lock
         self._board = board
         self._watch = FileWatch(path, board)
+        self._commits = 0
 
     @classmethod
     def take(cls, path: Path, clock: Clock, family: Family | None) -> Self:
@@ -72,6 +76,7 @@ class FilePremises:
     def committed(self) -> None:
         """See that the log is still the one that was written to, and remember how long it is."""
         self._watch.committed()
+        self._commits += 1
 
     def announce(self, changed: int) -> None:
         """Put it on the board, if there is anybody to read it."""
@@ -85,11 +90,12 @@ class FilePremises:
 
     @property
     def log_is_long(self) -> bool:
-        """Whether the log is longer than :data:`COPY_BACK_BYTES`."""
-        return self._watch.log_size >= COPY_BACK_BYTES
+        """Whether the log is longer than :data:`COPY_BACK_BYTES`, and :data:`COPY_BACK_COMMITS` went into it."""
+        return self._commits >= COPY_BACK_COMMITS and self._watch.log_size >= COPY_BACK_BYTES
 
     def copy_back(self, connection: Connection) -> None:
         """Copy the log back. What the files become by it is ours, so they must be checked before."""
+        self._commits = 0
         with self._watch.rearranging():
             sqlite.copy_back(connection)
 
