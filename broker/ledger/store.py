@@ -104,13 +104,14 @@ class SqlLedger:
         self._agents_age = 0
         self._rules_age = 0
         self._forgotten_at = clock.now()
+        self._measured = 0
         self._closed = False
         self.view = View(opened.effects, revocations, clock)
         self.freshness = AnnouncedFreshness(lambda: premises.announced, lambda: self.view.size, self._look)
         memory.forget_ended(revocations, clock.now())
         self._group = GroupCommit(writer, self._take_effect)
         self._checkpoints = Checkpoints(
-            self._group, notes.sign, lambda: writer.head.frontier.size, clock, made=self.integrity.kept_beside
+            self._group, notes.sign, lambda: self.size, clock, made=self.integrity.kept_beside
         )
 
     @staticmethod
@@ -170,8 +171,12 @@ class SqlLedger:
 
     @property
     def size(self) -> int:
-        """How many entries there are."""
-        return self._writer.head.frontier.size
+        """How many entries there are, as far as this process has heard; see :meth:`measure`."""
+        return max(self._writer.head.size, self._measured)
+
+    async def measure(self) -> None:
+        """Look how many entries there are, whoever added them. Raises ``Unavailable``."""
+        self._measured = max(self._measured, (await self.head()).size)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -308,6 +313,7 @@ class SqlLedger:
 
     async def checkpoint(self) -> str:
         """Return a signed checkpoint of the current head. Raises ``Unavailable`` without a key to sign with."""
+        await self.measure()
         return (await self._checkpoints.make()).note
 
     def signed_checkpoint(self) -> SignedHead | None:
@@ -328,6 +334,8 @@ class SqlLedger:
 
     async def prove(self, seq: int) -> Proven:
         """Return an entry with its proof; see the port."""
+        if seq >= self.size:
+            await self.measure()
         if not 0 <= seq < self.size:
             raise Refused(Code.NOT_FOUND, "the ledger has no such entry")
         head = await self._checkpoints.covering(seq + 1)

@@ -16,6 +16,7 @@ from broker.wiring.ground import Ground
 from broker.wiring.outside import compose_outside
 
 CATCH_UP_SECONDS: Final = 0.05
+SIZE_SECONDS: Final = 0.25
 STRANGERS_SECONDS: Final = 60.0
 COMPACTION_SECONDS: Final = 60.0
 PENDING_SECONDS: Final = 1.0
@@ -84,6 +85,7 @@ def compose_jobs(
     """Return everything that is done again and again."""
     ledger, clock = ground.ledger, ground.clock
     return (
+        Job("size", SIZE_SECONDS, ledger.measure),
         Job("catching up", CATCH_UP_SECONDS, ledger.freshness.ensure),
         Job("leases", REAPER_SECONDS, reaper.step),
         Job("lease counts", LEASE_COUNT_SECONDS, lambda: _count_leases(ground)),

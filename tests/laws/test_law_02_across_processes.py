@@ -9,11 +9,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from broker.core.errors import EpochMoved
+import pytest
+
+from broker.core.errors import BrokerError, Code, EpochMoved, Refused
 from broker.core.rules import Rule
 from broker.core.selector import Selector
+from broker.core.token_check import TokenCheck
+from broker.key_rotation import KeyRotation
 from broker.ledger.family import Family
+from broker.revocation import BlockFor
+from tests.support.fakes import CALLER
 from tests.support.ledgers import NOW, Bench, added, family_of, opened
+from tests.support.world import ISSUER, durable_world
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 60
@@ -74,6 +81,45 @@ async def test_nothing_is_alive_anywhere_that_was_revoked_anywhere(tmp_path: Pat
             report = await bench.verified()
             assert report.epoch == ROUNDS
             await _every_token_is_stamped_with_the_rules_before_it(bench)
+
+
+async def test_a_token_of_another_process_is_good_here_once_this_one_has_caught_up(tmp_path: Path) -> None:
+    """Of a key and of an epoch that were made there: before, it is refused, since it could be of a lost ledger."""
+    path = tmp_path / "ledger.db"
+    with family_of(path) as family:
+        async with durable_world(path, family=family) as one, durable_world(path, family=family) as other:
+            rotation = KeyRotation(custody=one.ring, ledger=one.ledger, records=one.records, clock=one.clock)
+            await rotation.replace(by="alice", reason="new", caller=CALLER)
+            await one.revoke(agent="nobody")
+            token = (await one.issue()).token
+            check = TokenCheck(
+                issuer=ISSUER,
+                keys=lambda: other.ring.verification_keys(other.clock.time),
+                rules=lambda: other.revocations.rules,
+                first_hand=True,
+            )
+            with pytest.raises(BrokerError) as caught:
+                check.check(token, other.clock.time, None)
+            assert caught.value.code is Code.TOKEN_INVALID
+            assert other.sql is not None
+            await other.sql.freshness.ensure()
+            assert check.check(token, other.clock.time, None).claims.epoch == 1
+            await one.revoke(agent="triage")
+            await other.sql.freshness.ensure()
+            with pytest.raises(BrokerError) as caught:
+                check.check(token, other.clock.time, None)
+            assert caught.value.code is Code.TOKEN_REVOKED
+
+
+async def test_a_request_that_waited_for_its_commit_is_decided_again_by_the_rules_of_another(tmp_path: Path) -> None:
+    """A block that another process made between decision and commit refuses the token."""
+    path = tmp_path / "ledger.db"
+    with family_of(path) as family:
+        async with durable_world(path, family=family) as one, durable_world(path, family=family) as other:
+            await one.revoke(agent="triage", block=BlockFor())
+            assert other.revocations.rules.epoch == 0
+            with pytest.raises(Refused):
+                await other.issue()
 
 
 async def _every_token_is_stamped_with_the_rules_before_it(bench: Bench) -> None:

@@ -26,6 +26,7 @@ from broker.core.token_check import TokenCheck
 from broker.introspection import Introspection
 from broker.issuance import Applicants, IdentityTokens, Intake, Issuance, Issued, TokenRequest
 from broker.ledger import SqlLedger
+from broker.ledger.family import Family
 from broker.ports import Ledger, Records, Revocations, UnverifiedAssertion
 from broker.revocation import BlockFor, Order, Outcome, Revocation
 from broker.signing.access_token import AccessTokenSigner
@@ -255,13 +256,16 @@ class World:
 
 
 @asynccontextmanager
-async def durable_world(path: Path, now: float = NOW) -> AsyncIterator[World]:
-    """Run the use cases over a real ledger in the file ``path``, made first if it is not there."""
+async def durable_world(path: Path, now: float = NOW, family: Family | None = None) -> AsyncIterator[World]:
+    """Run the use cases over a real ledger in the file ``path``, made first if it is not there.
+
+    With a ``family``, as one of the processes that share it.
+    """
     world = World()
     world.clock.time = now
     if not path.exists():
         SqlLedger.create(path, world.clock.time)
-    ledger = await SqlLedger.open(path, world.revocations, clock=world.clock, busy_seconds=0.05)
+    ledger = await SqlLedger.open(path, world.revocations, clock=world.clock, family=family, busy_seconds=0.05)
     try:
         world.sql = ledger
         ledger.view.follow(keys=world.ring.replace)

@@ -191,6 +191,24 @@ async def test_one_that_was_far_behind_catches_up_by_the_stored_tree(pair: Seque
     assert other.epoch == 2
 
 
+async def test_entries_of_the_other_are_proved_and_signed(tmp_path: Path) -> None:
+    """Whoever is asked has written nothing itself; what it signs is of the whole ledger."""
+    sign = lambda size, root: f"{size} {root.hex()}"  # noqa: E731
+    with family_of(tmp_path / "ledger.db") as family:
+        async with (
+            opened(tmp_path / "ledger.db", family=family) as one,
+            opened(tmp_path / "ledger.db", family=family, sign=sign) as other,
+        ):
+            for number in range(3):
+                await one.issue(f"tok_{number}")
+            assert (await other.ledger.prove(2)).head.size == 3
+            await one.issue("tok_3")
+            assert (await other.ledger.checkpoint()).startswith("4 ")
+            await one.issue("tok_4")
+            await other.ledger.measure()
+            assert other.ledger.size == 5
+
+
 async def test_all_memory_is_that_of_a_restart(pair: Sequence[Bench]) -> None:
     """What a process has caught up with is what one that opens the ledger now has in memory."""
     one, other = pair

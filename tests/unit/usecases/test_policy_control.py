@@ -51,6 +51,31 @@ async def test_a_reload_is_recorded_and_then_in_force(control: Control) -> None:
     assert (members["policy"], members["by"], members["request"]) == (SECOND.digest, "alice", "req_1")
 
 
+async def test_a_policy_that_another_process_recorded_is_taken_from_the_file(control: Control) -> None:
+    """At once, and without a record of its own: the other process has made it, and sees to what it narrows."""
+    control.use_case.follow(SECOND.digest)
+    assert control.use_case.current() is SECOND
+    assert not control.ledger.entries
+    control.load = lambda: FIRST
+    control.use_case.follow(SECOND.digest)  # nothing new
+    assert control.use_case.current() is SECOND
+
+
+async def test_a_recorded_policy_that_the_file_does_not_hold_is_not_guessed(control: Control) -> None:
+    """The one in force stays, and the log says so; so it does when the file cannot be used."""
+    control.use_case.follow("of another file")
+    assert control.use_case.current() is FIRST
+
+    def bad() -> Policy:
+        return policy({"version": 1, "roles": {}})
+
+    control.load = bad
+    control.use_case.follow(SECOND.digest)
+    assert control.use_case.current() is FIRST
+    told = [members["digest"] for _, event, members in control.world.events.logged if event == "policy.not_followed"]
+    assert told == ["of another file", SECOND.digest]
+
+
 async def test_the_first_policy_is_recorded_too(control: Control) -> None:
     """A ledger says from the start which policy its decisions were made by."""
     await control.use_case.start()
