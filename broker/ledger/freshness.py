@@ -8,8 +8,10 @@ turn of any writer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
+from broker.background import Background
 from broker.core.errors import Code, Unavailable
 
 
@@ -17,12 +19,13 @@ class AnnouncedFreshness:
     """Implements ``Freshness`` for the processes of one host."""
 
     def __init__(
-        self, announced: Callable[[], int], known: Callable[[], int], look: Callable[[], Awaitable[None]]
+        self, announced: Callable[[], int], known: Callable[[], int], look: Callable[[], Coroutine[Any, Any, None]]
     ) -> None:
         """``announced`` and ``known`` are sizes of the ledger; ``look`` brings the view up to date, or raises."""
         self._announced = announced
         self._known = known
         self._look = look
+        self._background = Background()
         self._looking: asyncio.Task[None] | None = None
 
     async def ensure(self) -> None:
@@ -37,7 +40,7 @@ class AnnouncedFreshness:
     async def _looked(self) -> None:
         """Wait for a look, which all share who ask meanwhile. Raises :class:`Unavailable` (``RULES_STALE``)."""
         if self._looking is None or self._looking.done():
-            self._looking = asyncio.ensure_future(self._look())
+            self._looking = self._background.start(self._look())
         try:
             # One that gives up must not take the look away from the others.
             await asyncio.shield(self._looking)
