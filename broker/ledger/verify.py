@@ -123,7 +123,7 @@ class _Verification:
     def of_database(self, path: Path, archives: Sequence[Archive], connection: Connection) -> Report:
         """Verify a database with everything that it derives from the entries."""
         meta = connection.execute(select(schema.meta)).one_or_none()
-        head = connection.execute(select(schema.head)).one_or_none()
+        head = connection.execute(select(schema.head.c.size, schema.head.c.frontier)).one_or_none()
         if meta is None or head is None:
             raise Unavailable(Code.LEDGER_CORRUPT, "this is not a ledger: it has no head or no identity")
         try:

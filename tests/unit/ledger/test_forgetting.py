@@ -264,6 +264,7 @@ async def test_an_older_ledger_gets_the_column(tmp_path: Path) -> None:
     with closing(sqlite3.connect(bench.path)) as database:
         database.execute("DROP TABLE accepted_heads")
         database.execute("ALTER TABLE entries DROP COLUMN personal")
+        database.execute("ALTER TABLE head DROP COLUMN changed")
         database.execute("UPDATE alembic_version SET version_num = '0005'")
         database.commit()
     async with opened(bench.path, clock=FixedClock()) as bench:

@@ -200,6 +200,7 @@ def age(path: Path) -> None:
     query(path, "DROP TABLE nodes")
     query(path, "DROP TABLE anchorings")
     query(path, "ALTER TABLE entries DROP COLUMN personal")
+    query(path, "ALTER TABLE head DROP COLUMN changed")
     query(path, "DROP TABLE accepted_heads")
     query(path, "UPDATE alembic_version SET version_num = '0003'")
 
