@@ -11,7 +11,7 @@ REQUIREMENTS := requirements.lock
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test check bench lock clean
+.PHONY: help install demo test check bench chaos lock clean
 
 help:
 	@echo "make install make .venv with everything, the broker command included"
@@ -19,6 +19,7 @@ help:
 	@echo "make test    run all tests"
 	@echo "make check   lint, format check, types, direction of imports"
 	@echo "make bench   measure issuing, verification, revocation, leases and proofs, as ratios"
+	@echo "make chaos   ten minutes of kills, cuts and wrong clocks under load, and then the proof"
 	@echo "make lock    compile $(REQUIREMENTS) from pyproject.toml (UPGRADE=1: with newer versions)"
 	@echo "make clean   remove .venv and caches"
 
@@ -38,6 +39,9 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench
+
+chaos: $(STAMP)
+	$(BIN)/python -m tests.chaos --minutes 10 --faults 3
 
 $(STAMP): pyproject.toml $(REQUIREMENTS)
 	@if [ -e $@ ] && $(BIN)/python -m pip --version >/dev/null 2>&1; then exit 0; fi; \

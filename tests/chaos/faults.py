@@ -1,0 +1,115 @@
+"""What goes wrong during a run: one fault after the other, each with an end, on something that has no other now."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from tests.chaos.crew import Hand
+from tests.chaos.ground import Member
+from tests.chaos.journal import Journal
+from tests.support.road import Road
+
+SKEWS: Final = (-600.0, 0.0, 0.0, 600.0)
+"""By how many seconds the clock of a broker may be ahead after it was killed."""
+
+LONGEST: Final = 12.0
+"""A fault lasts so many seconds at most: longer than verifiers and brokers may go without news."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that may go wrong with ``target``: ``inflict`` does it, waits, and puts it right."""
+
+    name: str
+    target: str
+    inflict: Callable[[], Awaitable[None]]
+
+
+async def befall(faults: Sequence[Fault], journal: Journal, *, pause: float, until: float) -> None:
+    """Let one fault after the other happen until a moment (monotonic), with ``pause`` seconds on average in between.
+
+    Run it several times at once for faults at the same time. It returns when the last fault is over.
+    """
+    while time.monotonic() < until:
+        await asyncio.sleep(random.uniform(0, 2 * pause))
+        free = [fault for fault in faults if fault.target not in _busy]
+        if not free:
+            continue
+        fault, began = random.choice(free), time.monotonic()
+        _busy.add(fault.target)
+        try:
+            await fault.inflict()
+        finally:
+            _busy.discard(fault.target)
+        journal.write("fault", name=fault.name, target=fault.target, began=began, ended=time.monotonic())
+
+
+_busy: Final[set[str]] = set()
+
+
+def of_road(road: Road, target: str) -> list[Fault]:
+    """Return the faults of a road."""
+
+    def badly(harm: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+        async def inflict() -> None:
+            harm()
+            await _a_while()
+            road.mend()
+
+        return inflict
+
+    harms = {"cut": road.cut, "blocked": road.block, "slow": lambda: road.slow(random.uniform(0.01, 0.5))}
+    return [Fault(name, target, badly(harm)) for name, harm in harms.items()]
+
+
+def of_hand(hand: Hand) -> list[Fault]:
+    """Return the faults of a process of the run."""
+
+    async def killed() -> None:
+        hand.kill()
+        await _a_while()
+        hand.start()
+
+    async def stopped() -> None:
+        hand.signal(signal.SIGSTOP)
+        await _a_while()
+        hand.signal(signal.SIGCONT)
+
+    target = f"process {hand.name}"
+    return [Fault("killed", target, killed), Fault("stopped", target, stopped)]
+
+
+def of_member(member: Member) -> list[Fault]:
+    """Return the faults of a broker; killed, it comes back at once, and perhaps with a clock that is wrong."""
+    target = f"broker {member.port}"
+
+    async def killed() -> None:
+        member.kill()
+        await asyncio.to_thread(member.start, skew=random.choice(SKEWS))
+
+    async def stopped() -> None:
+        member.signal(signal.SIGSTOP)
+        await _a_while()
+        member.signal(signal.SIGCONT)
+
+    async def worker_killed() -> None:
+        worker = member.worker()
+        if worker is not None:
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+
+    several = [Fault("worker killed", target, worker_killed)] if "--workers" in member.arguments else []
+    return [Fault("killed", target, killed), Fault("stopped", target, stopped), *several]
+
+
+async def _a_while() -> None:
+    """Wait: for a moment mostly, now and then until nobody may go without news any more."""
+    await asyncio.sleep(LONGEST * random.random() ** 3)

@@ -1,0 +1,58 @@
+"""A verifier process: judges the tokens in use again and again, with ``broker.verifier``, as a resource server does."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+
+from broker.client import Client, KeyIdentity
+from broker.core.errors import BrokerError
+from broker.verifier import Verifier
+from tests.chaos.clients import HELD, Place, name_of
+from tests.chaos.detour import detour
+from tests.chaos.journal import Journal, Tail
+from tests.support.running_broker import TICKETS
+
+AGENT = "gateway"
+
+
+def verify(place: Place, name: str, clients: tuple[str, ...], *, through: int, pause: float) -> None:
+    """Be a verifier until the process is ended. It reaches the broker through the port ``through`` alone."""
+    port = int(place.issuer.rpartition(":")[2])
+    with asyncio.Runner(loop_factory=detour(port, through)) as runner:
+        runner.run(_verify(place, name, clients, pause))
+
+
+async def _verify(place: Place, name: str, clients: tuple[str, ...], pause: float) -> None:
+    journal = Journal(place.journals, name)
+    tails = [(Tail(place.held_up(client)), deque[tuple[str, str]](maxlen=HELD)) for client in clients]
+    refused: dict[str, str] = {}
+    identity = KeyIdentity.from_file(AGENT, place.folder / f"{AGENT}.pem")
+    async with (
+        Client(place.issuer, identity=identity) as client,
+        Verifier(place.issuer, TICKETS, credentials=client) as verifier,
+    ):
+        while True:
+            for tail, held in tails:
+                held.extend((name_of(line["jwt"]), line["jwt"]) for line in tail.new())
+                for jti, token in held:
+                    await _judge(verifier, journal, name, jti, token, refused)
+            await asyncio.sleep(random.uniform(0, 2 * pause))
+
+
+async def _judge(
+    verifier: Verifier, journal: Journal, name: str, jti: str, token: str, refused: dict[str, str]
+) -> None:
+    """Judge one token. Refusals are written down once, until the reason changes."""
+    began = time.monotonic()
+    try:
+        await verifier.verify(token, scopes=("tickets:read",))
+    except BrokerError as error:
+        if refused.get(jti) != error.code.value:
+            refused[jti] = error.code.value
+            journal.write("refused", by=name, token=jti, began=began, ended=time.monotonic(), code=error.code.value)
+        return
+    journal.write("accepted", by=name, token=jti, began=began, ended=time.monotonic())
+    refused.pop(jti, None)
