@@ -10,6 +10,7 @@ import uuid
 from collections import defaultdict, deque
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,17 +84,24 @@ class Brokers:
             "scope": scope,
         }
         status, body = await self.ask(port, "/oauth2/token", data=form)
-        return str(body["access_token"]) if status == 200 else None
+        return str(body["access_token"]) if status == HTTPStatus.OK else None
 
     async def call(self, port: int, path: str, scope: str, **request: Any) -> tuple[int, dict[str, Any]]:  # noqa: ANN401 - aiohttp's
         """Post to a broker's own API, with a token that is kept for as long as it is good there."""
-        own = self._own.get(port) or await self.token(port, f"{self._place.issuer}/v1", scope)
-        if own is None:
-            return 503, {}
+        own = self._own.get(port) or await self.sign_in(port, scope)
         headers = {"Authorization": f"Bearer {own}", **request.pop("headers", {})}
         status, body = await self.ask(port, path, headers=headers, **request)
-        self._own[port] = "" if status == 401 else own
+        if status == HTTPStatus.UNAUTHORIZED:
+            self._own.pop(port, None)
         return status, body
+
+    async def sign_in(self, port: int, scope: str) -> str:
+        """Get a new token for a broker's own API. Raises one of :data:`LOST`, too, if there is none to be had."""
+        token = await self.token(port, f"{self._place.issuer}/v1", scope)
+        if token is None:
+            raise ValueError("no token for the operator")
+        self._own[port] = token
+        return token
 
 
 def work(place: Place, agent: str, *, pause: float) -> None:
@@ -149,7 +157,7 @@ async def _introspect(place: Place, brokers: Brokers, journal: Journal, held: de
                 status, body = await brokers.call(port, "/oauth2/introspect", "operator:read", data={"token": token})
             except LOST:
                 continue
-            if status == 200:
+            if status == HTTPStatus.OK:
                 what, times = "accepted" if body["active"] else "refused", {"began": began, "ended": time.monotonic()}
                 journal.write(what, by=f"broker:{port}", token=name_of(token), code=None, **times)
         await asyncio.sleep(random.uniform(0, 2 * pause))

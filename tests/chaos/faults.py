@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from tests.chaos.crew import Hand
-from tests.chaos.ground import Member
 from tests.chaos.journal import Journal
+from tests.chaos.member import Member
 from tests.support.road import Road
 
 SKEWS: Final = (-600.0, 0.0, 0.0, 600.0)

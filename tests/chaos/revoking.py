@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
@@ -17,6 +19,7 @@ from tests.chaos.clients import LOST, Brokers, Place
 from tests.chaos.journal import Journal, Tail
 
 NAME: Final = "revoker"
+SCOPE: Final = "revocations:write"
 WAIT: Final = 15
 """Seconds that a call may wait for everybody to apply the rule."""
 
@@ -25,37 +28,45 @@ SETTLED: Final = 0.4
 
 _PATIENCE: Final = aiohttp.ClientTimeout(total=WAIT + 10, connect=2)
 
-SELECTORS: Final[tuple[Callable[[Mapping[str, Any]], dict[str, object]], ...]] = (
-    lambda claims: {"token": claims["jti"]},
-    lambda claims: {"task": claims["broker"]["task"]},
-    lambda claims: {"agent": claims["sub"]},
-    lambda claims: {"role": claims["broker"]["role"], "agent": claims["sub"]},
-    lambda claims: {"scope": claims["scope"]},
-    lambda claims: {"token": claims["jti"], "tier": claims["broker"]["tier"]},
-    lambda claims: {"task": claims["broker"]["task"], "audience": claims["aud"]},
-    lambda claims: {"agent": claims["sub"], "issuer": claims["broker"]["issuer"]},
-    lambda _: {"everything": True},
-)
+SELECTORS: Final[Mapping[str, Callable[[Mapping[str, Any]], dict[str, object]]]] = {
+    "token": lambda claims: {"token": claims["jti"]},
+    "task": lambda claims: {"task": claims["broker"]["task"]},
+    "agent": lambda claims: {"agent": claims["sub"]},
+    "role": lambda claims: {"role": claims["broker"]["role"], "agent": claims["sub"]},
+    "scope": lambda claims: {"scope": claims["scope"]},
+    "tier": lambda claims: {"token": claims["jti"], "tier": claims["broker"]["tier"]},
+    "audience": lambda claims: {"task": claims["broker"]["task"], "audience": claims["aud"]},
+    "issuer": lambda claims: {"agent": claims["sub"], "issuer": claims["broker"]["issuer"]},
+    "everything": lambda _: {"everything": True},
+}
+"""By what a token in use is hit."""
+
+BLOCKING: Final = frozenset({"agent", "issuer"})
+"""Which of them also refuse new tokens for a while."""
 
 
-def revoke(place: Place, clients: tuple[str, ...], *, pause: float, count: int | None) -> None:
+def revoke(place: Place, clients: tuple[str, ...], kinds: tuple[str, ...], *, pause: float, count: int | None) -> None:
     """Revoke ``count`` times, or until the process is ended, with so many seconds in between."""
-    asyncio.run(_revoke(place, clients, pause, count))
+    asyncio.run(_revoke(place, clients, kinds, pause, count))
 
 
-async def _revoke(place: Place, clients: tuple[str, ...], pause: float, count: int | None) -> None:
+async def _revoke(
+    place: Place, clients: tuple[str, ...], kinds: tuple[str, ...], pause: float, count: int | None
+) -> None:
     journal = Journal(place.journals, NAME)
     tails = [Tail(place.held_up(client)) for client in clients]
     async with aiohttp.ClientSession(timeout=_PATIENCE) as session:
         brokers = Brokers(place, "operator", session)
         for turn in itertools.count() if count is None else range(count):
             await asyncio.sleep(random.uniform(0, 2 * pause))
+            port, kind = random.choice(place.ports), kinds[turn % len(kinds)]
+            with contextlib.suppress(*LOST):
+                await brokers.sign_in(port, SCOPE)  # or the rule before this one may have killed our own token
             claims = jwt.decode(await _in_use(tails), options={"verify_signature": False})
-            selector = SELECTORS[turn % len(SELECTORS)](claims)
-            body = {"selector": selector, "reason": "what the run is for", "wait": WAIT}
-            if "agent" in selector:
+            body = {"selector": SELECTORS[kind](claims), "reason": "what the run is for", "wait": WAIT}
+            if kind in BLOCKING:
                 body["block"] = {"for": "1s"}
-            await _acknowledged(place, brokers, journal, claims["jti"], body)
+            await _acknowledged(place, brokers, journal, claims["jti"], port, body)
 
 
 async def _in_use(tails: Sequence[Tail]) -> str:
@@ -70,22 +81,24 @@ async def _in_use(tails: Sequence[Tail]) -> str:
         await asyncio.sleep(SETTLED / 4)
 
 
-async def _acknowledged(place: Place, brokers: Brokers, journal: Journal, token: str, body: dict[str, Any]) -> None:
+async def _acknowledged(
+    place: Place, brokers: Brokers, journal: Journal, token: str, port: int, body: dict[str, Any]
+) -> None:
     """Ask for one revocation until a broker says that it is done: the same one, whichever is asked."""
     key, began = str(uuid.uuid4()), time.monotonic()
     headers = {"Idempotency-Key": key}
     while True:
-        port, asked = random.choice(place.ports), time.monotonic()
         try:
-            status, told = await brokers.call(port, "/v1/revocations", "revocations:write", json=body, headers=headers)
+            status, told = await brokers.call(port, "/v1/revocations", SCOPE, json=body, headers=headers)
         except LOST:
             status, told = 0, {}
-        if status in (201, 202):
+        if status in (HTTPStatus.CREATED, HTTPStatus.ACCEPTED):
             journal.write(
                 "revoked", key=key, token=token, selector=told["selector"], id=told["id"], rule=told["rule"],
                 durable=told["durable"], applied=bool((told["propagation"] or {}).get("applied")),
-                told=told["propagation"], began=began, asked=asked, ended=time.monotonic(),
+                told=told["propagation"], began=began, ended=time.monotonic(),
             )  # fmt: skip
             if told["durable"]:
                 return
         await asyncio.sleep(0.05)
+        port = random.choice(place.ports)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from tests.chaos.ground import SKEW
+from tests.chaos.member import SKEW
 
 CHILD = "import subprocess, sys, time; print(time.time()); sys.stdout.flush(); {more}"
 AGAIN = "subprocess.run([sys.executable, '-c', 'import time; print(time.time())'])"

@@ -1,0 +1,95 @@
+"""One run: clients, verifiers and a revoker around brokers that were started, and faults if there are to be some."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Final
+
+from tests.chaos.clients import work
+from tests.chaos.crew import Hand
+from tests.chaos.faults import Fault, befall, of_hand, of_member, of_road
+from tests.chaos.ground import Ground
+from tests.chaos.journal import Journal
+from tests.chaos.revoking import NAME, SELECTORS, revoke
+from tests.chaos.verifying import verify
+from tests.support.road import Road
+
+WARM_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What happens in a run. Times are seconds.
+
+    Clients and verifiers go round every ``pause``; something is revoked ``every`` so often, by one of ``kinds`` in
+    turn, until that was done ``revocations`` times or the ``seconds`` are over. ``faults`` happen at a time, each
+    ``calm`` after the one before.
+    """
+
+    verifiers: int
+    pause: float
+    every: float
+    seconds: float
+    revocations: int | None = None
+    kinds: tuple[str, ...] = tuple(SELECTORS)
+    faults: int = 0
+    calm: float = 1.0
+
+
+@dataclass
+class Run:
+    """A plan on a ground."""
+
+    ground: Ground
+    plan: Plan
+    _faults: list[Fault] = field(default_factory=list)
+    _hands: list[Hand] = field(default_factory=list)
+
+    async def run(self) -> None:
+        """Let everybody work, until the time is over or the revocations are done."""
+        plan, ground = self.plan, self.ground
+        self._faults += ground.faults() + [fault for member in ground.members for fault in of_member(member)]
+        async with AsyncExitStack() as stack:
+            try:
+                await self._gather(stack)
+                await asyncio.sleep(WARM_SECONDS)
+                until = time.monotonic() + plan.seconds
+                revoker = self._begin(
+                    NAME, revoke, ground.place(), ground.clients, plan.kinds, pause=plan.every, count=plan.revocations
+                )
+                journal = Journal(ground.place().journals, "faults")
+                faults = [befall(self._faults, journal, pause=plan.calm, until=until) for _ in range(plan.faults)]
+                await asyncio.gather(*faults)
+                await asyncio.to_thread(revoker.process.join, max(0.0, until - time.monotonic()))
+            finally:
+                for hand in self._hands:
+                    hand.kill()
+
+    async def _gather(self, stack: AsyncExitStack) -> None:
+        """Start clients, each with a road of its own to each broker, and verifiers, each with one to all."""
+        ground, plan = self.ground, self.plan
+        ports = ground.place().ports
+        for name in ground.clients:
+            roads = [await self._road(stack, f"road of {name}", [port]) for port in ports]
+            place = ground.place(tuple(road.port for road in roads))
+            self._begin(name, work, place, name, pause=plan.pause)
+        for number in range(1, plan.verifiers + 1):
+            name = f"verifier-{number}"
+            road = await self._road(stack, f"road of {name}", ports)
+            hand = self._begin(name, verify, ground.place(), name, ground.clients, through=road.port, pause=plan.pause)
+            self._faults += of_hand(hand)
+
+    def _begin(self, name: str, does: Callable[..., None], *arguments: object, **settings: object) -> Hand:
+        hand = Hand(name, does, arguments, settings)
+        hand.start()
+        self._hands.append(hand)
+        return hand
+
+    async def _road(self, stack: AsyncExitStack, target: str, ends: Sequence[int]) -> Road:
+        road = await stack.enter_async_context(Road(ends))
+        self._faults += of_road(road, target)
+        return road
