@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import platform
 import statistics
 import subprocess
@@ -16,10 +15,8 @@ import sys
 import tempfile
 import time
 import urllib.error
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -34,14 +31,16 @@ from broker.core.selector import Selector
 from tests.bench.anchors import measure as measure_anchors
 from tests.bench.leases import measure as measure_leases
 from tests.bench.proofs import measure as measure_proofs
+from tests.bench.propagation import measure as measure_propagation
+from tests.bench.propagation import measure_masses
 from tests.bench.stage import Load, Stage
 from tests.bench.verification import measure as measure_verifying
-from tests.support.running_broker import RunningBroker, free_port
+from tests.support.running_broker import free_port
 
 ROUNDS = 3
 SECONDS = 4.0
 ASSERTIONS = 6000
-FEW, MANY = 1_000, 1_000_000
+MANY = 1_000_000
 
 
 def main() -> None:
@@ -164,52 +163,6 @@ def _offline(_folder: Path, table: Table, _many: int) -> None:
     table.add_row("offline verifications, 100 rules alive", figure, f"{mine / theirs:.2f}", "time of bare jwt.decode")
 
 
-def _revocation(folder: Path, table: Table, many: int) -> None:
-    """One rule over few and over very many live tokens: until it is answered, until introspection refuses."""
-    medians: dict[int, float] = {}
-    for count in (FEW, many):
-        broker = RunningBroker(folder / str(count))
-        broker.folder.mkdir()
-        broker.initialise()
-        subprocess.run([sys.executable, "-m", "tests.bench.seed", str(broker.ledger), str(count)], check=True)
-        before = time.perf_counter()
-        broker.start()
-        ready = time.perf_counter() - before
-        try:
-            answered = [_revoke_once(broker) for _ in range(9)]
-        finally:
-            broker.stop()
-        medians[count] = statistics.median(answered)
-        spread = f"{min(answered):.1f} to {max(answered):.1f}"
-        ratio = f"{medians[count] / medians[FEW]:.2f}"
-        figure = f"{medians[count]:.1f} ms ({spread}); start to ready {ready:.1f} s"
-        table.add_row(f"one revocation, durable, {count:,} live tokens", figure, ratio, f"{FEW:,} live tokens")
-
-
-def _revoke_once(broker: RunningBroker) -> float:
-    """Return how many milliseconds one revocation of everything in a role takes, from request to answer."""
-    answer = broker.ask(
-        "token", "--agent", "operator", "--key", str(broker.home / "operator.pem"),
-        "--audience", f"{broker.issuer}/v1", "--scope", "revocations:write",
-    )  # fmt: skip
-    body = {"selector": {"role": "triage"}, "reason": "benchmark"}
-    headers = {
-        "Authorization": f"Bearer {answer['access_token']}",
-        "Content-Type": "application/json",
-        "Idempotency-Key": str(uuid.uuid4()),
-    }
-    url = f"{broker.issuer}/v1/revocations"
-    request = Request(url, data=json.dumps(body).encode(), headers=headers)  # noqa: S310 - http on loopback
-    before = time.perf_counter()
-    with urlopen(request) as response:  # noqa: S310
-        durable = json.load(response)["durable"]
-    elapsed = (time.perf_counter() - before) * 1000
-    if not durable:
-        msg = "the rule is not durable"
-        raise RuntimeError(msg)
-    return elapsed
-
-
 def _median(loads: list[Load]) -> float:
     return statistics.median(load.per_second for load in loads)
 
@@ -245,7 +198,8 @@ def _anchors(folder: Path, table: Table, _many: int) -> None:
 PARTS: Mapping[str, Callable[[Path, Table, int], None]] = {
     "tokens": _tokens,
     "verification": _offline,
-    "revocation": _revocation,
+    "revocation": measure_masses,
+    "propagation": measure_propagation,
     "leases": _leases,
     "proofs": measure_proofs,
     "anchors": _anchors,

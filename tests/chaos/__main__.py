@@ -12,15 +12,12 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
-from broker.verifier.verifier import LEEWAY, MAX_STALENESS
-from tests.chaos import check_law_2
 from tests.chaos.ground import Ground
 from tests.chaos.journal import Tail
 from tests.chaos.measures import quantiles, times
-from tests.chaos.run import Plan, Run
+from tests.chaos.run import Plan, Run, judging
 
 
 def main() -> int:
@@ -37,9 +34,9 @@ def main() -> int:
     )
     with tempfile.TemporaryDirectory(prefix="broker-chaos-") as temporary:
         folder = Path(temporary) if asked.folder is None else asked.folder
-        folder.mkdir(exist_ok=True)
         ground = Ground(folder, tuple(f"client-{number}" for number in range(1, asked.clients + 1)), asked.workers)
         try:
+            ground.prepare()
             ground.start()
             asyncio.run(Run(ground, plan).run())
             evidence = ground.evidence()
@@ -47,7 +44,9 @@ def main() -> int:
             ground.end()
         journals = ground.place().journals
         _print_figures(journals)
-        return _judge(journals, evidence, ground.within)
+        sys.stdout.flush()
+        done = subprocess.run(judging(ground, evidence), check=False)
+        return done.returncode
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,13 +73,6 @@ def _print_figures(journals: Path) -> None:
     print(f"call to last refusal, p50 / p99 / max:  {quantiles(seen)}")
     print(f"answers that said applied: {sum(one.applied for one in took)}")
     print(f"faults: {json.dumps(faults, sort_keys=True)}")
-
-
-def _judge(journals: Path, evidence: Sequence[str], within: float) -> int:
-    bounds = ["--brokers-within", str(within), "--verifiers-within", str(MAX_STALENESS + LEEWAY)]
-    command = [sys.executable, str(Path(check_law_2.__file__)), str(journals), *evidence, *bounds]
-    sys.stdout.flush()
-    return subprocess.run(command, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -45,8 +45,9 @@ class Ground:
     """After so many seconds from a durable rule on, no broker of this topology may answer from older ones."""
     members: list[Member] = field(default_factory=list)
 
-    def start(self) -> None:
-        """Set the brokers up, start them, and register the agents."""
+    def prepare(self) -> None:
+        """Set the brokers up: settings, keys, policy and an empty ledger."""
+        self.folder.mkdir(exist_ok=True)
         (self.folder / "journals").mkdir()
         members = ", ".join(f"{{agent: {client}}}" for client in self.clients)
         self.first = RunningBroker(self.folder, policy=POLICY.replace("CLIENTS", members))
@@ -54,6 +55,9 @@ class Ground:
         text = self.first.config.read_text()
         self.first.config.write_text(text.replace("access = true", "access = false"))
         self.members = self._members()
+
+    def start(self) -> None:
+        """Start the brokers, and register the agents."""
         for member in self.members:
             member.start()
         for agent in (*self.clients, "gateway"):

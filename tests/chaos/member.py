@@ -86,3 +86,9 @@ class Member:
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return int(random.choice(children)) if children else None
+
+    def resident(self) -> float:
+        """The most memory (MiB) that the process itself has had in use so far."""
+        assert self.process is not None
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024

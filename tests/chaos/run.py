@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final
 
+from broker.verifier.verifier import LEEWAY, MAX_STALENESS
+from tests.chaos import check_law_2
 from tests.chaos.clients import work
 from tests.chaos.crew import Hand
 from tests.chaos.faults import Fault, befall, of_hand, of_member, of_road
@@ -93,3 +96,9 @@ class Run:
         road = await stack.enter_async_context(Road(ends))
         self._faults += of_road(road, target)
         return road
+
+
+def judging(ground: Ground, evidence: Sequence[str]) -> list[str]:
+    """Return the command that judges a run; it ends with 0 only if it finds nothing."""
+    bounds = ["--brokers-within", str(ground.within), "--verifiers-within", str(MAX_STALENESS + LEEWAY)]
+    return [sys.executable, check_law_2.__file__, str(ground.place().journals), *evidence, *bounds]

@@ -1,0 +1,87 @@
+"""Revocations under load on everybody: until the call is answered, and until the last verifier refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import subprocess
+import time
+from pathlib import Path
+from typing import Final
+
+from rich.table import Table
+
+from tests.bench.fill import fill
+from tests.chaos.ground import Ground
+from tests.chaos.measures import Took, quantiles, times
+from tests.chaos.run import Plan, Run, judging
+
+CLIENTS: Final = ("client-1", "client-2", "client-3")
+VERIFIERS: Final = 40
+REVOCATIONS: Final = 100
+
+FEW: Final = 1_000
+OF_EVERYTHING: Final = 15
+"""How many rules for everything are timed on each ledger."""
+
+STARTS: Final = 5
+
+
+def measure(folder: Path, table: Table, _many: int) -> None:
+    """Add the rows about revocations that each hit something in use."""
+    plan = Plan(verifiers=VERIFIERS, pause=0.05, every=0.3, seconds=600, revocations=REVOCATIONS)
+    ground = Ground(folder, CLIENTS)
+    ground.prepare()
+    took = _judged(ground, plan)
+    places = sum(one.places for one in took) / len(took)
+    title = f"{len(took)} revocations under load, {VERIFIERS} verifiers"
+    table.add_row(f"{title}: to the answer", quantiles(one.answered for one in took), "", "p50 / p99 / max")
+    table.add_row(f"{title}: to the last first refusal", quantiles(_refused(took)), "", "p50 / p99 / max")
+    table.add_row(f"{title}: places that had accepted it", f"{places:.1f}", "", "the second before")
+
+
+def measure_masses(folder: Path, table: Table, many: int) -> None:
+    """Add the rows about rules for everything over few and over very many live tokens, and about starting there."""
+    answered, refused = dict[int, float](), dict[int, float]()
+    for count in (FEW, many):
+        ground = Ground(folder / str(count), CLIENTS)
+        ground.prepare()
+        fill(ground.first.ledger, count)
+        plan = Plan(verifiers=4, pause=0.02, every=0.3, seconds=600, revocations=OF_EVERYTHING, kinds=("everything",))
+        took = _judged(ground, plan)
+        answered[count] = statistics.median(one.answered for one in took)
+        refused[count] = statistics.median(_refused(took))
+        for what, medians in (("durable", answered), ("to the last first refusal", refused)):
+            title = f"one rule for everything, {count:,} live tokens: {what}"
+            ratio = f"{medians[count] / medians[FEW]:.2f}"
+            table.add_row(title, f"{medians[count] * 1000:.1f} ms", ratio, f"{FEW:,} live tokens")
+        ready, resident = _started(ground)
+        table.add_row(f"start to ready, {count:,} live tokens", f"{ready:.2f} s, {resident:.0f} MiB", "", "")
+
+
+def _judged(ground: Ground, plan: Plan) -> list[Took]:
+    """Run a plan, and return what it took; raises if the checker finds anything."""
+    try:
+        ground.start()
+        asyncio.run(Run(ground, plan).run())
+        subprocess.run(judging(ground, ground.evidence()), check=True, stdout=subprocess.DEVNULL)
+    finally:
+        ground.end()
+    return times(ground.place().journals)
+
+
+def _refused(took: list[Took]) -> list[float]:
+    return [one.refused for one in took if one.refused is not None]
+
+
+def _started(ground: Ground) -> tuple[float, float]:
+    """Return how long a start takes (seconds, the median), and the largest resident memory (MiB) then."""
+    seconds, resident = list[float](), list[float]()
+    member = ground.members[0]
+    for _ in range(STARTS):
+        before = time.perf_counter()
+        member.start()
+        seconds.append(time.perf_counter() - before)
+        resident.append(member.resident())
+        member.stop()
+    return statistics.median(seconds), max(resident)
