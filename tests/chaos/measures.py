@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -71,5 +71,5 @@ def quantiles(values: Iterable[float]) -> str:
     ordered = sorted(values)
     if not ordered:
         return "-"
-    chosen: Sequence[float] = [ordered[len(ordered) // 2], ordered[len(ordered) * 99 // 100], ordered[-1]]
+    chosen = [ordered[-(-len(ordered) * percent // 100) - 1] for percent in (50, 99, 100)]
     return " / ".join(f"{value * 1000:,.0f}" for value in chosen) + " ms"
