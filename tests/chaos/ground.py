@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -68,8 +69,8 @@ class Ground:
         """Return where processes meet; they reach the brokers by these ports, or directly."""
         return Place(self.folder, self.first.issuer, ports or tuple(member.port for member in self.members))
 
-    def faults(self) -> list[Fault]:
-        """Return what can go wrong with what the brokers stand on: nothing but the file is there."""
+    async def open(self, stack: AsyncExitStack) -> list[Fault]:
+        """Make the roads that brokers need; return what can go wrong beneath the brokers. Here only a file is there."""
         return []
 
     def _members(self) -> list[Member]:

@@ -1,8 +1,9 @@
-"""One run: clients, verifiers and a revoker around brokers that were started, and faults if there are to be some."""
+"""One run: clients, verifiers and a revoker around brokers, and faults if there are to be some."""
 
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -43,19 +44,38 @@ class Plan:
     calm: float = 1.0
 
 
+class Refuted(Exception):
+    """The checker has found something, and this says what."""
+
+
 @dataclass
 class Run:
-    """A plan on a ground."""
+    """A plan on a ground that is prepared. ``figures`` are what the checker has counted."""
 
     ground: Ground
     plan: Plan
+    figures: str = ""
     _faults: list[Fault] = field(default_factory=list)
     _hands: list[Hand] = field(default_factory=list)
 
     async def run(self) -> None:
-        """Let everybody work, until the time is over or the revocations are done."""
+        """Let everybody work, until the time is over or the revocations are done, and have the run judged.
+
+        Raises ``Refuted`` if the checker finds anything.
+        """
+        async with AsyncExitStack() as stack:
+            self._faults += await self.ground.open(stack)
+            try:
+                await asyncio.to_thread(self.ground.start)
+                self._faults += [fault for member in self.ground.members for fault in of_member(member)]
+                await self._work()
+                evidence = await asyncio.to_thread(self.ground.evidence)
+            finally:
+                self.ground.end()
+        self._judge(evidence)
+
+    async def _work(self) -> None:
         plan, ground = self.plan, self.ground
-        self._faults += ground.faults() + [fault for member in ground.members for fault in of_member(member)]
         async with AsyncExitStack() as stack:
             try:
                 await self._gather(stack)
@@ -97,8 +117,11 @@ class Run:
         self._faults += of_road(road, target)
         return road
 
-
-def judging(ground: Ground, evidence: Sequence[str]) -> list[str]:
-    """Return the command that judges a run; it ends with 0 only if it finds nothing."""
-    bounds = ["--brokers-within", str(ground.within), "--verifiers-within", str(MAX_STALENESS + LEEWAY)]
-    return [sys.executable, check_law_2.__file__, str(ground.place().journals), *evidence, *bounds]
+    def _judge(self, evidence: Sequence[str]) -> None:
+        bounds = ["--brokers-within", str(self.ground.within), "--verifiers-within", str(MAX_STALENESS + LEEWAY)]
+        journals = str(self.ground.place().journals)
+        command = [sys.executable, check_law_2.__file__, journals, *evidence, *bounds]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise Refuted(done.stdout + done.stderr)
+        self.figures = done.stdout

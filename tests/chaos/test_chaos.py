@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SECONDS = 12
+SECONDS = 8
 
 
 def test_a_short_run(tmp_path: Path) -> None:
