@@ -17,8 +17,8 @@ from tests.chaos.journal import Journal
 from tests.chaos.member import Member
 from tests.support.road import Road
 
-SKEWS: Final = (-600.0, 0.0, 0.0, 600.0)
-"""By how many seconds the clock of a broker may be ahead after it was killed."""
+SKEWS: Final = (-600.0, 600.0)
+"""By how many seconds a wrong clock of a broker is ahead."""
 
 LONGEST: Final = 12.0
 """A fault lasts so many seconds at most: longer than verifiers and brokers may go without news."""
@@ -88,12 +88,18 @@ def of_hand(hand: Hand) -> list[Fault]:
 
 
 def of_member(member: Member) -> list[Fault]:
-    """Return the faults of a broker; killed, it comes back at once, and perhaps with a clock that is wrong."""
+    """Return the faults of a broker."""
     target = f"broker {member.port}"
 
     async def killed() -> None:
         member.kill()
+        await asyncio.to_thread(member.start)
+
+    async def clock_wrong() -> None:
+        member.kill()
         await asyncio.to_thread(member.start, skew=random.choice(SKEWS))
+        await _a_while()
+        await killed()
 
     async def stopped() -> None:
         member.signal(signal.SIGSTOP)
@@ -101,13 +107,13 @@ def of_member(member: Member) -> list[Fault]:
         member.signal(signal.SIGCONT)
 
     async def worker_killed() -> None:
-        worker = member.worker()
-        if worker is not None:
-            with suppress(ProcessLookupError):
-                os.kill(worker, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(member.worker(), signal.SIGKILL)
 
-    several = [Fault("worker killed", target, worker_killed)] if "--workers" in member.arguments else []
-    return [Fault("killed", target, killed), Fault("stopped", target, stopped), *several]
+    ways = {"killed": killed, "clock wrong": clock_wrong, "stopped": stopped}
+    if member.has_workers:
+        ways["worker killed"] = worker_killed
+    return [Fault(name, target, way) for name, way in ways.items()]
 
 
 async def _a_while() -> None:

@@ -80,12 +80,17 @@ class Member:
         assert self.process is not None
         os.killpg(self.process.pid, which)
 
-    def worker(self) -> int | None:
-        """The process id of one of its workers, if it has some."""
+    @property
+    def has_workers(self) -> bool:
+        """Whether it is a supervisor."""
+        return "--workers" in self.arguments
+
+    def worker(self) -> int:
+        """The process id of one of its workers; its own while there is none."""
         assert self.process is not None
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return int(random.choice(children)) if children else None
+        return int(random.choice(children)) if children else pid
 
     def resident(self) -> float:
         """The most memory (MiB) that the process itself has had in use so far."""
