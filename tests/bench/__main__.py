@@ -31,8 +31,8 @@ from broker.core.selector import Selector
 from tests.bench.anchors import measure as measure_anchors
 from tests.bench.leases import measure as measure_leases
 from tests.bench.proofs import measure as measure_proofs
-from tests.bench.propagation import measure as measure_propagation
-from tests.bench.propagation import measure_masses
+from tests.bench.revoking import measure as measure_revoking
+from tests.bench.revoking import measure_masses
 from tests.bench.stage import Load, Stage
 from tests.bench.verification import measure as measure_verifying
 from tests.support.running_broker import free_port
@@ -199,7 +199,7 @@ PARTS: Mapping[str, Callable[[Path, Table, int], None]] = {
     "tokens": _tokens,
     "verification": _offline,
     "revocation": measure_masses,
-    "propagation": measure_propagation,
+    "revoking": measure_revoking,
     "leases": _leases,
     "proofs": measure_proofs,
     "anchors": _anchors,

@@ -61,7 +61,7 @@ def of_road(road: Road, target: str) -> list[Fault]:
     def badly(harm: Callable[[], None]) -> Callable[[], Awaitable[None]]:
         async def inflict() -> None:
             harm()
-            await _a_while()
+            await a_while()
             road.mend()
 
         return inflict
@@ -75,12 +75,12 @@ def of_hand(hand: Hand) -> list[Fault]:
 
     async def killed() -> None:
         hand.kill()
-        await _a_while()
+        await a_while()
         hand.start()
 
     async def stopped() -> None:
         hand.signal(signal.SIGSTOP)
-        await _a_while()
+        await a_while()
         hand.signal(signal.SIGCONT)
 
     target = f"process {hand.name}"
@@ -98,12 +98,12 @@ def of_member(member: Member) -> list[Fault]:
     async def clock_wrong() -> None:
         member.kill()
         await asyncio.to_thread(member.start, skew=random.choice(SKEWS))
-        await _a_while()
+        await a_while()
         await killed()
 
     async def stopped() -> None:
         member.signal(signal.SIGSTOP)
-        await _a_while()
+        await a_while()
         member.signal(signal.SIGCONT)
 
     async def worker_killed() -> None:
@@ -116,6 +116,6 @@ def of_member(member: Member) -> list[Fault]:
     return [Fault(name, target, way) for name, way in ways.items()]
 
 
-async def _a_while() -> None:
+async def a_while() -> None:
     """Wait: for a moment mostly, now and then until nobody may go without news any more."""
     await asyncio.sleep(LONGEST * random.random() ** 3)

@@ -7,21 +7,21 @@ import contextlib
 import socket
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, Self
 
 CHUNK: Final = 64 * 1024
 
 
 class Road:
-    """Passes TCP connections on, in turn to those of its ends that can be reached. Use it as a context.
+    """Passes connections on, in turn to those of its ends that can be reached. Use it as a context.
 
     Blocked is worse than cut: connections stay up, or come about, and nothing arrives any more, in either direction.
     """
 
-    def __init__(self, ends: Sequence[int], *, port: int = 0) -> None:
-        """``ends`` are ports of the loopback address; ``port`` is where the road begins, 0 is any."""
+    def __init__(self, ends: Sequence[int | Path]) -> None:
+        """``ends`` are ports of the loopback address, or sockets in the file system."""
         self._ends = list(ends)
-        self._wanted = port
         self._turn = 0
         self._cut = False
         self._open = asyncio.Event()
@@ -32,7 +32,7 @@ class Road:
         self._travels: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._came, "127.0.0.1", self._wanted)
+        self._server = await asyncio.start_server(self._came, "127.0.0.1", 0)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -45,7 +45,7 @@ class Road:
 
     @property
     def port(self) -> int:
-        """Where it begins."""
+        """Where it begins: a port of the loopback address."""
         assert self._server is not None
         port: int = self._server.sockets[0].getsockname()[1]
         return port
@@ -107,7 +107,10 @@ class Road:
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         self._turn += 1
-        return await asyncio.open_connection("127.0.0.1", self._ends[self._turn % len(self._ends)])
+        end = self._ends[self._turn % len(self._ends)]
+        if isinstance(end, Path):
+            return await asyncio.open_unix_connection(end)
+        return await asyncio.open_connection("127.0.0.1", end)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(CHUNK):
