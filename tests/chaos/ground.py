@@ -84,10 +84,15 @@ class Ground:
             member.start()
         note, vkey = self.folder / "note.txt", self.first.ask("keys", "list")["vkeys"][0]
         self.first.command("ledger", "checkpoint", "--output", str(note))
+        ledger = self._ledger()
         for member in self.members:
             code = member.stop()
             assert code == 0, f"stopping ended with {code}:\n{member.log.read_text()[-4000:]}"
-        return [str(self.first.ledger), "--note", str(note), "--vkey", vkey]
+        return [str(ledger), "--note", str(note), "--vkey", vkey]
+
+    def _ledger(self) -> Path:
+        """Return where the ledger can be read; brokers are running still."""
+        return self.first.ledger
 
     def end(self) -> None:
         """End whatever still runs."""
