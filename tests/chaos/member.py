@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tests.support.running_broker import START_SECONDS
-
 SKEW: Final = Path(__file__).parent / "skew"
 """The folder whose ``sitecustomize`` makes clocks wrong."""
+
+PATIENCE: Final = 60.0
+"""Seconds that starting and stopping may take, each."""
 
 
 @dataclass
@@ -37,11 +38,24 @@ class Member:
         return self.config.with_name(f"log-{self.port}")
 
     def start(self, *, skew: float = 0.0) -> None:
-        """Start it, with a clock that is ``skew`` seconds ahead, and wait until it is ready."""
+        """Start it, with a clock that is ``skew`` seconds ahead, and wait until it is ready.
+
+        It is started again when it ends, as whatever looks after processes does: what it needs may be out of order.
+        """
+        deadline = time.monotonic() + PATIENCE
+        self.process = self._launched(skew)
+        while not self.is_ready():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"the broker did not start:\n{self.log.read_text()[-4000:]}")
+            if self.process.poll() is not None:
+                self.process = self._launched(skew)
+            time.sleep(0.05)
+
+    def _launched(self, skew: float) -> subprocess.Popen[bytes]:
         path = os.pathsep.join([str(SKEW), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         wrong = {"CHAOS_SKEW": str(skew), "PYTHONPATH": path} if skew else {}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-m", "broker", "serve", "--config", str(self.config), *self.arguments],
                 stdout=log,
                 stderr=log,
@@ -49,11 +63,6 @@ class Member:
                 start_new_session=True,
                 env={**os.environ, **self.environment, "BROKER_LISTEN_PORT": str(self.port), **wrong},
             )
-        deadline = time.monotonic() + START_SECONDS
-        while not self.is_ready():
-            if time.monotonic() > deadline or self.process.poll() is not None:
-                raise AssertionError(f"the broker did not start:\n{self.log.read_text()[-4000:]}")
-            time.sleep(0.05)
 
     def is_ready(self) -> bool:
         """Whether it says so."""
@@ -67,7 +76,7 @@ class Member:
         """Stop gracefully; returns the exit code."""
         assert self.process is not None
         self.process.terminate()
-        return self.process.wait(START_SECONDS)
+        return self.process.wait(PATIENCE)
 
     def kill(self) -> None:
         """End the process, and its workers, without any warning."""
