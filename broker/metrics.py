@@ -35,6 +35,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._issued = self._counter("broker_tokens_issued", "Tokens released, by role and method.", "role", "method")
         self._refused = self._counter("broker_refusals", "Refusals of agents and strangers, by code.", "code")
+        self._shed = self._counter("broker_requests_shed", "Requests turned away under load, by what for.", "urgency")
         self._revoked = self._counter("broker_revocations", "Revocations, by whether they were durable.", "durable")
         self._consent = self._counter("broker_approvals", "What happened to requests for approval, by event.", "event")
         self._leases = self._counter(
@@ -84,6 +85,12 @@ class Metrics:
             buckets=_BATCH,
             registry=self._registry,
         )
+        self._under_way = Gauge(
+            "broker_requests_under_way",
+            "Requests that were let in and are not yet answered, by what for.",
+            ("urgency",),
+            registry=self._registry,
+        )
         self._roles: set[str] = set()
         self._counters: dict[tuple[object, ...], Counter] = {}
         self._histograms: dict[tuple[str, int], Histogram] = {}
@@ -99,6 +106,10 @@ class Metrics:
     def refused(self, code: str) -> None:
         """Count one refusal, of an agent or of a stranger."""
         self._count(self._refused, code)
+
+    def shed(self, urgency: str) -> None:
+        """Count one request that was turned away under load."""
+        self._count(self._shed, urgency)
 
     def revoked(self, *, durable: bool) -> None:
         """Count one revocation."""
@@ -157,6 +168,10 @@ class Metrics:
     def watch(self, name: str, meaning: str, read: Callable[[], float]) -> None:
         """Show what ``read`` returns as the gauge ``broker_<name>``; it is called once per scrape."""
         Gauge(f"broker_{name}", meaning, registry=self._registry).set_function(read)
+
+    def watch_under_way(self, urgency: str, read: Callable[[], float]) -> None:
+        """Show what ``read`` returns as the number of requests of one kind that are under way."""
+        self._under_way.labels(urgency).set_function(read)
 
     def text(self) -> bytes:
         """Return all metrics in the Prometheus text format."""

@@ -37,6 +37,7 @@ async def serve(config: Config) -> None:
         _on_signals(stop, broker, server, events)
         await server.start()
         upkeep.start()
+        watching = asyncio.create_task(broker.services.pressure.watch())
         issuing = broker.self_check.unsound is None
         events.info("broker.serving", issuer=config.issuer, port=server.port, version=__version__, issuing=issuing)
         try:
@@ -44,6 +45,7 @@ async def serve(config: Config) -> None:
             events.info("broker.stopping")
         finally:
             await server.stop()
+            watching.cancel()
             await upkeep.close()
             await broker.auditing.record_strangers()
     events.info("broker.stopped")

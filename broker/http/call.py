@@ -10,6 +10,7 @@ from aiohttp import web
 
 from broker.core.errors import BrokerError, Code
 from broker.http.surface import Services, Site
+from broker.http.urgency import Urgency
 from broker.ports import Admitted, Caller
 
 
@@ -39,6 +40,7 @@ class Route:
     path: str
     access: Access | str
     handler: Handler
+    urgency: Urgency = Urgency.TELLING
     revokes: bool = False
     protected: bool = False
     deep: bool = False

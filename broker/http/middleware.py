@@ -21,8 +21,10 @@ from broker.http.connection import Connection
 from broker.http.credentials import admit, presented_token
 from broker.http.forwarded import FORWARDED_FOR, client_address
 from broker.http.refusal import refusal
+from broker.http.signing_in import signs_in
 from broker.http.surface import Services, Site
 from broker.http.trace import trace_of
+from broker.http.urgency import Urgency
 from broker.ports import Caller
 
 REQUEST_ID: Final = "X-Request-Id"
@@ -59,6 +61,9 @@ _NO_IDENTITY: Final = frozenset(
 
 _CLOSING: Final = frozenset({Code.TOO_LARGE, Code.TOO_SLOW, Code.STOPPING})
 """After these the connection is closed: what is left of the request is not worth reading."""
+
+
+_TOO_MUCH: Final = "more is asked of the broker than it can do now"
 
 
 class Gate:
@@ -118,6 +123,11 @@ class Gate:
 
     async def _outcome(self, call: Call) -> web.Response:
         """Return the answer of the route's handler, or the answer that its error is."""
+        lanes, urgency = self._services.pressure.lanes, _urgency(call)
+        if not lanes[urgency].has_room and await signs_in(call):
+            urgency = Urgency.SIGNING_IN
+        if not await lanes[urgency].enter():
+            return self._turned_away(call, urgency)
         try:
             async with asyncio.timeout(self._site.request_seconds):
                 return await self._admitted(call)
@@ -132,6 +142,19 @@ class Gate:
                 "request.failed", request=call.caller.request_id, trace=call.caller.trace_id, exc_info=error
             )
             return self._refusal(call, Unavailable(Code.INTERNAL, "internal error"))
+        finally:
+            lanes[urgency].leave()
+
+    def _turned_away(self, call: Call, urgency: Urgency) -> web.Response:
+        """Refuse what is too much now, and do not listen to the connection for a while.
+
+        It is told to come back later than that. A client that does not heed it costs no more than one that does.
+        """
+        pressure, request = self._services.pressure, call.request
+        retry_after = pressure.turned_away(urgency)
+        if isinstance(request.protocol, Connection) and request.content.is_eof():
+            request.protocol.rest(pressure.rest(asyncio.get_running_loop().time()))
+        return self._refusal(call, Unavailable(Code.OVERLOADED, _TOO_MUCH, retry_after=retry_after))
 
     async def _admitted(self, call: Call) -> web.Response:
         """Let the caller in as the route demands, and hand the call to its handler.
@@ -190,6 +213,10 @@ class Gate:
             trace=call.caller.trace_id,
             milliseconds=round(seconds * 1000, 2),
         )
+
+
+def _urgency(call: Call) -> Urgency:
+    return Urgency.TELLING if call.route is None else call.route.urgency
 
 
 def _unmatched(request: web.Request) -> BrokerError:

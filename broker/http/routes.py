@@ -27,30 +27,34 @@ from broker.http import (
 )
 from broker.http.call import Access, Route
 from broker.http.discovery import Discovery
+from broker.http.urgency import Urgency
 
 PUBLIC: Final = Access.PUBLIC
 CLIENT: Final = Access.CLIENT
 HOLDER: Final = Access.HOLDER
 
+REVOKING: Final = Urgency.REVOKING
+ISSUING: Final = Urgency.ISSUING
+
 API_ROUTES: Final[tuple[Route, ...]] = (
-    Route("POST", "/v1/revocations", "revocations:write", revocations.create, revokes=True),
-    Route("GET", "/v1/revocations", "operator:read", revocations.index),
-    Route("GET", "/v1/revocations/snapshot", "revocations:read", revocations.snapshot),
-    Route("GET", "/v1/revocations/{rule}", "operator:read", revocations.show),
-    Route("GET", "/v1/blocks", "operator:read", revocations.blocks),
-    Route("DELETE", "/v1/blocks/{id}", "revocations:write", revocations.lift),
-    Route("POST", "/v1/actions", "actions:reserve", actions.create),
-    Route("POST", "/v1/actions/{id}/settle", "actions:reserve", actions.settle),
+    Route("POST", "/v1/revocations", "revocations:write", revocations.create, REVOKING, revokes=True),
+    Route("GET", "/v1/revocations", "operator:read", revocations.index, REVOKING),
+    Route("GET", "/v1/revocations/snapshot", "revocations:read", revocations.snapshot, REVOKING),
+    Route("GET", "/v1/revocations/{rule}", "operator:read", revocations.show, REVOKING),
+    Route("GET", "/v1/blocks", "operator:read", revocations.blocks, REVOKING),
+    Route("DELETE", "/v1/blocks/{id}", "revocations:write", revocations.lift, REVOKING),
+    Route("POST", "/v1/actions", "actions:reserve", actions.create, ISSUING),
+    Route("POST", "/v1/actions/{id}/settle", "actions:reserve", actions.settle, REVOKING),
     Route("GET", "/v1/actions", "operator:read", actions.index),
     Route("GET", "/v1/actions/{id}", "operator:read", actions.show),
-    Route("GET", "/v1/approvals", "approvals:read", approvals.index),
-    Route("GET", "/v1/approvals/{id}", "approvals:read", approvals.show),
-    Route("POST", "/v1/approvals/{id}", "approvals:decide", approvals.decide),
+    Route("GET", "/v1/approvals", "approvals:read", approvals.index, REVOKING),
+    Route("GET", "/v1/approvals/{id}", "approvals:read", approvals.show, REVOKING),
+    Route("POST", "/v1/approvals/{id}", "approvals:decide", approvals.decide, REVOKING),
     Route("GET", "/v1/agents", "operator:read", agents.index),
     Route("POST", "/v1/agents", "agents:write", agents.register),
-    Route("DELETE", "/v1/agents/{name}", "agents:write", agents.remove),
+    Route("DELETE", "/v1/agents/{name}", "agents:write", agents.remove, REVOKING),
     Route("POST", "/v1/enrollments", "agents:write", agents.invite),
-    Route("POST", "/v1/enrollments/redeem", PUBLIC, agents.redeem),
+    Route("POST", "/v1/enrollments/redeem", PUBLIC, agents.redeem, ISSUING),
     Route("GET", "/v1/ledger/entries", "ledger:read", ledger.entries),
     Route("GET", "/v1/ledger/entries/{seq}", "ledger:read", ledger.entry),
     Route("GET", "/v1/ledger/trace/{ref}", "ledger:read", ledger.trace),
@@ -62,41 +66,41 @@ API_ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/v1/ledger/tile/{tile}", "ledger:read", proofs.tile, deep=True),
     Route("GET", "/v1/receipts/{ref}", HOLDER, proofs.own),
     Route("POST", "/v1/ledger/erasures", "ledger:erase", erasures.create),
-    Route("POST", "/v1/leases", "leases:take", leases.create),
-    Route("POST", "/v1/leases/confirm", "revocations:write", leases.confirm),
-    Route("POST", "/v1/leases/revoke-prefix", "revocations:write", leases.revoke_prefix),
-    Route("POST", "/v1/leases/{id}/renew", "leases:take", leases.renew),
-    Route("DELETE", "/v1/leases/{id}", "leases:take", leases.give_back),
+    Route("POST", "/v1/leases", "leases:take", leases.create, ISSUING),
+    Route("POST", "/v1/leases/confirm", "revocations:write", leases.confirm, REVOKING),
+    Route("POST", "/v1/leases/revoke-prefix", "revocations:write", leases.revoke_prefix, REVOKING),
+    Route("POST", "/v1/leases/{id}/renew", "leases:take", leases.renew, ISSUING),
+    Route("DELETE", "/v1/leases/{id}", "leases:take", leases.give_back, REVOKING),
     Route("GET", "/v1/leases", "leases:read", leases.index),
     Route("GET", "/v1/leases/{id}", "leases:read", leases.show),
-    Route("POST", "/v1/leases/{id}/retry", "revocations:write", leases.retry),
-    Route("POST", "/v1/leases/{id}/abandon", "revocations:write", leases.abandon),
+    Route("POST", "/v1/leases/{id}/retry", "revocations:write", leases.retry, REVOKING),
+    Route("POST", "/v1/leases/{id}/abandon", "revocations:write", leases.abandon, REVOKING),
     Route("GET", "/v1/keys", "operator:read", keys.index),
-    Route("POST", "/v1/keys/rotate", "keys:write", keys.rotate),
-    Route("POST", "/v1/policy/reload", "policy:write", policy.reload),
+    Route("POST", "/v1/keys/rotate", "keys:write", keys.rotate, REVOKING),
+    Route("POST", "/v1/policy/reload", "policy:write", policy.reload, REVOKING),
     Route("POST", "/v1/policy/explain", "operator:read", explanations.explain),
     Route("GET", "/v1/policy/advice", "operator:read", policy.advice),
-    Route("POST", "/v1/tasks", "tasks:open", tasks.create),
+    Route("POST", "/v1/tasks", "tasks:open", tasks.create, ISSUING),
     Route("GET", "/v1/tasks", "tasks:read", tasks.index),
     Route("GET", "/v1/tasks/{id}", "tasks:read", tasks.show),
-    Route("DELETE", "/v1/tasks/{id}", "tasks:close", tasks.close),
+    Route("DELETE", "/v1/tasks/{id}", "tasks:close", tasks.close, REVOKING),
     Route("POST", "/v1/tasks/{id}/heartbeat", "tasks:open", tasks.heartbeat),
 )
 """The broker's own API: bearer or DPoP tokens, problem details."""
 
 OAUTH_ROUTES: Final[tuple[Route, ...]] = (
-    Route("POST", paths.TOKEN, CLIENT, oauth.token),
-    Route("POST", paths.REVOKE, CLIENT, oauth_clients.revoke, revokes=True),
+    Route("POST", paths.TOKEN, CLIENT, oauth.token, ISSUING),
+    Route("POST", paths.REVOKE, CLIENT, oauth_clients.revoke, REVOKING, revokes=True),
     Route("POST", paths.INTROSPECT, CLIENT, oauth_clients.introspect, protected=True),
     Route("GET", paths.AUTHORIZE, PUBLIC, discovery.authorize),
 )
 
 HEALTH_ROUTES: Final[tuple[Route, ...]] = (
-    Route("GET", "/healthz", PUBLIC, health.alive),
-    Route("GET", "/readyz", PUBLIC, health.ready),
+    Route("GET", "/healthz", PUBLIC, health.alive, REVOKING),
+    Route("GET", "/readyz", PUBLIC, health.ready, REVOKING),
 )
 
-METRICS_ROUTES: Final[tuple[Route, ...]] = (*HEALTH_ROUTES, Route("GET", "/metrics", PUBLIC, health.metrics))
+METRICS_ROUTES: Final[tuple[Route, ...]] = (*HEALTH_ROUTES, Route("GET", "/metrics", PUBLIC, health.metrics, REVOKING))
 """What the private listener serves, and nothing else."""
 
 

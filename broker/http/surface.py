@@ -14,6 +14,7 @@ from broker.approvals import Approvals
 from broker.core.token_check import TokenCheck
 from broker.erasure import Erasure
 from broker.http.paths import API, API_METADATA, TOKEN
+from broker.http.pressure import Pressure
 from broker.introspection import Introspection
 from broker.issuance import IdentityTokens, Issuance
 from broker.key_rotation import KeyRotation
@@ -77,6 +78,7 @@ class Services:
     ids: Ids
     metrics: Metrics
     events: Events
+    pressure: Pressure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

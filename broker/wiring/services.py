@@ -13,6 +13,7 @@ from broker.core.dpop import make_nonce
 from broker.core.errors import Unavailable
 from broker.core.token_check import TokenCheck
 from broker.erasure import Erasure
+from broker.http.pressure import Pressure
 from broker.http.surface import Services, Site
 from broker.introspection import Introspection
 from broker.issuance import Applicants, IdentityTokens, Intake, Issuance
@@ -25,6 +26,7 @@ from broker.signing.access_token import AccessTokenSigner
 from broker.signing.snapshot import SnapshotSigner
 from broker.signing.tlog_proof import write_receipt
 from broker.tasks import Tasks
+from broker.timing import SYSTEM
 from broker.wiring.backends import JweEnvelope
 from broker.wiring.ground import Ground
 
@@ -102,6 +104,7 @@ def compose_services(ground: Ground, site: Site) -> Services:
         ids=ids,
         metrics=metrics,
         events=ground.events,
+        pressure=Pressure(metrics, SYSTEM.spread),
     )
 
 

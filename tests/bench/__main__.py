@@ -30,6 +30,7 @@ from broker.core.rules import Rule, RuleIndex
 from broker.core.selector import Selector
 from tests.bench.anchors import measure as measure_anchors
 from tests.bench.leases import measure as measure_leases
+from tests.bench.overload import measure as measure_overload
 from tests.bench.proofs import measure as measure_proofs
 from tests.bench.revoking import measure as measure_revoking
 from tests.bench.revoking import measure_masses
@@ -74,7 +75,7 @@ def _throughput(stage: Stage, table: Table) -> None:
     """Issuing and introspecting at 32 connections, in turn with a bare handler that sends the same bytes."""
     federated = stage.federated()
     operator = stage.operator_token()
-    token = str(stage.send("/oauth2/token", _form_of(federated[0]))["access_token"])
+    token = str(stage.send("/oauth2/token", stage.form_of(federated[0]))["access_token"])
     introspect = [stage.post("/oauth2/introspect", {"token": token}, f"Authorization: Bearer {operator}")]
     exchange, (reserve, settle) = stage.exchange(), stage.action()
     port = free_port()
@@ -167,12 +168,6 @@ def _median(loads: list[Load]) -> float:
     return statistics.median(load.per_second for load in loads)
 
 
-def _form_of(request: bytes) -> dict[str, str]:
-    from urllib.parse import parse_qsl  # noqa: PLC0415
-
-    return dict(parse_qsl(request.partition(b"\r\n\r\n")[2].decode()))
-
-
 def _wait_for(port: int) -> None:
     async def connect() -> None:
         while True:
@@ -204,6 +199,7 @@ PARTS: Mapping[str, Callable[[Path, Table, int], None]] = {
     "proofs": measure_proofs,
     "anchors": _anchors,
     "verifying": measure_verifying,
+    "overload": measure_overload,
 }
 
 if __name__ == "__main__":

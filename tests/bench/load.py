@@ -24,6 +24,8 @@ import uvloop
 
 HEADERS_END = b"\r\n\r\n"
 LENGTH = b"content-length:"
+OVERLOADED = "503"
+"""Such answers are not counted: they come sooner than what they stand for."""
 
 
 class Connection(asyncio.Protocol):
@@ -57,8 +59,11 @@ class Connection(asyncio.Protocol):
         if len(body) < length:
             return
         status = head[9:12].decode()
-        self.statuses[status] = self.statuses.get(status, 0) + 1
         self._buffer = body[length:]
+        if status == OVERLOADED:
+            self._next()
+            return
+        self.statuses[status] = self.statuses.get(status, 0) + 1
         self._follows = self._then is not None and not self._follows and status.startswith("2")
         if self._follows and self._then is not None:
             self._transport.write(self._then.replace(b"{ID}", json.loads(body[:length])["action_id"].encode()))

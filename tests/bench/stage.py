@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -135,6 +135,11 @@ class Stage:
             *headers,
         ]
         return "\r\n".join([*head, "", ""]).encode() + body
+
+    @staticmethod
+    def form_of(request: bytes) -> dict[str, str]:
+        """Return the form that a whole HTTP request holds."""
+        return dict(parse_qsl(request.partition(b"\r\n\r\n")[2].decode()))
 
     def exchange(self) -> list[bytes]:
         """One token exchange that is repeated as it is: the same token for the same delegate."""
