@@ -150,11 +150,14 @@ class Gate:
 
         It is told to come back later than that. A client that does not heed it costs no more than one that does.
         """
-        pressure, request = self._services.pressure, call.request
-        retry_after = pressure.turned_away(urgency)
-        if isinstance(request.protocol, Connection) and request.content.is_eof():
-            request.protocol.rest(pressure.rest(asyncio.get_running_loop().time()))
+        retry_after = self._services.pressure.turned_away(urgency)
+        self._rest(call.request)
         return self._refusal(call, Unavailable(Code.OVERLOADED, _TOO_MUCH, retry_after=retry_after))
+
+    def _rest(self, request: web.Request) -> None:
+        """Let the connection rest, unless there is more of this request to come: that must be read first."""
+        if isinstance(request.protocol, Connection) and request.content.is_eof():
+            request.protocol.rest(self._services.pressure.rest(asyncio.get_running_loop().time()))
 
     async def _admitted(self, call: Call) -> web.Response:
         """Let the caller in as the route demands, and hand the call to its handler.
@@ -185,6 +188,8 @@ class Gate:
         call.code = error.code
         if call.agent is None and error.code in _NO_IDENTITY:
             self._failures.count(call.caller.address, self._services.clock.now())
+            if not self._services.pressure.lanes[Urgency.ISSUING].has_room:
+                self._rest(call.request)  # what is never turned away must be of no use to strangers
         response = refusal(call, error)
         if error.code in _CLOSING:
             response.force_close()

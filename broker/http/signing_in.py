@@ -18,11 +18,12 @@ async def signs_in(call: Call) -> bool:
     Only what has been received already is looked at, and it is not read further than that: it may be a lie, which gets
     it no more than a place among few.
     """
-    request = call.request
+    request, audience = call.request, call.site.api_audience
     if call.route is None or call.route.path != TOKEN or not request.content.is_eof():
         return False
+    if request.content_length is None or request.content_length > call.site.body_bytes:
+        return False
     body = await request.read()
-    audience = call.site.api_audience
     wanted = {BROKER.encode(), audience.encode(), quote(audience, safe="").encode()}
     return any(
         parameter.startswith(_NAMES) and parameter.partition(b"=")[2] in wanted for parameter in body.split(b"&")

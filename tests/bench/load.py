@@ -36,6 +36,7 @@ class Connection(asyncio.Protocol):
         self._then = then
         self._follows = False
         self.latencies: list[float] = []
+        self.overloaded = 0
         self.statuses: dict[str, int] = {}
         self.done = asyncio.get_running_loop().create_future()
         self._requests = requests
@@ -61,6 +62,7 @@ class Connection(asyncio.Protocol):
         status = head[9:12].decode()
         self._buffer = body[length:]
         if status == OVERLOADED:
+            self.overloaded += 1
             self._next()
             return
         self.statuses[status] = self.statuses.get(status, 0) + 1
@@ -123,6 +125,7 @@ async def _run(
         "p50_ms": latencies[len(latencies) // 2] * 1000 if latencies else None,
         "p99_ms": latencies[len(latencies) * 99 // 100] * 1000 if latencies else None,
         "statuses": statuses,
+        "overloaded": sum(protocol.overloaded for protocol in protocols),
     }
 
 

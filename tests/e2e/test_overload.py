@@ -1,0 +1,103 @@
+"""A real broker that is asked for more tokens than it can issue, by more connections than it lets in or lets wait."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlencode
+
+import aiohttp
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from tests.bench.load import write_requests
+from tests.support.running_broker import TICKETS, RunningBroker
+
+CONNECTIONS, SECONDS = 600, 5
+ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[RunningBroker]:
+    """A broker that is set up and not yet started."""
+    running = RunningBroker(tmp_path)
+    running.initialise()
+    yield running
+    running.stop()
+
+
+def _form(broker: RunningBroker, name: str, key: EllipticCurvePrivateKey, audience: str, scope: str) -> dict[str, str]:
+    now = int(time.time())
+    claims = {"iss": name, "sub": name, "aud": broker.issuer, "iat": now, "exp": now + 250, "jti": str(uuid.uuid4())}
+    return {
+        "grant_type": "client_credentials",
+        "client_assertion_type": ASSERTION_TYPE,
+        "client_assertion": jwt.encode(claims, key, algorithm="ES256"),
+        "resource": audience,
+        "scope": scope,
+    }
+
+
+def _key(path: Path) -> EllipticCurvePrivateKey:
+    key = load_pem_private_key(path.read_bytes(), password=None)
+    assert isinstance(key, EllipticCurvePrivateKey)
+    return key
+
+
+def _flood(broker: RunningBroker, form: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Ask for tokens over many connections; the assertion being used, each is refused once it was looked at."""
+    body = urlencode(form).encode()
+    head = f"POST /oauth2/token HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    head += "Content-Type: application/x-www-form-urlencoded\r\n\r\n"
+    file = broker.folder / "flood.bin"
+    write_requests(file, [head.encode() + body])
+    numbers = (str(broker.port), str(CONNECTIONS), str(SECONDS))
+    return subprocess.Popen([sys.executable, "-m", "tests.bench.load", *numbers, str(file)], stdout=subprocess.PIPE)
+
+
+async def test_issuing_gives_way_and_revoking_does_not(broker: RunningBroker) -> None:
+    """Under a flood token requests are turned away; operators sign in, revoke and introspect as ever."""
+    broker.start()
+    key, operator_key = _key(broker.agent("alpha")), _key(broker.home / "operator.pem")
+    signing_in: Counter[int] = Counter()
+    revoking: Counter[int] = Counter()
+    asking: Counter[int] = Counter()
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
+
+        async def ask(form: dict[str, str]) -> tuple[int, dict[str, str]]:
+            async with http.post(f"{broker.issuer}/oauth2/token", data=form) as reply:
+                return reply.status, await reply.json()
+
+        async def sign_in() -> tuple[int, dict[str, str]]:
+            scope = "revocations:write operator:read"
+            return await ask(_form(broker, "operator", operator_key, f"{broker.issuer}/v1", scope))
+
+        _, answer = await sign_in()
+        headers = {"Authorization": f"Bearer {answer['access_token']}"}
+        form = _form(broker, "alpha", key, TICKETS, "tickets:read")
+        _, answer = await ask(form)
+        with _flood(broker, form) as flood:
+            while flood.poll() is None:
+                signing_in[(await sign_in())[0]] += 1
+                body = {"selector": {"token": f"tok_{sum(revoking.values()):026}"}, "reason": "overload"}
+                keyed = {**headers, "Idempotency-Key": str(uuid.uuid4())}
+                async with http.post(f"{broker.issuer}/v1/revocations", json=body, headers=keyed) as reply:
+                    revoking[reply.status] += 1
+                token = {"token": answer["access_token"]}
+                async with http.post(f"{broker.issuer}/oauth2/introspect", data=token, headers=headers) as reply:
+                    asking[reply.status] += 1
+            assert flood.stdout is not None
+            flooded = json.load(flood.stdout)
+    assert flooded["overloaded"] > 0
+    assert flooded["answers"] > 0  # something was let in as well
+    assert set(revoking) == {201}
+    assert asking[200] > 0
+    assert signing_in[200] > 0
