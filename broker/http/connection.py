@@ -57,7 +57,7 @@ class Connection(web.RequestHandler):
         super().__init__(*arguments, **options)
         self._crowd = crowd
         self._issuer = issuer
-        self._wire: asyncio.Transport | None = None
+        self._wire: asyncio.WriteTransport | None = None
         self.phase = Phase.IDLE
         self.since = 0.0
         self.received = 0
@@ -67,7 +67,7 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
         # Kept when the library has let go of it: closing may still wait for the client to read. Not every event loop's
         # transports are instances of asyncio's classes, so it is taken at its word.
-        self._wire = cast("asyncio.Transport", transport)
+        self._wire = cast("asyncio.WriteTransport", transport)
         self._enter(Phase.IDLE)
         if not self._crowd.joined(self):
             self.end_with(BrokerError(Code.OVERLOADED, "too many connections"))
@@ -93,16 +93,6 @@ class Connection(web.RequestHandler):
     def end(self) -> None:
         """Note that a request has been answered."""
         self._enter(Phase.IDLE)
-
-    def rest(self, seconds: float) -> None:
-        """Do not listen to the client for a while; what it sends waits on its side of the network."""
-        if self._wire is not None and not self._wire.is_closing():
-            self._wire.pause_reading()
-            asyncio.get_running_loop().call_later(seconds, self._listen)
-
-    def _listen(self) -> None:
-        if self._wire is not None and not self._wire.is_closing():
-            self._wire.resume_reading()
 
     def end_with(self, error: BrokerError) -> None:
         """Answer with an error outside of any request, and close. Nothing of what was received is repeated."""

@@ -62,6 +62,8 @@ _NO_IDENTITY: Final = frozenset(
 _CLOSING: Final = frozenset({Code.TOO_LARGE, Code.TOO_SLOW, Code.STOPPING})
 """After these the connection is closed: what is left of the request is not worth reading."""
 
+_HELD_BACK: Final = _NO_IDENTITY | {Code.OVERLOADED}
+"""The refusals that are held back under load."""
 
 _TOO_MUCH: Final = "more is asked of the broker than it can do now"
 
@@ -122,12 +124,28 @@ class Gate:
         return Call(request, self._services, self._site, caller, trace.traceparent, route)
 
     async def _outcome(self, call: Call) -> web.Response:
-        """Return the answer of the route's handler, or the answer that its error is."""
-        lanes, urgency = self._services.pressure.lanes, _urgency(call)
-        if not lanes[urgency].has_room and await signs_in(call):
+        """Return the answer of the route, if there is a place for the call, or a refusal.
+
+        Under load, refusals of those without an identity are held back for a moment: who does not heed
+        ``Retry-After`` then costs no more than who does, and what is never turned away is of no use to strangers.
+        """
+        pressure, urgency = self._services.pressure, _urgency(call)
+        if not pressure.lanes[urgency].has_room and await signs_in(call):
             urgency = Urgency.SIGNING_IN
-        if not await lanes[urgency].enter():
-            return self._turned_away(call, urgency)
+        if await pressure.lanes[urgency].enter():
+            try:
+                response = await self._let_in(call)
+            finally:
+                pressure.lanes[urgency].leave()
+        else:
+            retry_after = pressure.turned_away(urgency)
+            response = self._refusal(call, Unavailable(Code.OVERLOADED, _TOO_MUCH, retry_after=retry_after))
+        if call.agent is None and call.code in _HELD_BACK and not pressure.lanes[Urgency.ISSUING].has_room:
+            await asyncio.sleep(pressure.pause(asyncio.get_running_loop().time()))
+        return response
+
+    async def _let_in(self, call: Call) -> web.Response:
+        """Return the answer of the route's handler, or the answer that its error is."""
         try:
             async with asyncio.timeout(self._site.request_seconds):
                 return await self._admitted(call)
@@ -142,22 +160,6 @@ class Gate:
                 "request.failed", request=call.caller.request_id, trace=call.caller.trace_id, exc_info=error
             )
             return self._refusal(call, Unavailable(Code.INTERNAL, "internal error"))
-        finally:
-            lanes[urgency].leave()
-
-    def _turned_away(self, call: Call, urgency: Urgency) -> web.Response:
-        """Refuse what is too much now, and do not listen to the connection for a while.
-
-        It is told to come back later than that. A client that does not heed it costs no more than one that does.
-        """
-        retry_after = self._services.pressure.turned_away(urgency)
-        self._rest(call.request)
-        return self._refusal(call, Unavailable(Code.OVERLOADED, _TOO_MUCH, retry_after=retry_after))
-
-    def _rest(self, request: web.Request) -> None:
-        """Let the connection rest, unless there is more of this request to come: that must be read first."""
-        if isinstance(request.protocol, Connection) and request.content.is_eof():
-            request.protocol.rest(self._services.pressure.rest(asyncio.get_running_loop().time()))
 
     async def _admitted(self, call: Call) -> web.Response:
         """Let the caller in as the route demands, and hand the call to its handler.
@@ -188,8 +190,6 @@ class Gate:
         call.code = error.code
         if call.agent is None and error.code in _NO_IDENTITY:
             self._failures.count(call.caller.address, self._services.clock.now())
-            if not self._services.pressure.lanes[Urgency.ISSUING].has_room:
-                self._rest(call.request)  # what is never turned away must be of no use to strangers
         response = refusal(call, error)
         if error.code in _CLOSING:
             response.force_close()

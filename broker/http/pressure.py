@@ -30,11 +30,11 @@ SAMPLE_SECONDS: Final = 0.01
 SAMPLES: Final = 7
 """Limits are adapted after so many samples, by the middle one of them."""
 
-REFUSALS_PER_SECOND: Final = 1000
-"""To so many refusals a second those are held who do not come back later, as they are told."""
+REFUSALS_PER_SECOND: Final = 250
+"""So many refusals a second are given at most, as far as :data:`LONGEST_PAUSE` allows."""
 
-LONGEST_REST: Final = 1.0
-"""For how many seconds a connection is not read from at most; no client is asked to come back sooner."""
+LONGEST_PAUSE: Final = 2.0
+"""For how many seconds a refusal is held back at most."""
 
 RETRY_SECONDS: Final = 4
 """Over how many seconds those who are turned away are spread."""
@@ -139,13 +139,14 @@ class Pressure:
         self._metrics.shed(urgency.value)
         return 1 + int(self._spread() * RETRY_SECONDS)
 
-    def rest(self, now: float) -> float:
-        """Return for how many seconds a connection should not be read from whose request was turned away at ``now``.
+    def pause(self, now: float) -> float:
+        """Return for how many seconds a refusal that was made at ``now`` should be held back.
 
-        So those who were turned away come back one after another, at a rate that costs little.
+        A connection waits for its answer meanwhile. So those who are refused go on one after another, at a rate that
+        costs little.
         """
         self._next_refusal = max(self._next_refusal, now) + 1 / REFUSALS_PER_SECOND
-        return min(self._next_refusal - now, LONGEST_REST)
+        return min(self._next_refusal - now, LONGEST_PAUSE)
 
     def sampled(self, lag: float) -> None:
         """Take account of one sample of the lag, in seconds."""

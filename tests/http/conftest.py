@@ -17,7 +17,11 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run on the event loop that ``broker serve`` uses; what touches connections, on the standard one as well."""
     both = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
-    return both if item.path.name in {"test_server.py", "test_gate.py"} else {"uvloop": uvloop.new_event_loop}
+    return (
+        both
+        if item.path.name in {"test_server.py", "test_gate.py", "test_overload.py"}
+        else {"uvloop": uvloop.new_event_loop}
+    )
 
 
 @pytest.fixture(scope="session")

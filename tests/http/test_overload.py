@@ -150,8 +150,30 @@ async def test_a_burst_is_served(app: BrokerApp) -> None:
     assert _under_way(app) == [0, 0, 0, 0]
 
 
-async def test_a_connection_that_was_turned_away_is_heard_again(app: BrokerApp) -> None:
-    """It is not listened to for a moment, but what it asks next is answered, and neither lost nor reordered."""
+async def test_strangers_are_held_back_under_load_only(app: BrokerApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is never turned away is of no use to them: their refusals are paced; an operator's answers never are."""
+    operator = await app.operator()
+    pauses: list[float] = []
+
+    def pause(_now: float) -> float:
+        pauses.append(0.0)
+        return 0.0
+
+    monkeypatch.setattr(app.services.pressure, "pause", pause)
+    headers = {"Idempotency-Key": "k1"}
+    assert (await app.call("POST", "/v1/revocations", token="nonsense", json=REVOCATION)).status == 401
+    assert not pauses
+    _crowd(app, Urgency.ISSUING)
+    assert (await app.call("POST", "/v1/revocations", token="nonsense", json=REVOCATION)).status == 401
+    assert len(pauses) == 1
+    assert (await app.call("POST", "/v1/revocations", token=operator, json={}, headers=headers)).status == 400
+    made = await app.call("POST", "/v1/revocations", token=operator, json=REVOCATION, headers=headers)
+    assert made.status == 201
+    assert len(pauses) == 1
+
+
+async def test_what_follows_a_refusal_is_answered(app: BrokerApp) -> None:
+    """A refusal may be held back, but the connection goes on, and nothing is lost or reordered."""
     _crowd(app, Urgency.ISSUING)
     body = urlencode({"grant_type": "client_credentials"}).encode()
     head = f"POST /oauth2/token HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
@@ -179,13 +201,14 @@ async def test_a_body_that_has_not_come_is_not_waited_for(app: BrokerApp) -> Non
     writer.close()
 
 
-async def test_who_goes_while_a_connection_rests_is_forgotten(app: BrokerApp) -> None:
-    """Clients that hang up after a refusal leave nothing behind, and stopping does not wait for them."""
+async def test_who_hangs_up_is_forgotten(app: BrokerApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that do not wait for a refusal that is held back leave nothing behind; stopping ends as ever."""
     _crowd(app, Urgency.ISSUING)
+    monkeypatch.setattr(app.services.pressure, "pause", lambda _now: 0.3)
     for _ in range(5):
-        reader, writer = await asyncio.open_connection("127.0.0.1", app.server.port)
+        _, writer = await asyncio.open_connection("127.0.0.1", app.server.port)
         writer.write(b"POST /oauth2/token HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
-        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+        await writer.drain()
         writer.close()
     await asyncio.wait_for(app.server.stop(), 30)
     assert not [line for line in app.events.lines if line["event"] == "request.failed"]
