@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from tests.bench.load import write_requests
 from tests.support.running_broker import TICKETS, RunningBroker
 
-CONNECTIONS, SECONDS = 600, 5
+CONNECTIONS, SECONDS = 1200, 5
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
