@@ -88,6 +88,26 @@ RULES_SNAPSHOT: Final = Row(
 )
 """The list of live revocation rules, signed by the broker."""
 
+RULE_STATEMENT: Final = Row(
+    name="rule statement",
+    types=frozenset({"broker-rule+jwt"}),
+    typ_required=True,
+    algorithms=_OWN_ALGORITHMS,
+    audience=Audience.NONE,
+    required=("iat",),
+)
+"""One revocation rule, as the feed tells of it."""
+
+HEARTBEAT: Final = Row(
+    name="heartbeat",
+    types=frozenset({"broker-heartbeat+jwt"}),
+    typ_required=True,
+    algorithms=_OWN_ALGORITHMS,
+    audience=Audience.NONE,
+    required=("iat",),
+)
+"""That the feed has told of every rule up to an epoch."""
+
 CLIENT_ASSERTION: Final = Row(
     name="client assertion",
     types=frozenset({"jwt", "client-authentication+jwt"}),

@@ -106,7 +106,7 @@ class Source:
         """Verify a snapshot and return what it says.
 
         Raises ``InvalidToken``, whose ``why`` is ``kid`` if it is signed with a key that is not in ``keys``, and
-        :class:`~broker.core.snapshot.SnapshotError`.
+        :class:`~broker.core.statement.StatementError`.
         """
         if len(token) < LARGE:
             return self._read(token, keys)

@@ -17,7 +17,8 @@ from broker.core.dpop import MAX_REMEMBERED, PROOF_SHARES, ReplayWindow, check_p
 from broker.core.errors import BrokerError, Code, Malformed, Unavailable
 from broker.core.jwt import InvalidToken
 from broker.core.pacing import Backoff, Timing
-from broker.core.snapshot import LIFETIME, Snapshot, SnapshotError
+from broker.core.snapshot import Snapshot
+from broker.core.statement import LIFETIME, StatementError
 from broker.core.tally import Allowance
 from broker.core.token_check import TokenCheck
 from broker.outbound import Destination, Outbound, destination_of
@@ -164,7 +165,7 @@ class Verifier:
         try:
             snapshot = await self._read(token)
             self._view.accept(snapshot, asked)
-        except (InvalidToken, SnapshotError) as error:
+        except (InvalidToken, StatementError) as error:
             raise Unavailable(Code.ISSUER_UNAVAILABLE, f"the broker's snapshot is refused: {error}") from error
         except RolledBack as error:
             text = "the broker's snapshot is refused: it is older than one that was seen before"

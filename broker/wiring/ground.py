@@ -15,6 +15,7 @@ from broker.config import Config, MasterKey
 from broker.consent import Consent
 from broker.core.change import StoredKey
 from broker.core.errors import Code, Unavailable
+from broker.core.marks import PURPOSE as EPOCH_MARKS
 from broker.core.policy import LONGEST_TTL, Policy
 from broker.core.tally import Tally
 from broker.ids import RandomIds
@@ -53,6 +54,7 @@ class Ground:
     identities: IdentityTokenSigner
     nonce_key: bytes
     fingerprint_key: bytes
+    marks_key: bytes
     ledger: SqlLedger
     anchoring: Anchoring
     backends: GatedBackends
@@ -140,6 +142,7 @@ async def open_ground(
         identities=identities,
         nonce_key=derived_key(master_key, "dpop-nonces").reveal(),
         fingerprint_key=derived_key(master_key, "lease-fingerprints").reveal(),
+        marks_key=derived_key(master_key, EPOCH_MARKS).reveal(),
         ledger=ledger,
         anchoring=anchoring,
         backends=backends,

@@ -97,7 +97,7 @@ def compose_services(ground: Ground, site: Site) -> Services:
         token_check=check,
         freshness=ledger.freshness,
         jwks=ground.ring.jwks,
-        snapshot=SnapshotSigner(ground.ring, revocations, issuer=ground.issuer).at,
+        snapshot=SnapshotSigner(ground.ring, revocations, marks_key=ground.marks_key, issuer=ground.issuer).at,
         health=lambda: _health(ground),
         nonce=lambda now: make_nonce(ground.nonce_key, now),
         clock=clock,

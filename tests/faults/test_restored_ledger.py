@@ -286,8 +286,8 @@ async def test_a_verifier_that_saw_the_lost_part_follows_again(machine: Machine,
     await accept(machine, "--yes")
     async with machine.running() as app:
         assert app.services.revocations.rules.epoch > restored.lost_epoch + 1_000_000
-        seen = Snapshot(RuleIndex(epoch=restored.lost_epoch), restored.lost_epoch, int(time.time()), 0)
-        now = snapshot_payload(app.services.revocations.rules, issuer=app.issuer, now=time.time())
+        seen = Snapshot(RuleIndex(epoch=restored.lost_epoch), restored.lost_epoch, int(time.time()), 0, "mark")
+        now = snapshot_payload(app.services.revocations.rules, mark="mark", issuer=app.issuer, now=time.time())
         assert read_snapshot(now).follows(seen)
         rule = await revoke(app, agent="beta")
         assert rule["rule"] == app.services.revocations.rules.epoch

@@ -59,7 +59,7 @@ class World:
     def publish(self) -> Snapshot:
         """What the broker says now."""
         epoch, issued_at = len(self.made_at), int(self.true)
-        snapshot = Snapshot(RuleIndex(epoch=epoch), epoch, issued_at, issued_at + 300)
+        snapshot = Snapshot(RuleIndex(epoch=epoch), epoch, issued_at, issued_at + 300, "mark")
         self.published.append(snapshot)
         return snapshot
 

@@ -15,6 +15,7 @@ from broker.core.claims import AccessClaims
 from broker.core.dpop import check_proof
 from broker.core.errors import BrokerError
 from broker.core.jwk import public_jwk, thumbprint
+from broker.core.marks import mark_of
 from broker.core.rules import Rule, RuleIndex
 from broker.core.selector import Selector
 from broker.core.snapshot import snapshot_payload
@@ -23,6 +24,7 @@ METADATA = "/.well-known/oauth-authorization-server"
 JWKS = "/oauth2/jwks.json"
 TOKEN = "/oauth2/token"
 SNAPSHOT = "/v1/revocations/snapshot"
+MARKS_KEY = bytes(32)
 
 Fault = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 """Answers in place of the broker, or returns None to let it answer."""
@@ -111,7 +113,8 @@ class FakeBroker:
         self.rules.add(Rule(f"rule_{number}", Selector(**selector), number, self.now(), "operator", "test"))
 
     def snapshot(self, key: SigningKey | None = None, typ: str = "broker-rules+jwt", **changes: Any) -> str:  # noqa: ANN401 - members of the payload
-        payload = snapshot_payload(self.rules, issuer=self.url, now=self.now()) | changes
+        mark = mark_of(MARKS_KEY, self.rules.epoch)
+        payload = snapshot_payload(self.rules, mark=mark, issuer=self.url, now=self.now()) | changes
         return (key or self.key).sign(payload, typ)
 
     # --- what it serves

@@ -9,7 +9,8 @@ import pytest
 
 from broker.core.rules import Rule, RuleIndex
 from broker.core.selector import Selector
-from broker.core.snapshot import LIFETIME, Snapshot, SnapshotError, read_snapshot, snapshot_payload
+from broker.core.snapshot import Snapshot, read_snapshot, snapshot_payload
+from broker.core.statement import LIFETIME, StatementError
 
 NOW = 1_800_000_000.7
 ISSUER = "https://broker.example"
@@ -37,15 +38,21 @@ def _wire(payload: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_snapshot_says_what_kills_and_nothing_of_why() -> None:
     """The wire form is fixed; who revoked, why and in which incident is not in it."""
-    assert _wire(snapshot_payload(_index(), issuer=ISSUER, now=NOW)) == {
+    assert _wire(snapshot_payload(_index(), mark="m9", issuer=ISSUER, now=NOW)) == {
         "iss": ISSUER,
         "iat": 1_800_000_000,
         "exp": 1_800_000_000 + LIFETIME,
         "epoch": 9,
+        "mark": "m9",
         "rules": [
-            {"n": 3, "selector": {"agent": "prod/a/b", "scope": "refunds:create"}, "ends": 1_800_000_101},
-            {"n": 7, "selector": {"everything": True}, "ends": 1_800_000_501},
-            {"n": None, "selector": {"token": "tok_1"}, "ends": None},
+            {
+                "id": "rul_3",
+                "n": 3,
+                "selector": {"agent": "prod/a/b", "scope": "refunds:create"},
+                "ends": 1_800_000_101,
+            },
+            {"id": "rul_7", "n": 7, "selector": {"everything": True}, "ends": 1_800_000_501},
+            {"id": "rul_None", "n": None, "selector": {"token": "tok_1"}, "ends": None},
         ],
     }
 
@@ -53,8 +60,9 @@ def test_a_snapshot_says_what_kills_and_nothing_of_why() -> None:
 def test_a_reader_kills_exactly_what_the_broker_kills() -> None:
     """Rules, epoch and pending rules arrive whole."""
     broker = _index()
-    snapshot = read_snapshot(_wire(snapshot_payload(broker, issuer=ISSUER, now=NOW)))
-    assert (snapshot.epoch, snapshot.rules.epoch) == (9, 9)
+    snapshot = read_snapshot(_wire(snapshot_payload(broker, mark="m9", issuer=ISSUER, now=NOW)))
+    assert (snapshot.epoch, snapshot.rules.epoch, snapshot.mark) == (9, 9, "m9")
+    assert [rule.id for rule in snapshot.rules.live()] == [rule.id for rule in broker.live()]
     assert (snapshot.issued_at, snapshot.expires_at) == (1_800_000_000, 1_800_000_300)
     cases = (
         (frozenset({("agent", "prod/a/b"), ("scope", "refunds:create")}), 2),
@@ -71,14 +79,14 @@ def test_a_reader_kills_exactly_what_the_broker_kills() -> None:
 
 def test_no_rules_is_a_snapshot_too() -> None:
     """A broker on which nothing was ever revoked says so."""
-    snapshot = read_snapshot(_wire(snapshot_payload(RuleIndex(), issuer=ISSUER, now=NOW)))
+    snapshot = read_snapshot(_wire(snapshot_payload(RuleIndex(), mark="m9", issuer=ISSUER, now=NOW)))
     assert (len(snapshot.rules), snapshot.epoch) == (0, 0)
 
 
 def test_several_pending_rules_are_all_kept() -> None:
-    """Rules without a number have no id on the wire, and are still told apart."""
+    """Rules without a number are told apart by their ids."""
     index = RuleIndex([_rule(None, Selector(token="a")), Rule("other", Selector(token="b"), None, NOW, "x", "y")])
-    snapshot = read_snapshot(_wire(snapshot_payload(index, issuer=ISSUER, now=NOW)))
+    snapshot = read_snapshot(_wire(snapshot_payload(index, mark="m9", issuer=ISSUER, now=NOW)))
     assert all(snapshot.rules.killer(frozenset({("token", name)}), 5) for name in ("a", "b"))
 
 
@@ -86,7 +94,7 @@ def test_a_view_never_goes_back() -> None:
     """An earlier epoch, or the same epoch at an earlier time, does not replace a later one."""
 
     def made(epoch: int, now: float) -> Snapshot:
-        return read_snapshot(_wire(snapshot_payload(RuleIndex(epoch=epoch), issuer=ISSUER, now=now)))
+        return read_snapshot(_wire(snapshot_payload(RuleIndex(epoch=epoch), mark="m9", issuer=ISSUER, now=now)))
 
     assert made(5, NOW).follows(made(5, NOW))
     assert made(5, NOW + 1).follows(made(5, NOW))
@@ -96,7 +104,7 @@ def test_a_view_never_goes_back() -> None:
 
 
 def _with(rule: dict[str, Any]) -> dict[str, Any]:
-    return {"rules": [{"n": 3, "selector": {"agent": "a"}, "ends": None} | rule]}
+    return {"rules": [{"id": "rul_3", "n": 3, "selector": {"agent": "a"}, "ends": None} | rule]}
 
 
 @pytest.mark.parametrize(
@@ -111,10 +119,20 @@ def _with(rule: dict[str, Any]) -> dict[str, Any]:
         {"rules": None},
         {"rules": {}},
         {"rules": [None]},
-        {"rules": [{"selector": {"agent": "a"}, "ends": None}]},
-        {"rules": [{"n": 3, "ends": None}]},
-        {"rules": [{"n": 3, "selector": {"agent": "a"}}]},
-        {"rules": [{"n": 3, "selector": {"agent": "a"}, "ends": None}] * 2},
+        {"rules": [{"n": 3, "selector": {"agent": "a"}, "ends": None}]},
+        {"rules": [{"id": "a", "selector": {"agent": "a"}, "ends": None}]},
+        {"rules": [{"id": "a", "n": 3, "ends": None}]},
+        {"rules": [{"id": "a", "n": 3, "selector": {"agent": "a"}}]},
+        {"rules": [{"id": "a", "n": n, "selector": {"agent": "a"}, "ends": None} for n in (3, 4)]},
+        {"rules": [{"id": f"a{n}", "n": 3, "selector": {"agent": "a"}, "ends": None} for n in (3, 4)]},
+        {"mark": None},
+        {"mark": ""},
+        {"mark": "m" * 65},
+        {"epoch": 2**53},
+        {"version": 2},
+        _with({"id": ""}),
+        _with({"id": "a\nb"}),
+        _with({"id": "a" * 129}),
         _with({"n": 0}),
         _with({"n": -1}),
         _with({"n": 10}),
@@ -135,6 +153,6 @@ def _with(rule: dict[str, Any]) -> dict[str, Any]:
 )
 def test_what_cannot_be_understood_completely_is_refused(change: dict[str, Any]) -> None:
     """A rule that a verifier leaves out would let revoked tokens pass, so it takes all of them or none."""
-    payload = _wire(snapshot_payload(_index(), issuer=ISSUER, now=NOW)) | change
-    with pytest.raises(SnapshotError):
+    payload = _wire(snapshot_payload(_index(), mark="m9", issuer=ISSUER, now=NOW)) | change
+    with pytest.raises(StatementError):
         read_snapshot(payload)

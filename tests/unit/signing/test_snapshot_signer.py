@@ -9,10 +9,12 @@ import pytest
 from broker.core.errors import Code, Unavailable
 from broker.core.jwk import parse_jwks
 from broker.core.jwt import InvalidToken
+from broker.core.marks import is_mark
 from broker.core.rules import Rule, RuleIndex
 from broker.core.secret import Secret
 from broker.core.selector import Selector
-from broker.core.snapshot import LIFETIME, MAX_SNAPSHOT, SnapshotError, snapshot_payload, verify_snapshot
+from broker.core.snapshot import MAX_SNAPSHOT, snapshot_payload, verify_snapshot
+from broker.core.statement import LIFETIME, StatementError
 from broker.ports import Revocations
 from broker.signing.keyring import KeyRing
 from broker.signing.sealing import Sealer
@@ -20,6 +22,7 @@ from broker.signing.snapshot import SnapshotSigner
 
 NOW = 1_800_000_000.5
 ISSUER = "https://broker.example"
+MARKS_KEY = b"marks" * 8
 SEALER = Sealer(Secret(bytes(range(32))))
 
 
@@ -31,7 +34,7 @@ def ring() -> KeyRing:
 
 
 def _signed(ring: KeyRing, rules: RuleIndex, issuer: str = ISSUER) -> str:
-    return SnapshotSigner(ring, Revocations(rules=rules), issuer=issuer).at(NOW)
+    return SnapshotSigner(ring, Revocations(rules=rules), marks_key=MARKS_KEY, issuer=issuer).at(NOW)
 
 
 def _index(count: int = 3) -> RuleIndex:
@@ -47,6 +50,7 @@ def test_a_verifier_reads_what_the_broker_signed(ring: KeyRing) -> None:
     keys = parse_jwks(ring.jwks(NOW))
     snapshot = verify_snapshot(token, keys, issuer=ISSUER, now=NOW + 10)
     assert snapshot.epoch == 2
+    assert is_mark(MARKS_KEY, 2, snapshot.mark)
     assert snapshot.rules.killer({("token", f"tok_{1:040}")}, 0) is not None
     assert snapshot.rules.killer({("token", f"tok_{1:040}")}, 1) is None
     assert snapshot.rules.killer({("agent", "prod/a")}, 10**6) is not None
@@ -57,7 +61,7 @@ def test_a_verifier_reads_what_the_broker_signed(ring: KeyRing) -> None:
 def test_a_rule_added_later_is_in_the_next_snapshot(ring: KeyRing) -> None:
     """Each snapshot is of the rules at that moment, durable or not."""
     revocations = Revocations()
-    signer, keys = SnapshotSigner(ring, revocations, issuer=ISSUER), ring.verification_keys(NOW)
+    signer, keys = SnapshotSigner(ring, revocations, marks_key=MARKS_KEY, issuer=ISSUER), ring.verification_keys(NOW)
     assert len(verify_snapshot(signer.at(NOW), keys, issuer=ISSUER, now=NOW).rules) == 0
     revocations.rules.add(Rule("rul_1", Selector(everything=True), None, NOW, "x", "y"))
     assert len(verify_snapshot(signer.at(NOW), keys, issuer=ISSUER, now=NOW).rules) == 1
@@ -84,8 +88,8 @@ def test_what_is_not_the_brokers_own_current_snapshot_is_refused(ring: KeyRing) 
     keys = ring.verification_keys(NOW)
     stranger = KeyRing((), SEALER, longest_token=900)
     stranger.replace([stranger.generate("ES256", "token", NOW, NOW)])
-    payload = msgspec.json.encode(snapshot_payload(_index(), issuer=ISSUER, now=NOW))
-    fewer = msgspec.json.encode(snapshot_payload(RuleIndex(), issuer=ISSUER, now=NOW))
+    payload = msgspec.json.encode(snapshot_payload(_index(), mark="m", issuer=ISSUER, now=NOW))
+    fewer = msgspec.json.encode(snapshot_payload(RuleIndex(), mark="m", issuer=ISSUER, now=NOW))
     head, _, signature = token.split(".")
     body = ring.signer(NOW).jwt("broker-rules+jwt", fewer).split(".")[1]
     cases: tuple[tuple[str, str, dict[str, float]], ...] = (
@@ -105,10 +109,10 @@ def test_what_is_not_the_brokers_own_current_snapshot_is_refused(ring: KeyRing) 
 
 def test_a_well_signed_snapshot_of_a_later_version_is_refused(ring: KeyRing) -> None:
     """A verifier that does not understand a rule does not pass over it."""
-    payload = snapshot_payload(_index(), issuer=ISSUER, now=NOW)
+    payload = snapshot_payload(_index(), mark="m", issuer=ISSUER, now=NOW)
     payload["rules"][0]["selector"] = {"planet": "mars"}
     token = ring.signer(NOW).jwt("broker-rules+jwt", msgspec.json.encode(payload))
-    with pytest.raises(SnapshotError, match="planet"):
+    with pytest.raises(StatementError, match="planet"):
         verify_snapshot(token, ring.verification_keys(NOW), issuer=ISSUER, now=NOW)
 
 

@@ -28,7 +28,7 @@ def view(time: VirtualTime) -> View:
 
 def snapshot(epoch: int, issued_at: float) -> Snapshot:
     """A snapshot without rules."""
-    return Snapshot(RuleIndex(epoch=epoch), epoch, int(issued_at), int(issued_at) + 300)
+    return Snapshot(RuleIndex(epoch=epoch), epoch, int(issued_at), int(issued_at) + 300, "mark")
 
 
 def test_before_the_first_snapshot_nothing_is_accepted(view: View) -> None:
