@@ -68,6 +68,10 @@ class Metrics:
         self._anchor_failures = self._counter(
             "broker_anchor_failures", "Failed attempts to place a checkpoint, by anchor and code.", "anchor", "code"
         )
+        self._fed = self._counter("broker_feed_events", "Events sent to those who follow the feed, by event.", "event")
+        self._unfollowed = self._counter(
+            "broker_feed_dropped", "Followers of the feed whom the broker sent away, by reason.", "reason"
+        )
         self._anchors = {
             name: Gauge(f"broker_anchor_{name}", meaning, ("anchor",), registry=self._registry)
             for name, meaning in _ANCHOR_GAUGES.items()
@@ -138,6 +142,14 @@ class Metrics:
         """Show which backends are left alone: ``open`` among ``closed``, ``half_open`` and ``open``."""
         for backend, state in states.items():
             self._backends.labels(backend).set(state == "open")
+
+    def fed(self, event: str, followers: int) -> None:
+        """Count an event as often as it was sent to those who follow the feed."""
+        self._fed.labels(event).inc(followers)
+
+    def unfollowed(self, why: str) -> None:
+        """Count a follower of the feed whom the broker sent away."""
+        self._count(self._unfollowed, why)
 
     def anchor_failed(self, anchor: str, code: str) -> None:
         """Count one failed attempt to place a checkpoint."""

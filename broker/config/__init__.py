@@ -22,6 +22,7 @@ from broker.config.loading import MAX_FILE, load_config
 from broker.config.problems import ConfigError
 from broker.config.settings import (
     Config,
+    FeedSettings,
     LeaseSettings,
     LedgerSettings,
     Limits,
@@ -41,6 +42,7 @@ __all__ = [
     "BackendSettings",
     "Config",
     "ConfigError",
+    "FeedSettings",
     "FileAnchorSettings",
     "LeaseSettings",
     "LedgerSettings",

@@ -15,11 +15,14 @@ from broker.config.addresses import MAX_PORT, ORIGIN, is_loopback, issuer_proble
 from broker.config.anchors import AnchorSettings, read_anchor
 from broker.config.backends import BackendSettings, read_backend
 from broker.config.problems import ConfigError, fail, key_of
-from broker.config.settings import WEBHOOK_EVENTS, Config, LeaseSettings, Limits, SettingsFile
+from broker.config.settings import WEBHOOK_EVENTS, Config, FeedSettings, LeaseSettings, Limits, SettingsFile
 
 MAX_FILE: Final = 256 * 1024
 MAX_ASSERTION: Final = 600
 """The most seconds that a client assertion may be good for (protocol sheet B.5)."""
+
+MAX_HEARTBEAT: Final = 30.0
+"""The most seconds between heartbeats: verifiers refuse what they hear nothing about."""
 
 MAX_DAYS: Final = 36_500
 
@@ -112,6 +115,8 @@ def _check(raw: SettingsFile, path: Path) -> None:
     if len(given) != 1 or not all(given):
         fail(path, "master_key: give exactly one of file, environment, command")
     _check_numbers(raw, path)
+    if raw.feed.heartbeat_seconds > MAX_HEARTBEAT:
+        fail(path, f"feed.heartbeat_seconds: must be {MAX_HEARTBEAT:g} at most")
     if raw.limits.assertion_seconds > MAX_ASSERTION:
         fail(path, f"limits.assertion_seconds: must be {MAX_ASSERTION} at most")
     named = {
@@ -128,6 +133,7 @@ def _check(raw: SettingsFile, path: Path) -> None:
 def _check_numbers(raw: SettingsFile, path: Path) -> None:
     numbers = {f"limits.{field.name}": getattr(raw.limits, field.name) for field in msgspec.structs.fields(Limits)}
     numbers |= {f"leases.{f.name}": getattr(raw.leases, f.name) for f in msgspec.structs.fields(LeaseSettings)}
+    numbers |= {f"feed.{field.name}": getattr(raw.feed, field.name) for field in msgspec.structs.fields(FeedSettings)}
     numbers["ledger.check_entries_per_second"] = raw.ledger.check_entries_per_second
     for name, number in numbers.items():
         if not 0 < number < math.inf:
@@ -206,6 +212,7 @@ def _resolved(
             replace(hook, secret_file=maybe(hook.secret_file), ca_file=maybe(hook.ca_file)) for hook in raw.webhooks
         ),
         leases=raw.leases,
+        feed=raw.feed,
         backends=backends,
         anchors=anchors,
     )

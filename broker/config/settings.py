@@ -110,6 +110,14 @@ class LeaseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     longest_pause_seconds: float = 300.0
 
 
+class FeedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The stream of revocation rules: how often it says that there are none, and how many may follow it."""
+
+    heartbeat_seconds: float = 1.0
+    streams: int = 2048
+    streams_per_agent: int = 1024
+
+
 class SettingsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The file as it is written; the tables of backends and anchors are read by kind."""
 
@@ -125,6 +133,7 @@ class SettingsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     operator: OperatorSettings = OperatorSettings()
     webhooks: tuple[Webhook, ...] = ()
     leases: LeaseSettings = LeaseSettings()
+    feed: FeedSettings = FeedSettings()
     backends: dict[str, dict[str, Any]] = {}
     anchors: dict[str, dict[str, Any]] = {}
 
@@ -150,6 +159,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     operator: OperatorSettings
     webhooks: tuple[Webhook, ...] = ()
     leases: LeaseSettings = LeaseSettings()
+    feed: FeedSettings = FeedSettings()
     backends: Mapping[str, BackendSettings] = msgspec.field(default_factory=dict)
     anchors: Mapping[str, AnchorSettings] = msgspec.field(default_factory=dict)
 

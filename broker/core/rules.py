@@ -6,7 +6,7 @@ not yet durable has no number: it stands above every epoch until it is written (
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from math import inf
 
@@ -49,6 +49,10 @@ class Block:
     until: float | None = None
 
 
+Watcher = Callable[[Rule, int], None]
+"""Is told of a rule that has come into force, or has got its number, and of the epoch before."""
+
+
 class RuleIndex:
     """The live rules, indexed so that a check costs one look-up per fact of the credential, however many rules live.
 
@@ -60,7 +64,10 @@ class RuleIndex:
         self._rules: dict[str, Rule] = {}
         self._buckets: dict[Fact, dict[str, Rule]] = {}
         self._highest: dict[Fact, float] = {}
+        self._pending: set[str] = set()
         self._epoch = epoch
+        self._revision = 0
+        self._watchers: list[Watcher] = []
         for rule in rules:
             self.add(rule)
 
@@ -72,6 +79,15 @@ class RuleIndex:
         """
         return self._epoch
 
+    @property
+    def revision(self) -> int:
+        """Another number after every change: whoever keeps something that was made of the rules sees when it is old."""
+        return self._revision
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell ``watcher`` from now on, as soon as a rule is in force; it must not raise."""
+        self._watchers.append(watcher)
+
     def __len__(self) -> int:
         """How many rules are live."""
         return len(self._rules)
@@ -80,18 +96,29 @@ class RuleIndex:
         """All live rules in the order of their rank; those without a number come last."""
         return tuple(sorted(self._rules.values(), key=lambda rule: (rule.rank, rule.id)))
 
+    def pending(self) -> tuple[Rule, ...]:
+        """The rules without a number, in the order of their ids."""
+        return tuple(self._rules[rule_id] for rule_id in sorted(self._pending))
+
     def get(self, rule_id: str) -> Rule | None:
         """Return a live rule by its id."""
         return self._rules.get(rule_id)
 
     def add(self, rule: Rule) -> None:
         """Add a rule, or replace the one of the same id (a pending rule that got its number)."""
-        if rule.id in self._rules:
+        known, before = self._rules.get(rule.id), self._epoch
+        if known is not None:
             self.remove([rule.id])
         self._rules[rule.id] = rule
         self._index(rule)
-        if rule.number is not None:
+        if rule.number is None:
+            self._pending.add(rule.id)
+        else:
             self._epoch = max(self._epoch, rule.number)
+        self._revision += 1
+        if known is None or known.number != rule.number:
+            for watcher in self._watchers:
+                watcher(rule, before)
 
     def remove(self, rule_ids: Iterable[str]) -> None:
         """Forget rules (ended, or replaced); the epoch stays."""
@@ -100,6 +127,8 @@ class RuleIndex:
             anchor = rule.selector.facts()[0]
             del self._buckets[anchor][rule.id]
             anchors.add(anchor)
+            self._pending.discard(rule.id)
+            self._revision += 1
         for anchor in anchors:  # once each, however many of its rules went
             bucket = self._buckets[anchor]
             if bucket:

@@ -54,11 +54,16 @@ def public_document(call: Call, body: bytes, content_type: str, max_age: int) ->
         hdrs.ETAG: tag,
         _ALLOW_ORIGIN: "*",
     }
-    known = call.request.headers.get(hdrs.IF_NONE_MATCH)
-    if known is not None and (known.strip() == "*" or tag in known):
+    if is_known(call.request, tag):
         return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
     headers[hdrs.CONTENT_TYPE] = content_type
     return web.Response(body=body, headers=headers)
+
+
+def is_known(request: web.Request, tag: str) -> bool:
+    """Whether the caller has what an entity tag stands for (``If-None-Match``; RFC 9110, 13.1.2)."""
+    known = request.headers.get(hdrs.IF_NONE_MATCH)
+    return known is not None and (known.strip() == "*" or tag in known)
 
 
 def timestamp(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Final, Protocol, cast
 
@@ -23,6 +24,9 @@ class Phase(Enum):
 
     BUSY = auto()
     """For our answer."""
+
+    STREAMING = auto()
+    """For nothing: it is told things as they come, and whoever tells them sees to it that they are read."""
 
     CLOSING = auto()
     """For the client to read the last thing it is told."""
@@ -50,7 +54,7 @@ class Crowd(Protocol):
 class Connection(web.RequestHandler):
     """An HTTP connection that knows its phase. The gate says when a request begins and ends."""
 
-    __slots__ = ("_crowd", "_issuer", "_wire", "phase", "received", "since")
+    __slots__ = ("_crowd", "_issuer", "_lost", "_wire", "phase", "received", "since")
 
     def __init__(self, *arguments: Any, crowd: Crowd, issuer: str, **options: Any) -> None:  # noqa: ANN401 - aiohttp's
         """``received`` is how many bytes have come since the last request began."""
@@ -58,6 +62,7 @@ class Connection(web.RequestHandler):
         self._crowd = crowd
         self._issuer = issuer
         self._wire: asyncio.WriteTransport | None = None
+        self._lost: Callable[[], None] | None = None
         self.phase = Phase.IDLE
         self.since = 0.0
         self.received = 0
@@ -75,10 +80,15 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Leave."""
         self._crowd.left(self)
+        if self._lost is not None:
+            self._lost()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes: the first ones of a request begin the time in which its header must be complete."""
+        if self.phase is Phase.STREAMING:
+            self.abort()  # there is nothing to say into an answer that does not end
+            return
         if self.phase in _RECEIVING:
             self.received += len(data)
             if self.phase is Phase.IDLE:
@@ -93,6 +103,21 @@ class Connection(web.RequestHandler):
     def end(self) -> None:
         """Note that a request has been answered."""
         self._enter(Phase.IDLE)
+
+    def begin_stream(self, lost: Callable[[], None]) -> None:
+        """Note that an answer begins that does not end by itself; ``lost`` is called if the connection does."""
+        self._lost = lost
+        self._enter(Phase.STREAMING)
+
+    def push(self, *parts: bytes) -> None:
+        """Send a part of such an answer, without waiting for the client to read it."""
+        if self._wire is not None:
+            self._wire.writelines(parts)
+
+    def end_stream(self) -> None:
+        """Note that such an answer is over: the client may take a while to read the rest, as with any other."""
+        self._lost = None
+        self._enter(Phase.CLOSING)
 
     def end_with(self, error: BrokerError) -> None:
         """Answer with an error outside of any request, and close. Nothing of what was received is repeated."""

@@ -104,8 +104,9 @@ class Gate:
         return response
 
     def drain(self) -> None:
-        """Refuse what comes from now on; what was let in goes on."""
+        """Refuse what comes from now on; what was let in goes on, but what does not end by itself."""
         self._draining = True
+        self._services.feed.end()
 
     async def drained(self) -> None:
         """Wait until nothing is under way."""
@@ -123,7 +124,7 @@ class Gate:
         route = None if resource is None else self._routes.get((request.method, resource.canonical))
         return Call(request, self._services, self._site, caller, trace.traceparent, route)
 
-    async def _outcome(self, call: Call) -> web.Response:
+    async def _outcome(self, call: Call) -> web.StreamResponse:
         """Return the answer of the route, if there is a place for the call, or a refusal.
 
         Under load, refusals of those without an identity are held back for a moment: who does not heed
@@ -134,7 +135,7 @@ class Gate:
             urgency = Urgency.SIGNING_IN
         if await pressure.lanes[urgency].enter():
             try:
-                response = await self._let_in(call)
+                response: web.StreamResponse = await self._let_in(call)
             finally:
                 pressure.lanes[urgency].leave()
         else:
@@ -144,7 +145,7 @@ class Gate:
             await asyncio.sleep(pressure.pause(asyncio.get_running_loop().time()))
         return response
 
-    async def _let_in(self, call: Call) -> web.Response:
+    async def _let_in(self, call: Call) -> web.StreamResponse:
         """Return the answer of the route's handler, or the answer that its error is."""
         try:
             async with asyncio.timeout(self._site.request_seconds):
@@ -161,7 +162,7 @@ class Gate:
             )
             return self._refusal(call, Unavailable(Code.INTERNAL, "internal error"))
 
-    async def _admitted(self, call: Call) -> web.Response:
+    async def _admitted(self, call: Call) -> web.StreamResponse:
         """Let the caller in as the route demands, and hand the call to its handler.
 
         An address that has failed too often is refused before its assertion is looked at. A token is always looked at:
@@ -195,7 +196,7 @@ class Gate:
             response.force_close()
         return response
 
-    def _finish(self, call: Call, response: web.Response, seconds: float) -> None:
+    def _finish(self, call: Call, response: web.StreamResponse, seconds: float) -> None:
         """Add the headers that every answer has, count it, log it."""
         headers = response.headers
         headers.update(self._security)

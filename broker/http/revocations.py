@@ -14,7 +14,7 @@ from broker.core.lease import LeaseStatus
 from broker.core.lifetime import parse_duration
 from broker.core.rules import Block, Rule
 from broker.core.selector import Selector, parse_selector
-from broker.http.answer import NO_STORE, answer, nothing, timestamp
+from broker.http.answer import NO_STORE, answer, is_known, nothing, timestamp
 from broker.http.bodies import read_json
 from broker.http.call import Call
 from broker.http.idempotency import needed_idempotency_key
@@ -104,10 +104,17 @@ async def show(call: Call) -> web.Response:
 
 
 async def snapshot(call: Call) -> web.Response:
-    """``GET /v1/revocations/snapshot``: the signed list of live rules, which verifiers poll."""
-    body = call.services.snapshot(call.services.clock.now()).encode("ascii")
-    headers = {hdrs.CONTENT_TYPE: "application/jwt", hdrs.CACHE_CONTROL: NO_STORE}
-    return web.Response(body=body, headers=headers)
+    """``GET /v1/revocations/snapshot``: the signed list of live rules, which verifiers poll.
+
+    A caller that has this very statement gets 304 and no body (RFC 9110, 13.1.2); its signature tells them apart.
+    """
+    statement = call.services.snapshot(call.services.clock.now())
+    tag = f'"{statement.rpartition(".")[2]}"'
+    headers = {hdrs.CACHE_CONTROL: NO_STORE, hdrs.ETAG: tag}
+    if is_known(call.request, tag):
+        return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
+    headers[hdrs.CONTENT_TYPE] = "application/jwt"
+    return web.Response(body=statement.encode("ascii"), headers=headers)
 
 
 async def blocks(call: Call) -> web.Response:

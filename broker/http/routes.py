@@ -23,6 +23,7 @@ from broker.http import (
     policy,
     proofs,
     revocations,
+    stream,
     tasks,
 )
 from broker.http.call import Access, Route
@@ -40,6 +41,7 @@ API_ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", "/v1/revocations", "revocations:write", revocations.create, REVOKING, revokes=True),
     Route("GET", "/v1/revocations", "operator:read", revocations.index, REVOKING),
     Route("GET", "/v1/revocations/snapshot", "revocations:read", revocations.snapshot, REVOKING),
+    Route("GET", "/v1/revocations/stream", "revocations:read", stream.follow, REVOKING),
     Route("GET", "/v1/revocations/{rule}", "operator:read", revocations.show, REVOKING),
     Route("GET", "/v1/blocks", "operator:read", revocations.blocks, REVOKING),
     Route("DELETE", "/v1/blocks/{id}", "revocations:write", revocations.lift, REVOKING),

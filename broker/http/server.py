@@ -20,6 +20,9 @@ BACKLOG: Final = 1024
 SWEEP_SECONDS: Final = 0.5
 """How often connections are looked through for slow ones."""
 
+_OURS: Final = frozenset({Phase.BUSY, Phase.STREAMING})
+"""Phases in which a connection does not wait for its client."""
+
 _LINGER_SECONDS: Final = 1.0
 _MAX_LINE: Final = 8190
 _MAX_HEADERS: Final = 64
@@ -80,7 +83,7 @@ class Connections:
     def moved(self, connection: Connection) -> None:
         """Keep the order: what entered a phase last waits the shortest."""
         self._waiting.pop(connection, None)
-        if connection.phase is not Phase.BUSY:
+        if connection.phase not in _OURS:
             self._waiting[connection] = None
 
     def left(self, connection: Connection) -> None:

@@ -13,6 +13,7 @@ from broker.anchoring import Anchoring
 from broker.approvals import Approvals
 from broker.core.token_check import TokenCheck
 from broker.erasure import Erasure
+from broker.feed import Feed
 from broker.http.paths import API, API_METADATA, TOKEN
 from broker.http.pressure import Pressure
 from broker.introspection import Introspection
@@ -50,6 +51,7 @@ class Services:
     admission: Admission
     introspection: Introspection
     revocation: Revocation
+    feed: Feed
     registration: Registration
     key_rotation: KeyRotation
     tasks: Tasks

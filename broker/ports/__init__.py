@@ -7,8 +7,8 @@ from broker.ports.evidence import Erasable, Examining, Forgettable, Proofs, Prov
 from broker.ports.leases import Backend, Backends, Envelope, LeaseFilter, LeaseRecords, RevokesPrefixes
 from broker.ports.ledger import Freshness, Ledger, Revocations
 from broker.ports.records import FoundRecords, Hits, Idempotent, Inquiries, LeaseHits, Record, Records, TreeHead
-from broker.ports.signing import IdentitySigner, Minted, Signer
-from broker.ports.telling import Events, Meter, Notifier
+from broker.ports.signing import IdentitySigner, Minted, Signer, Statements
+from broker.ports.telling import Events, FeedMeter, Meter, Notifier
 
 __all__ = [
     "Admitted",
@@ -25,6 +25,7 @@ __all__ = [
     "Erasable",
     "Events",
     "Examining",
+    "FeedMeter",
     "Forgettable",
     "FoundRecords",
     "Freshness",
@@ -52,6 +53,7 @@ __all__ = [
     "SelfExamined",
     "SignedHead",
     "Signer",
+    "Statements",
     "TreeHead",
     "UnverifiedAssertion",
 ]

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from broker.core.claims import AccessClaims
 from broker.core.identity_token import IdentityClaims
+from broker.core.rules import Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,4 +43,23 @@ class IdentitySigner(Protocol):
         Raises ``Unavailable`` (``INTERNAL``) if it is not exactly what was meant; nothing is released then. Raises
         ``Refused`` (``TOO_LARGE``) if it is more than a token can say.
         """
+        ...
+
+
+class Statements(Protocol):
+    """Signs what verifiers are told of the rules in force in this process; times are Unix seconds.
+
+    The same statement is signed once, however often it is asked for within a second.
+    """
+
+    def snapshot(self, now: float) -> str:
+        """Return all rules as a JWT. Raises ``Unavailable`` if there is no key, or if they are too many to be read."""
+        ...
+
+    def heartbeat(self, now: float) -> str:
+        """Return the epoch and the ids of the pending rules as a JWT. Raises ``Unavailable`` like :meth:`snapshot`."""
+        ...
+
+    def rule(self, rule: Rule, previous: int, now: float) -> str:
+        """Return one rule, and the epoch before it, as a JWT. Raises ``Unavailable`` if there is no key."""
         ...

@@ -35,6 +35,18 @@ class Meter(Protocol):
         ...
 
 
+class FeedMeter(Protocol):
+    """Counts what those who follow the feed are told, with fixed label values."""
+
+    def fed(self, event: str, followers: int) -> None:
+        """Count an event (``rule``, ``heartbeat``, ``snapshot``) as often as it was sent."""
+        ...
+
+    def unfollowed(self, why: str) -> None:
+        """Count a follower whom the broker sent away: ``slow``, ``expired``, ``revoked``."""
+        ...
+
+
 class Notifier(Protocol):
     """Tells people that somebody waits for them. At least once, in no order, never blocking the caller."""
 

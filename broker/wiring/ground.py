@@ -18,6 +18,7 @@ from broker.core.errors import Code, Unavailable
 from broker.core.marks import PURPOSE as EPOCH_MARKS
 from broker.core.policy import LONGEST_TTL, Policy
 from broker.core.tally import Tally
+from broker.feed import Feed, FeedBounds
 from broker.ids import RandomIds
 from broker.lease_backends import GatedBackends
 from broker.ledger.store import SqlLedger
@@ -33,6 +34,7 @@ from broker.signing.keyring import KeyRing
 from broker.signing.ledger_identity import checkpoint_opener, checkpoint_signer, own_note_opener
 from broker.signing.master_key import KeyCommand, KeyFile, KeyVariable, MasterKeySource, load_master_key
 from broker.signing.sealing import Sealer, SealingError, derived_key
+from broker.signing.statements import StatementSigner
 from broker.timing import SYSTEM
 from broker.webhooks import Receiver, Webhooks, webhook_secret
 from broker.wiring.anchors import open_anchoring
@@ -59,6 +61,8 @@ class Ground:
     anchoring: Anchoring
     backends: GatedBackends
     revocation: Revocation
+    statements: StatementSigner
+    feed: Feed
     policy_control: PolicyControl
     federation: Federation
     webhooks: Webhooks
@@ -108,6 +112,11 @@ async def open_ground(
     # Closed right before the ledger: what everything else records when it ends is placed, too.
     stack.push_async_callback(anchoring.close)
     await anchoring.start()
+    marks_key = derived_key(master_key, EPOCH_MARKS).reveal()
+    statements = StatementSigner(ring, revocations, marks_key=marks_key, issuer=config.issuer)
+    feed = _feed(config, revocations, statements, clock, metrics, events)
+    feed.start()
+    stack.push_async_callback(feed.close)
     revocation = _revocation(revocations, ledger, clock, ids, metrics, events)
     policy_control = _policy_control(config, policy, ledger, clock, revocation, events)
     ledger.view.follow(policy=policy_control.follow)
@@ -142,11 +151,13 @@ async def open_ground(
         identities=identities,
         nonce_key=derived_key(master_key, "dpop-nonces").reveal(),
         fingerprint_key=derived_key(master_key, "lease-fingerprints").reveal(),
-        marks_key=derived_key(master_key, EPOCH_MARKS).reveal(),
+        marks_key=marks_key,
         ledger=ledger,
         anchoring=anchoring,
         backends=backends,
         revocation=revocation,
+        statements=statements,
+        feed=feed,
         policy_control=policy_control,
         federation=federation,
         webhooks=webhooks,
@@ -176,6 +187,30 @@ def _following(ring: KeyRing, events: Events) -> KeysFollower:
             events.error("keys.not_opened", reason=str(error))
 
     return follow
+
+
+def _feed(
+    config: Config,
+    revocations: Revocations,
+    statements: StatementSigner,
+    clock: SystemClock,
+    metrics: Metrics,
+    events: Events,
+) -> Feed:
+    settings = config.feed
+    return Feed(
+        revocations=revocations,
+        statements=statements,
+        bounds=FeedBounds(
+            heartbeat_seconds=settings.heartbeat_seconds,
+            streams=settings.streams,
+            streams_per_agent=settings.streams_per_agent,
+        ),
+        clock=clock,
+        timing=SYSTEM,
+        meter=metrics,
+        events=events,
+    )
 
 
 def _policy_control(

@@ -23,7 +23,6 @@ from broker.receipts import Receipts
 from broker.registration import Registration
 from broker.right_sizing import RightSizing
 from broker.signing.access_token import AccessTokenSigner
-from broker.signing.snapshot import SnapshotSigner
 from broker.signing.tlog_proof import write_receipt
 from broker.tasks import Tasks
 from broker.timing import SYSTEM
@@ -61,6 +60,7 @@ def compose_services(ground: Ground, site: Site) -> Services:
         ),
         introspection=Introspection(check=check, policy=ground.policy_control.current, clock=clock),
         revocation=ground.revocation,
+        feed=ground.feed,
         registration=Registration(ledger=ledger, records=ledger, clock=clock, ids=ids, strangers=strangers),
         key_rotation=KeyRotation(custody=ground.ring, ledger=ledger, records=ledger, clock=clock),
         approvals=_approvals(ground),
@@ -97,7 +97,7 @@ def compose_services(ground: Ground, site: Site) -> Services:
         token_check=check,
         freshness=ledger.freshness,
         jwks=ground.ring.jwks,
-        snapshot=SnapshotSigner(ground.ring, revocations, marks_key=ground.marks_key, issuer=ground.issuer).at,
+        snapshot=ground.statements.snapshot,
         health=lambda: _health(ground),
         nonce=lambda now: make_nonce(ground.nonce_key, now),
         clock=clock,

@@ -11,6 +11,8 @@ import uvloop
 
 from tests.support.broker_app import BrokerApp, Template, make_template, running_app
 
+TOUCH_CONNECTIONS = {"test_server.py", "test_gate.py", "test_stream.py"}
+
 
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
@@ -19,7 +21,7 @@ def pytest_asyncio_loop_factories(
     both = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
     return (
         both
-        if item.path.name in {"test_server.py", "test_gate.py", "test_overload.py"}
+        if item.path.name in {"test_server.py", "test_gate.py", "test_overload.py", "test_stream.py"}
         else {"uvloop": uvloop.new_event_loop}
     )
 

@@ -1,4 +1,4 @@
-"""The signed revocation snapshot, from the broker's rules to a verifier's."""
+"""What the broker signs of its rules, and what a verifier reads of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from broker.core.errors import Code, Unavailable
+from broker.core.feed import MAX_STATEMENT, verify_heartbeat, verify_rule
 from broker.core.jwk import parse_jwks
 from broker.core.jwt import InvalidToken
 from broker.core.marks import is_mark
@@ -18,7 +19,7 @@ from broker.core.statement import LIFETIME, StatementError
 from broker.ports import Revocations
 from broker.signing.keyring import KeyRing
 from broker.signing.sealing import Sealer
-from broker.signing.snapshot import SnapshotSigner
+from broker.signing.statements import StatementSigner
 
 NOW = 1_800_000_000.5
 ISSUER = "https://broker.example"
@@ -34,7 +35,7 @@ def ring() -> KeyRing:
 
 
 def _signed(ring: KeyRing, rules: RuleIndex, issuer: str = ISSUER) -> str:
-    return SnapshotSigner(ring, Revocations(rules=rules), marks_key=MARKS_KEY, issuer=issuer).at(NOW)
+    return StatementSigner(ring, Revocations(rules=rules), marks_key=MARKS_KEY, issuer=issuer).snapshot(NOW)
 
 
 def _index(count: int = 3) -> RuleIndex:
@@ -61,10 +62,10 @@ def test_a_verifier_reads_what_the_broker_signed(ring: KeyRing) -> None:
 def test_a_rule_added_later_is_in_the_next_snapshot(ring: KeyRing) -> None:
     """Each snapshot is of the rules at that moment, durable or not."""
     revocations = Revocations()
-    signer, keys = SnapshotSigner(ring, revocations, marks_key=MARKS_KEY, issuer=ISSUER), ring.verification_keys(NOW)
-    assert len(verify_snapshot(signer.at(NOW), keys, issuer=ISSUER, now=NOW).rules) == 0
+    signer, keys = StatementSigner(ring, revocations, marks_key=MARKS_KEY, issuer=ISSUER), ring.verification_keys(NOW)
+    assert len(verify_snapshot(signer.snapshot(NOW), keys, issuer=ISSUER, now=NOW).rules) == 0
     revocations.rules.add(Rule("rul_1", Selector(everything=True), None, NOW, "x", "y"))
-    assert len(verify_snapshot(signer.at(NOW), keys, issuer=ISSUER, now=NOW).rules) == 1
+    assert len(verify_snapshot(signer.snapshot(NOW), keys, issuer=ISSUER, now=NOW).rules) == 1
 
 
 def test_a_snapshot_of_many_rules_is_read(ring: KeyRing) -> None:
@@ -120,3 +121,47 @@ def test_without_a_key_there_is_no_snapshot() -> None:
     """An unsigned list of rules is none."""
     with pytest.raises(Unavailable):
         _signed(KeyRing((), SEALER, longest_token=900), _index())
+
+
+def test_a_statement_is_signed_once_in_a_second_for_the_same_rules(ring: KeyRing) -> None:
+    """Whoever asks gets the same bytes; a new rule, a withdrawn one, the next second or another key makes others."""
+    revocations = Revocations()
+    signer = StatementSigner(ring, revocations, marks_key=MARKS_KEY, issuer=ISSUER)
+    for make in (signer.snapshot, signer.heartbeat):
+        first = make(NOW)
+        assert make(NOW + 0.3) is first
+        revocations.rules.add(Rule("rule_1", Selector(everything=True), None, NOW, "x", "y"))
+        second = make(NOW + 0.3)
+        revocations.rules.remove(["rule_1"])
+        third = make(NOW + 0.3)
+        fourth = make(NOW + 0.6)
+        ring.replace([*ring.replaced(NOW).rows])
+        fifth = make(NOW + 0.6)
+        assert len({first, second, third, fourth, fifth}) == 5
+
+
+def test_rules_and_heartbeats_carry_the_mark_of_the_epoch_after_them(ring: KeyRing) -> None:
+    """A verifier that has applied them can say so, and no other."""
+    rules = _index()
+    signer = StatementSigner(ring, Revocations(rules=rules), marks_key=MARKS_KEY, issuer=ISSUER)
+    keys = ring.verification_keys(NOW)
+    numbered, pending = rules.live()[0], rules.live()[-1]
+    first = verify_rule(signer.rule(numbered, 0, NOW), keys, issuer=ISSUER, now=NOW)
+    second = verify_rule(signer.rule(pending, 2, NOW), keys, issuer=ISSUER, now=NOW)
+    beat = verify_heartbeat(signer.heartbeat(NOW), keys, issuer=ISSUER, now=NOW)
+    assert (first.rule.number, first.previous) == (1, 0)
+    assert (second.rule.number, second.previous) == (None, 2)
+    assert (beat.epoch, beat.pending) == (2, frozenset({"rul_new"}))
+    for epoch, mark in ((1, first.mark), (2, second.mark), (2, beat.mark)):
+        assert is_mark(MARKS_KEY, epoch, mark)
+
+
+def test_more_pending_rules_than_a_heartbeat_can_name_are_an_error(ring: KeyRing) -> None:
+    """A heartbeat that left one out would say that it was withdrawn."""
+    rules = RuleIndex([Rule(f"rule_{n:030}", Selector(agent="a"), None, NOW, "x", "y") for n in range(2000)])
+    signer = StatementSigner(ring, Revocations(rules=rules), marks_key=MARKS_KEY, issuer=ISSUER)
+    for _ in range(2):
+        with pytest.raises(Unavailable) as caught:
+            signer.heartbeat(NOW)
+        assert caught.value.code is Code.OVERLOADED
+    assert MAX_STATEMENT * 0.75 < 2000 * 30
