@@ -60,6 +60,7 @@ class Feed:
         self._news: list[Stated] = []
         self._stated = ("", b"")
         self._gap = False
+        self._broken_at = -1
         self._failing = False
         self._ended = False
         self._scheduled = False
@@ -211,6 +212,7 @@ class Feed:
     def _lose_track(self) -> None:
         """Take note that something is new that cannot be told as the next rule."""
         self._gap = True
+        self._broken_at = self._revocations.rules.epoch
         self._recent.clear()
 
     def _failed(self, error: BrokerError) -> None:
@@ -223,6 +225,8 @@ class Feed:
 
     def _missed(self, after: int, now: float) -> bytes | None:
         """Return the rules after an epoch, or None if they cannot be told one by one."""
+        if after <= self._broken_at:
+            return None
         rules = self._revocations.rules
         numbered = [] if after == rules.epoch else self._recent.after(after)
         pending = rules.pending()
