@@ -1,8 +1,8 @@
 """Telling everybody who follows: rules at once, heartbeats at their pace, and to newcomers where things stand.
 
-Rules go out in the turn of the event loop after the one that put them in force, so that many that come together are
-sent together. What is sent is always the whole difference from what was sent before; when that cannot be said, or would
-be too much, everybody gets a snapshot.
+Rules go out in the turn of the event loop after the one that put them in force, or in a storm a moment later, so that
+many that come together are sent together. What is sent is always the whole difference from what was sent before; when
+that cannot be said, or would be too much, everybody gets a snapshot.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ class Feed:
         self._failing = False
         self._ended = False
         self._scheduled = False
+        self._free_at = 0.0
         self._beating: asyncio.Task[None] | None = None
 
     # --- life -------------------------------------------------------------------------------------------------------
@@ -160,11 +161,16 @@ class Feed:
             self._lose_track()
         if not self._scheduled and self._followers:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._tell_soon)
+            pause = max(0.0, self._free_at - self._timing.elapsed())
+            asyncio.get_running_loop().call_later(pause, self._tell_soon)
 
     def _tell_soon(self) -> None:
+        """Send the news, then pause for as long as that took: a storm of rules leaves half of the time to others."""
         self._scheduled = False
+        began = self._timing.elapsed()
         self._tell_news()
+        ended = self._timing.elapsed()
+        self._free_at = ended + (ended - began)
 
     def _tell_news(self) -> None:
         """Send what came into force since the last time."""

@@ -29,6 +29,7 @@ from broker.core.jwk import KeySet, VerificationKey, public_jwk, thumbprint
 from broker.core.rules import Rule, RuleIndex
 from broker.core.selector import Selector
 from tests.bench.anchors import measure as measure_anchors
+from tests.bench.feed import measure as measure_feed
 from tests.bench.leases import measure as measure_leases
 from tests.bench.overload import measure as measure_overload
 from tests.bench.proofs import measure as measure_proofs
@@ -196,6 +197,7 @@ PARTS: Mapping[str, Callable[[Path, Table, int], None]] = {
     "revocation": measure_masses,
     "revoking": measure_revoking,
     "leases": _leases,
+    "feed": measure_feed,
     "proofs": measure_proofs,
     "anchors": _anchors,
     "verifying": measure_verifying,

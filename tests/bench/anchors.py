@@ -24,11 +24,11 @@ def measure(folder: Path, table: Table) -> None:
             stage.folder.mkdir()
             stage.start()
         requests = {name: stage.federated() for name, stage in stages.items()}
-        before = {name: _processor_seconds(stage.process) for name, stage in stages.items()}
+        before = {name: processor_seconds(stage.process) for name, stage in stages.items()}
         for number in range(ROUNDS):
             for name in sorted(stages, reverse=bool(number % 2)):
                 rounds[name].append(stages[name].load(requests[name], seconds=SECONDS))
-        spent = {name: _processor_seconds(stage.process) - before[name] for name, stage in stages.items()}
+        spent = {name: processor_seconds(stage.process) - before[name] for name, stage in stages.items()}
     finally:
         for stage in stages.values():
             stage.stop()
@@ -42,7 +42,7 @@ def measure(folder: Path, table: Table) -> None:
     table.add_row("its processor time for each of them", f"{each['with'] * 1e6:.0f} µs", ratio, "as above")
 
 
-def _processor_seconds(process: int) -> float:
+def processor_seconds(process: int) -> float:
     """Return how long a process has run on a processor, in all its threads."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -114,7 +114,7 @@ class Stage:
     def operator_token(self) -> str:
         """Return an access token for the broker's own API."""
         form = self._by_assertion("operator", self.operator_key)
-        form |= {"resource": f"{self.broker.issuer}/v1", "scope": "operator:read revocations:write"}
+        form |= {"resource": f"{self.broker.issuer}/v1", "scope": "operator:read revocations:write revocations:read"}
         return str(self.send("/oauth2/token", form)["access_token"])
 
     def send(self, path: str, form: Mapping[str, str] | None = None, **headers: str) -> dict[str, Any]:

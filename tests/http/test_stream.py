@@ -16,11 +16,13 @@ import pytest
 from broker.core.change import Change, Receipt
 from broker.core.errors import Code, Unavailable
 from broker.core.feed import RuleStatement
+from broker.core.jwt import InvalidToken
 from broker.core.rules import Rule
 from broker.core.selector import Selector
 from broker.http.server import Bounds
 from tests.support.broker_app import BrokerApp, Template, running_app
 from tests.support.event_stream import STREAM, EventReader, follow
+from tests.support.relay import Relay
 
 QUICK = "feed.heartbeat_seconds = 0.1\n"
 
@@ -408,6 +410,28 @@ async def test_a_thousand_come_and_go(app: BrokerApp) -> None:
     await _until(lambda: app.services.feed.followers == 0)
     assert not app.services.feed._per_agent
     assert signed <= 2 * (int(time.time()) - int(began) + 1)
+
+
+async def test_a_relay_needs_no_trust(app: BrokerApp, token: str) -> None:
+    """Bytes that were kept and passed on are as good as the broker's own; once changed, they show it."""
+    keys, now = app.services.token_check._keys(), time.time()
+    async with follow(app.http, app.issuer, token, keys, now=now) as upstream:
+        relay = Relay(upstream.response)
+        await relay.start()
+        try:
+            _put(app, 1)
+            await _until(lambda: any(b"event: rule" in event for event in relay.kept))
+            async with follow(app.http, relay.url, "nobody's", keys, now=now, issuer=app.issuer) as reader:
+                assert (await reader.snapshot()).epoch == 0
+                assert ((await reader.rule()).epoch, (await reader.heartbeat()).epoch) == (1, 1)
+                _put(app, 2)
+                assert (await reader.rule()).previous == 1
+            relay.kept = [event.replace(b"data: ey", b"data: eX") for event in relay.kept]
+            async with follow(app.http, relay.url, "nobody's", keys, now=now, issuer=app.issuer) as reader:
+                with pytest.raises(InvalidToken):
+                    await reader.snapshot()
+        finally:
+            await relay.stop()
 
 
 async def test_the_same_snapshot_is_not_sent_twice(app: BrokerApp) -> None:

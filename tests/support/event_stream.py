@@ -92,19 +92,20 @@ class EventReader:
 @asynccontextmanager
 async def follow(
     http: aiohttp.ClientSession,
-    issuer: str,
+    url: str,
     token: str,
     keys: KeySet,
     *,
     now: float,
     after: str | None = None,
     query: str = "",
+    issuer: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> AsyncIterator[EventReader]:
-    """Follow the feed of a broker, from an epoch if ``after`` is given."""
+    """Follow the feed at a URL, from an epoch if ``after`` is given; ``issuer`` is whose it must be, if another's."""
     sent = {"Authorization": f"Bearer {token}", **(headers or {})}
     sent |= {} if after is None else {"Last-Event-ID": after}
     async with http.get(
-        issuer + STREAM + query, headers=sent, read_bufsize=2 * MAX_SNAPSHOT, timeout=aiohttp.ClientTimeout(None)
+        url + STREAM + query, headers=sent, read_bufsize=2 * MAX_SNAPSHOT, timeout=aiohttp.ClientTimeout(None)
     ) as response:
-        yield EventReader(response, keys, issuer, now)
+        yield EventReader(response, keys, issuer or url, now)
