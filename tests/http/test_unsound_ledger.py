@@ -44,7 +44,7 @@ async def test_what_is_found_while_it_runs(template: Template, tmp_path: Path) -
         assert not await introspected(app, token)
         snapshot = await app.call("GET", "/v1/revocations/snapshot", token=operator)
         rules = jwt.decode(snapshot.body.decode(), options={"verify_signature": False})["rules"]
-        assert {"n": None, "selector": {"agent": "alpha"}, "ends": None} in rules
+        assert {"id": revoked.json["id"], "n": None, "selector": {"agent": "alpha"}, "ends": None} in rules
         assert "broker_ledger_sound 0.0" in app.services.metrics.text().decode()
         [told] = app.events.of("ledger.unsound")
         assert told["problems"] == ["entry 1: the columns agent differ from the entry itself"]
