@@ -6,10 +6,12 @@ neither DNS rebinding nor an odd spelling of an address gets past the check. Not
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Self
@@ -37,6 +39,7 @@ _NOT_FOR_US: Final = tuple(
         "3fff::/20",  # documentation
     )
 )
+_FAILURES: Final = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
 _REDIRECTS: Final = range(300, 400)
 _NOT_PUBLIC: Final = "the peer's address is not public, and private ones are not allowed here"
 _IPV6_INTERNET: Final = ipaddress.ip_network("2000::/3")  # outside of it: mapped, NAT64, local, reserved
@@ -62,6 +65,15 @@ class Reply:
     status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """An answer whose body goes on: its bytes as they come. Iterating raises ``NoReply`` if they end before the end."""
+
+    status: int
+    headers: Mapping[str, str]
+    chunks: AsyncIterator[bytes] = field(repr=False)
 
 
 PUBLIC: Final = Destination()
@@ -104,6 +116,7 @@ class Outbound:
         self._timeout = aiohttp.ClientTimeout(
             total=total_seconds, connect=connect_seconds, sock_connect=connect_seconds, sock_read=total_seconds
         )
+        self._begun = aiohttp.ClientTimeout(total=None, connect=connect_seconds, sock_connect=connect_seconds)
         self._sessions: dict[Destination, aiohttp.ClientSession] = {}
 
     async def __aenter__(self) -> Self:
@@ -154,6 +167,28 @@ class Outbound:
         """DELETE ``url``. Raises like :meth:`get`."""
         return await self._request("DELETE", url, destination, headers, None, max_bytes)
 
+    @asynccontextmanager
+    async def stream(
+        self, url: str, destination: Destination = PUBLIC, *, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[Streamed]:
+        """GET ``url`` and read its answer while it is made: how long, and how much of it, is for the caller to bound.
+
+        Raises ``NoReply`` unless an answer begins in time.
+        """
+        target, sent = _target(url, destination), {"Accept-Encoding": "identity", **(headers or {})}
+        try:
+            async with asyncio.timeout(self._timeout.total):
+                response = await self._session(destination).get(
+                    target, headers=sent, allow_redirects=False, timeout=self._begun
+                )
+        except _FAILURES as error:
+            raise _failed(error) from error
+        try:
+            _check_head(response)
+            yield Streamed(response.status, response.headers, _chunks(response))
+        finally:
+            response.close()
+
     async def _request(
         self,
         method: str,
@@ -170,7 +205,7 @@ class Outbound:
                 method, target, headers=sent, data=body, allow_redirects=False
             ) as response:
                 return await _complete(response, max_bytes)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        except _FAILURES as error:
             raise _failed(error) from error
 
     def _session(self, destination: Destination) -> aiohttp.ClientSession:
@@ -248,11 +283,24 @@ def _public_socket(where: aiohttp.AddrInfoType) -> socket.socket:
     return _any_socket(where)
 
 
-async def _complete(response: aiohttp.ClientResponse, max_bytes: int) -> Reply:
+def _check_head(response: aiohttp.ClientResponse) -> None:
+    """Raise ``NoReply`` for answers that are never taken, whatever their body."""
     if response.status in _REDIRECTS:
         raise NoReply(Fault.REDIRECT, "the peer answered with a redirect, and none is followed")
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise NoReply(Fault.ENCODED, "the peer answered with an encoding that was not asked for")
+
+
+async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in response.content.iter_any():
+            yield chunk
+    except _FAILURES as error:
+        raise _failed(error) from error
+
+
+async def _complete(response: aiohttp.ClientResponse, max_bytes: int) -> Reply:
+    _check_head(response)
     if response.content_length is not None and response.content_length > max_bytes:
         raise NoReply(Fault.TOO_LONG, f"the peer's answer is longer than {max_bytes} bytes")
     body = bytearray()
