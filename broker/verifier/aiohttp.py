@@ -6,19 +6,18 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Final
 
-import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from broker.core.action import MAX_COUNT
-from broker.core.dpop import ALGORITHMS
-from broker.core.errors import BrokerError, Code, Malformed, Pending
+from broker.core.errors import BrokerError, Malformed
 from broker.core.scope import is_scope
 from broker.core.task import is_action_name
 from broker.verifier.actions import Actions, Reservation
-from broker.verifier.challenge import Answer, answer, metadata_path
+from broker.verifier.challenge import Answer, answer, metadata_document, metadata_path, problem
 from broker.verifier.presented import presented
-from broker.verifier.verifier import Verified, Verifier, scope_names
+from broker.verifier.token_verifier import TokenVerifier, Verified, require_scopes, scope_names
+from broker.verifier.verifier import Verifier
 
 VERIFIED: Final = web.RequestKey("broker.verified", Verified)
 """``request[VERIFIED]`` is the :class:`~broker.verifier.Verified` token of a guarded request."""
@@ -34,7 +33,7 @@ _APPROVAL_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 GuardedHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def guard(verifier: Verifier, scopes: Iterable[str] = ()) -> Callable[[GuardedHandler], Handler]:
+def guard(verifier: TokenVerifier, scopes: Iterable[str] = ()) -> Callable[[GuardedHandler], Handler]:
     """Return a decorator: the handler only runs for a good token that has all of ``scopes``.
 
     Everybody else is answered 401 or 403 with the challenges that tell a client what to do, or 503 with ``Retry-After``
@@ -47,7 +46,7 @@ def guard(verifier: Verifier, scopes: Iterable[str] = ()) -> Callable[[GuardedHa
             try:
                 await _admit(verifier, request, needed)
             except BrokerError as error:
-                return _response(answer(error, needed, verifier.resource_metadata))
+                return _response(answer(error, needed, verifier.resource_metadata), error)
             return await handler(request)
 
         return guarded
@@ -55,8 +54,32 @@ def guard(verifier: Verifier, scopes: Iterable[str] = ()) -> Callable[[GuardedHa
     return decorate
 
 
+def enduring(verifier: Verifier, scopes: Iterable[str] = ()) -> Callable[[GuardedHandler], Handler]:
+    """Return a decorator like :func:`guard` for handlers that go on: streams of events, WebSockets, long downloads.
+
+    The handler is cancelled as soon as the token is good no more, and its connection is closed: an answer that has not
+    begun becomes a refusal. A handler that wants to say good-bye does so when it is cancelled.
+    """
+    needed = scope_names(scopes)
+
+    def decorate(handler: GuardedHandler) -> Handler:
+        @guard(verifier, needed)
+        async def going_on(request: web.Request) -> web.StreamResponse:
+            try:
+                async with verifier.while_good(request[VERIFIED]):
+                    return await handler(request)
+            except BrokerError as error:
+                if request.writer.output_size and request.transport is not None:
+                    request.transport.close()
+                return _response(answer(error, needed, verifier.resource_metadata), error)
+
+        return going_on
+
+    return decorate
+
+
 def budgeted(
-    verifier: Verifier,
+    verifier: TokenVerifier,
     actions: Actions,
     action: str,
     scopes: Iterable[str] = (),
@@ -119,7 +142,7 @@ def _approval(request: web.Request) -> str | None:
     return named[0] if named else None
 
 
-def protecting(verifier: Verifier, scopes: Iterable[str] = (), *, public: Collection[str] = ()) -> Middleware:
+def protecting(verifier: TokenVerifier, scopes: Iterable[str] = (), *, public: Collection[str] = ()) -> Middleware:
     """Return a middleware that guards every route of an application, unknown ones too.
 
     ``public`` are the routes that anybody may use, by their path as registered (``/items/{id}``); the resource's
@@ -138,23 +161,13 @@ def protecting(verifier: Verifier, scopes: Iterable[str] = (), *, public: Collec
     return middleware
 
 
-def metadata_route(verifier: Verifier, *, scopes: Iterable[str] = (), name: str | None = None) -> web.RouteDef:
+def metadata_route(verifier: TokenVerifier, *, scopes: Iterable[str] = (), name: str | None = None) -> web.RouteDef:
     """Return the route that serves the resource's own metadata (RFC 9728): which broker gives tokens for it.
 
     ``scopes`` are those it knows, ``name`` what people call it. Pass
     ``resource_metadata=metadata_url(audience)`` to the :class:`Verifier`, so that challenges point here.
     """
-    document: dict[str, object] = {
-        "resource": verifier.audience,
-        "authorization_servers": [verifier.issuer],
-        "bearer_methods_supported": ["header"],
-        "dpop_signing_alg_values_supported": list(ALGORITHMS),
-    }
-    if supported := scope_names(scopes):
-        document["scopes_supported"] = list(supported)
-    if name is not None:
-        document["resource_name"] = name
-    body = msgspec.json.encode(document)
+    body = metadata_document(verifier.issuer, verifier.audience, scope_names(scopes), name)
     headers = {"Cache-Control": "public, max-age=300", "Access-Control-Allow-Origin": "*"}
 
     async def metadata(_request: web.Request) -> web.Response:
@@ -163,20 +176,17 @@ def metadata_route(verifier: Verifier, *, scopes: Iterable[str] = (), name: str 
     return web.get(metadata_path(verifier.audience), metadata)
 
 
-async def _admit(verifier: Verifier, request: web.Request, needed: tuple[str, ...]) -> None:
+async def _admit(verifier: TokenVerifier, request: web.Request, needed: tuple[str, ...]) -> None:
     known = request.get(VERIFIED)
     if known is None or known.claims.aud != verifier.audience:
         path = request.rel_url.raw_path
         request[VERIFIED] = await verifier.verify_request(request.headers.items(), request.method, path, scopes=needed)
-    elif not set(needed).issubset(known.claims.scopes):
-        raise BrokerError(Code.INSUFFICIENT_SCOPE, f"this needs the scope {' '.join(needed)}")
+    else:
+        require_scopes(known.claims, needed)
 
 
-def _response(told: Answer, error: BrokerError | None = None) -> web.Response:
-    problem = {"type": "about:blank", "status": told.status, "code": told.code, "detail": told.detail}
-    if isinstance(error, Pending):
-        problem |= {"auth_req_id": error.auth_req_id, "expires_in": error.expires_in, "interval": error.interval}
-    response = web.Response(body=msgspec.json.encode(problem), status=told.status)
+def _response(told: Answer, error: BrokerError) -> web.Response:
+    response = web.Response(body=problem(told, error), status=told.status)
     response.content_type = "application/problem+json"
     response.headers.extend(told.headers)
     return response

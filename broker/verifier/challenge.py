@@ -8,8 +8,10 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
+import msgspec
+
 from broker.core.dpop import ALGORITHMS
-from broker.core.errors import BrokerError, Code
+from broker.core.errors import BrokerError, Code, Pending
 
 METADATA_PREFIX: Final = "/.well-known/oauth-protected-resource"
 
@@ -74,6 +76,14 @@ def answer(error: BrokerError, scopes: Collection[str] = (), resource_metadata: 
     return Answer(status.value, tuple(headers), error.code.value, error.public)
 
 
+def problem(told: Answer, error: BrokerError) -> bytes:
+    """Return the body of an answer as problem+json (RFC 9457); for :class:`Pending`, with the request to go on with."""
+    members = {"type": "about:blank", "status": told.status, "code": told.code, "detail": told.detail}
+    if isinstance(error, Pending):
+        members |= {"auth_req_id": error.auth_req_id, "expires_in": error.expires_in, "interval": error.interval}
+    return msgspec.json.encode(members)
+
+
 def metadata_path(resource: str) -> str:
     """Return the path at which a resource's metadata is served (RFC 9728, 3.1)."""
     path = urlsplit(resource).path
@@ -84,6 +94,21 @@ def metadata_url(resource: str) -> str:
     """Return the URL of a resource's metadata (RFC 9728, 3.1)."""
     parts = urlsplit(resource)
     return urlunsplit((parts.scheme, parts.netloc, metadata_path(resource), parts.query, ""))
+
+
+def metadata_document(issuer: str, audience: str, scopes: Collection[str], name: str | None) -> bytes:
+    """Return a resource's metadata (RFC 9728, 2): ``scopes`` are those it knows, ``name`` what people call it."""
+    document: dict[str, object] = {
+        "resource": audience,
+        "authorization_servers": [issuer],
+        "bearer_methods_supported": ["header"],
+        "dpop_signing_alg_values_supported": list(ALGORITHMS),
+    }
+    if scopes:
+        document["scopes_supported"] = list(scopes)
+    if name is not None:
+        document["resource_name"] = name
+    return msgspec.json.encode(document)
 
 
 def _challenge(scheme: str, parameters: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Guarding an MCP server: the token verifier that the ``mcp`` package asks for, on top of :class:`Verifier`.
+"""Guarding an MCP server: the token verifier that the ``mcp`` package asks for, on top of :class:`TokenVerifier`.
 
 The ``mcp`` package is the server's own; it is imported when the first token is verified.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from broker.core.errors import BrokerError, Code
-from broker.verifier.verifier import Verifier
+from broker.verifier.token_verifier import TokenVerifier
 
 if TYPE_CHECKING:
     from mcp.server.auth.provider import AccessToken
@@ -22,7 +22,7 @@ class McpTokenVerifier:
     Tokens that are bound to a key are refused: the package does not hand the proof on.
     """
 
-    def __init__(self, verifier: Verifier) -> None:
+    def __init__(self, verifier: TokenVerifier) -> None:
         """``verifier`` must have been started; its audience is the MCP server's resource."""
         self._verifier = verifier
 

@@ -1,25 +1,26 @@
-"""Where keys and revocation rules come from: the broker's JWKS, and its signed snapshot."""
+"""The broker, as a resource server asks it: for its keys, for its rules by snapshot and by stream, and about tokens."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
+from urllib.parse import urlencode
 
 import msgspec
 
 from broker.core.errors import Code, Unavailable
 from broker.core.jwk import KeySet, parse_jwks
 from broker.core.pacing import Timing, retry_after
-from broker.core.snapshot import MAX_SNAPSHOT, Snapshot, verify_snapshot
+from broker.core.snapshot import MAX_SNAPSHOT
 from broker.outbound import Destination, Outbound, Reply
 
 READ_SCOPE: Final = "revocations:read"
 MAX_JWKS: Final = 64 * 1024
-LARGE: Final = 64 * 1024
-"""Snapshots from this size on (bytes) are read in a thread, so that requests are answered meanwhile."""
-
+MAX_ANSWER: Final = 64 * 1024
+_EVENTS: Final = "text/event-stream"
+_FORM: Final = "application/x-www-form-urlencoded"
 TokenSource = Callable[[], Awaitable[str]]
 """A coroutine function that returns an access token for the broker's own API."""
 
@@ -66,15 +67,14 @@ class Source:
         http: Outbound,
         destination: Destination,
         timing: Timing,
-        leeway: float,
     ) -> None:
-        """``issuer`` is the broker's issuer URL; ``leeway`` (seconds) is by how much its clock may differ from ours."""
+        """``issuer`` is the broker's issuer URL."""
         self._issuer = issuer
+        self._audience = f"{issuer}/v1"
         self._credentials = credentials
         self._http = http
         self._destination = destination
         self._timing = timing
-        self._leeway = leeway
 
     async def keys(self) -> KeySet:
         """Fetch the keys that the broker publishes. Raises ``BrokerError``."""
@@ -94,32 +94,66 @@ class Source:
         When the broker does not accept our token (it may have been revoked), it is asked once more with a new one.
         """
         url = f"{self._issuer}/v1/revocations/snapshot"
-        reply = await self._get_authorized(url)
-        if reply.status == HTTPStatus.UNAUTHORIZED:
-            reply = await self._get_authorized(url)
+        reply = await self._authorized("GET", url, MAX_SNAPSHOT)
         try:
             return self._good(reply).body.decode("ascii").strip()
         except UnicodeDecodeError as error:
             raise _unusable("the broker's snapshot is no JWT") from error
 
-    async def read(self, token: str, keys: KeySet) -> Snapshot:
-        """Verify a snapshot and return what it says.
+    @asynccontextmanager
+    async def stream(self, epoch: int | None) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Open the stream of rules, which goes on after ``epoch`` if it can, and return its bytes as they come.
 
-        Raises ``InvalidToken``, whose ``why`` is ``kid`` if it is signed with a key that is not in ``keys``, and
-        :class:`~broker.core.statement.StatementError`.
+        Raises ``BrokerError`` here and in the iteration. The token that was used is not used again after it is refused.
         """
-        if len(token) < LARGE:
-            return self._read(token, keys)
-        return await asyncio.to_thread(self._read, token, keys)
+        url = f"{self._issuer}/v1/revocations/stream"
+        headers = dict(await self._credentials.authorize("GET", url, self._audience, (READ_SCOPE,)))
+        token = _token(headers)
+        headers["Accept"] = _EVENTS
+        if epoch is not None:
+            headers["Last-Event-ID"] = str(epoch)
+        async with self._http.stream(url, self._destination, headers=headers) as streamed:
+            if streamed.status == HTTPStatus.UNAUTHORIZED:
+                self._credentials.invalidate(token)
+            if streamed.status != HTTPStatus.OK:
+                raise self._refused(Reply(streamed.status, streamed.headers, b""))
+            if streamed.headers.get("Content-Type", "").partition(";")[0].strip().lower() != _EVENTS:
+                raise _unusable("the broker's stream of rules is no stream of events")
+            yield streamed.chunks
 
-    def _read(self, token: str, keys: KeySet) -> Snapshot:
-        return verify_snapshot(token, keys, issuer=self._issuer, now=self._timing.wall(), skew=self._leeway)
+    async def acknowledge(self, told: Mapping[str, Any]) -> None:
+        """Tell the broker which rules are applied here. Raises ``BrokerError``."""
+        url = f"{self._issuer}/v1/revocations/acks"
+        reply = await self._authorized("POST", url, MAX_ANSWER, msgspec.json.encode(told), "application/json")
+        if reply.status != HTTPStatus.NO_CONTENT:
+            raise self._refused(reply)
 
-    async def _get_authorized(self, url: str) -> Reply:
-        headers = await self._credentials.authorize("GET", url, f"{self._issuer}/v1", (READ_SCOPE,))
-        reply = await self._get(url, MAX_SNAPSHOT, headers)
+    async def introspect(self, token: str) -> bytes:
+        """Ask the broker about a token (RFC 7662) and return its answer. Raises ``BrokerError``."""
+        url = f"{self._issuer}/oauth2/introspect"
+        form = urlencode({"token": token, "token_type_hint": "access_token"}).encode()
+        return self._good(await self._authorized("POST", url, MAX_ANSWER, form, _FORM)).body
+
+    async def _authorized(
+        self, method: str, url: str, max_bytes: int, body: bytes = b"", content_type: str | None = None
+    ) -> Reply:
+        """Ask with our token; once more with a new one if the broker does not accept it, as it may be revoked."""
+        reply = await self._once(method, url, max_bytes, body, content_type)
         if reply.status == HTTPStatus.UNAUTHORIZED:
-            self._credentials.invalidate(headers.get("Authorization", "").partition(" ")[2])
+            reply = await self._once(method, url, max_bytes, body, content_type)
+        return reply
+
+    async def _once(self, method: str, url: str, max_bytes: int, body: bytes, content_type: str | None) -> Reply:
+        headers = dict(await self._credentials.authorize(method, url, self._audience, (READ_SCOPE,)))
+        token = _token(headers)
+        if content_type is not None:
+            headers["Content-Type"] = content_type
+        if method == "GET":
+            reply = await self._get(url, max_bytes, headers)
+        else:
+            reply = await self._post(url, body, headers)
+        if reply.status == HTTPStatus.UNAUTHORIZED:
+            self._credentials.invalidate(token)
         return reply
 
     async def _get(self, url: str, max_bytes: int, headers: Mapping[str, str] | None = None) -> Reply:
@@ -128,12 +162,26 @@ class Source:
         except Unavailable as error:  # when to try again is up to the loop, unless the broker itself says it
             raise _unusable(f"the broker cannot be asked: {error.public}") from error
 
+    async def _post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        try:
+            return await self._http.post(url, body, self._destination, headers=headers, max_bytes=MAX_ANSWER)
+        except Unavailable as error:
+            raise _unusable(f"the broker cannot be asked: {error.public}") from error
+
     def _good(self, reply: Reply) -> Reply:
         if reply.status == HTTPStatus.OK:
             return reply
+        raise self._refused(reply)
+
+    def _refused(self, reply: Reply) -> Unavailable:
         after = retry_after(reply.headers.get("Retry-After"), self._timing.wall())
         text = f"the broker answers {reply.status}{_reason(reply)}"
-        raise Unavailable(Code.ISSUER_UNAVAILABLE, text, retry_after=None if after is None else int(after))
+        return Unavailable(Code.ISSUER_UNAVAILABLE, text, retry_after=None if after is None else int(after))
+
+
+def _token(headers: Mapping[str, str]) -> str:
+    """Return the token that headers carry, which may have to be given up."""
+    return headers.get("Authorization", "").partition(" ")[2]
 
 
 def _reason(reply: Reply) -> str:

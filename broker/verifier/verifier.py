@@ -4,60 +4,75 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Self
-from urllib.parse import urlsplit
+from functools import partial
+from pathlib import Path
+from typing import Final
 
 from broker.core.access_token import VerifiedToken
-from broker.core.claims import AccessClaims
-from broker.core.dpop import MAX_REMEMBERED, PROOF_SHARES, ReplayWindow, check_proof
 from broker.core.errors import BrokerError, Code, Malformed, Unavailable
 from broker.core.jwt import InvalidToken
 from broker.core.pacing import Backoff, Timing
-from broker.core.snapshot import Snapshot
 from broker.core.statement import LIFETIME, StatementError
-from broker.core.tally import Allowance
-from broker.core.token_check import TokenCheck
 from broker.outbound import Destination, Outbound, destination_of
 from broker.timing import SYSTEM
+from broker.verifier.acknowledging import MAX_AGE, Acknowledging
 from broker.verifier.broker_keys import BrokerKeys
 from broker.verifier.following import follow
-from broker.verifier.presented import BEARER, DPOP, Headers, Presented, presented
+from broker.verifier.recording import Recording
 from broker.verifier.source import BearerTokens, Credentials, Source, TokenSource
-from broker.verifier.view import RolledBack, View
+from broker.verifier.statements import Statements
+from broker.verifier.subscription import Subscription
+from broker.verifier.token_verifier import MAX_PROOFS, TokenVerifier, Verified
+from broker.verifier.view import News, RolledBack, View
+from broker.verifier.watching import Ended, Hanging, Watch, Watches
 
 POLL_SECONDS: Final = 1.0
 MAX_STALENESS: Final = 10.0
 LEEWAY: Final = 5.0
 FIRST_VIEW_SECONDS: Final = 5.0
 KEYS_SECONDS: Final = 300.0
-RETRY_PROOF_SECONDS: Final = 60
+FOLLOWED_SECONDS: Final = 3.0
+"""While the stream made the view younger within so many seconds, snapshots are not polled."""
 
-_BACKOFF: Final = Backoff(first=0.5, longest=5.0)
-_log: Final = logging.getLogger("broker.verifier")
+RECONNECT_SECONDS: Final = 0.5
+KEEP_SECONDS: Final = 30.0
+
+BACKOFF: Final = Backoff(first=0.5, longest=5.0)
+
+_STREAM_BACKOFF: Final = Backoff(first=0.5, longest=60.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
-    """A token that is good right now, for this resource. ``kid`` is the thumbprint of the key that signed it."""
+class Following:
+    """How a verifier keeps up: for logs, health checks and metrics.
 
-    claims: AccessClaims
-    kid: str
+    ``streaming`` says whether rules come by the stream now, rather than by polling. ``refused`` counts statements that
+    were not believed, by reason: forged ones, those of others, those that were not understood.
+    """
+
+    epoch: int | None
+    age: float
+    fresh: bool
+    streaming: bool
+    watched: int
+    refused: Mapping[str, int]
 
 
-class Verifier:
+class Verifier(TokenVerifier):
     """What a resource server checks access tokens with. One per process and audience; belongs to one event loop.
 
     ``issuer`` is the broker's issuer URL, ``audience`` this resource server's own name in the policy.
 
     ``credentials`` are how this server authenticates to the broker: a ``broker.client.Client``, or a coroutine
-    function that returns a token; its agent needs the scope ``revocations:read``. Rules are fetched every ``poll``
-    seconds. When the view of them is older than ``max_staleness`` seconds, every token is refused with
-    ``VIEW_STALE``. ``leeway`` is by how many seconds the clocks of the broker and of this host may differ: an
-    old snapshot, replayed by somebody in between, passes for that much longer (for twice that, if they do differ).
+    function that returns a token; its agent needs the scope ``revocations:read``. Rules come by the broker's stream;
+    where there is none, or while it is silent, they are fetched every ``poll`` seconds. When the view of them is older
+    than ``max_staleness`` seconds, every token is refused with ``VIEW_STALE``. ``leeway`` is by how many seconds the
+    clocks of the broker and of this host may differ: an old statement, replayed by somebody in between, passes for that
+    much longer (for twice that, if they do differ). ``name`` tells this process from others of the same agent, when it
+    acknowledges rules. ``keep`` is a file of this process alone in which the view is kept for the next start.
 
     ``public_url`` is what stands in front of this application's paths as clients see it, from which the URL that
     DPoP proofs must name is built (never from ``Host``); without it, the audience's scheme, host and port.
@@ -76,21 +91,21 @@ class Verifier:
         poll: float = POLL_SECONDS,
         max_staleness: float = MAX_STALENESS,
         leeway: float = LEEWAY,
+        name: str | None = None,
+        keep: Path | None = None,
         public_url: str | None = None,
         resource_metadata: str | None = None,
         destination: Destination | None = None,
-        max_proofs: int = MAX_REMEMBERED,
+        max_proofs: int = MAX_PROOFS,
         timing: Timing = SYSTEM,
     ) -> None:
         """See the class. Raises ``Malformed`` for settings that cannot work."""
-        if not 0 < poll < max_staleness <= LIFETIME or leeway < 0:
-            raise Malformed(f"must hold: 0 < poll < max_staleness <= {LIFETIME}, and leeway >= 0")
-        self.issuer = issuer
-        self.audience = audience
-        self.resource_metadata = resource_metadata
-        self._public_url = _public_url(public_url, audience)
+        # What the broker is told: after so long without news nothing is accepted here, however the clocks differ.
+        max_age = max_staleness + 2 * leeway
+        if not 0 < poll < max_staleness <= LIFETIME or leeway < 0 or max_age > MAX_AGE:
+            text = f"must hold: 0 < poll < max_staleness <= {LIFETIME}, leeway >= 0, max_staleness + 2 * leeway <= 600"
+            raise Malformed(text)
         self._poll = poll
-        self._timing = timing
         self._http = Outbound()
         self._source = Source(
             issuer,
@@ -98,13 +113,36 @@ class Verifier:
             http=self._http,
             destination=destination if destination is not None else destination_of(issuer),
             timing=timing,
-            leeway=leeway,
         )
-        self._keys = BrokerKeys(self._source.keys, timing)
+        keys = BrokerKeys(self._source.keys, timing)
         self._view = View(timing, max_staleness=max_staleness, leeway=leeway)
-        self._check = TokenCheck(issuer=issuer, keys=lambda: self._keys.current, rules=lambda: self._view.rules)
-        self._proofs = ReplayWindow(max_proofs, since=timing.wall())
-        self._fair_share = Allowance(max(1, max_proofs // PROOF_SHARES))
+        self._watches = Watches(keys=lambda: keys.current, left=self._view.left, timing=timing)
+        self._view.tell(self._watches.told)
+        super().__init__(
+            issuer,
+            audience,
+            keys=keys,
+            rules=lambda: self._view.rules,
+            public_url=public_url,
+            resource_metadata=resource_metadata,
+            max_proofs=max_proofs,
+            timing=timing,
+        )
+        self._statements = Statements(issuer, keys=keys, leeway=leeway, wall=timing.wall)
+        self._recording = Recording(keep)
+        self._acknowledging = Acknowledging(
+            source=self._source, view=self._view, name=name, max_age=max_age, timing=timing
+        )
+        self._subscription = Subscription(
+            source=self._source,
+            statements=self._statements,
+            view=self._view,
+            recording=self._recording,
+            snapshot=self.poll,
+            applied=self._applied,
+            silence=max_staleness,
+            timing=timing,
+        )
         self._first_view = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -117,164 +155,120 @@ class Verifier:
         """
         if self._tasks:
             return
-        follow_rules = follow(
-            "fetching the revocation rules", self.poll, every=self._poll, backoff=_BACKOFF, timing=self._timing
-        )
-        follow_keys = follow(
-            "fetching the broker's keys", self._keys.refresh, every=KEYS_SECONDS, backoff=_BACKOFF, timing=self._timing
-        )
-        self._tasks = [asyncio.ensure_future(follow_keys), asyncio.ensure_future(follow_rules)]
+        again = partial(follow, timing=self._timing)
+        loops = [
+            again("fetching the broker's keys", self._keys.refresh, every=KEYS_SECONDS, backoff=BACKOFF),
+            again("fetching the revocation rules", self._poll_if_silent, every=self._poll, backoff=BACKOFF),
+            again(
+                "following the stream of rules",
+                self._subscription.follow,
+                every=RECONNECT_SECONDS,
+                backoff=_STREAM_BACKOFF,
+            ),
+            self._acknowledging.follow(),
+        ]
+        if self._recording.path is not None:
+            loops.append(again("keeping the view", self._recording.save, every=KEEP_SECONDS, backoff=BACKOFF))
+        self._tasks = [asyncio.ensure_future(loop) for loop in loops]
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._first_view.wait(), wait)
 
     async def close(self) -> None:
-        """Stop following. The view ages from now on, and tokens are soon refused."""
+        """Stop following. Every token is refused from now on, and those in use end."""
+        started = bool(self._tasks)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+        self._view.leave()
+        await self._watches.close()
+        if started:
+            await self._recording.save()
+            await self._acknowledging.leave()
         await self._keys.close()
         await self._http.close()
-
-    async def __aenter__(self) -> Self:
-        """Start, as :meth:`start` does."""
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close."""
-        await self.close()
 
     # --- the view ---------------------------------------------------------------------------------------------------
 
     @property
     def epoch(self) -> int | None:
-        """The epoch of the newest snapshot; None before the first."""
+        """The epoch of the newest statement; None before the first."""
         return self._view.epoch
 
     def view_age(self) -> float:
         """For how many seconds there may have been revocations that are not known here; infinite before the first."""
         return self._view.age()
 
+    def following(self) -> Following:
+        """Return how this verifier keeps up with the broker now."""
+        return Following(
+            epoch=self._view.epoch,
+            age=self._view.age(),
+            fresh=self._view.is_fresh(),
+            streaming=self._subscription.confirmed_ago() < FOLLOWED_SECONDS,
+            watched=len(self._watches),
+            refused=dict(self._subscription.refused),
+        )
+
     async def poll(self) -> None:
         """Fetch the rules once, now. Raises ``BrokerError`` if there is no newer view afterwards."""
+        await self._subscription.recall()
         asked = self._view.now()
         token = await self._source.snapshot()
         try:
-            snapshot = await self._read(token)
-            self._view.accept(snapshot, asked)
-        except (InvalidToken, StatementError) as error:
-            raise Unavailable(Code.ISSUER_UNAVAILABLE, f"the broker's snapshot is refused: {error}") from error
+            if self._view.accept(await self._statements.snapshot(token), asked) is News.TAKEN:
+                self._recording.note("snapshot", token)
+                self._applied()
+        except InvalidToken as error:
+            raise self._subscription.refuse(error.why, error) from error
+        except StatementError as error:
+            raise self._subscription.refuse("unreadable", error) from error
         except RolledBack as error:
+            self._subscription.refused["rolled_back"] += 1
             text = "the broker's snapshot is refused: it is older than one that was seen before"
             raise Unavailable(Code.ISSUER_UNAVAILABLE, text) from error
         if not self._view.is_fresh():
             text = "the broker's snapshot is already too old: an old copy, or the clocks differ"
             raise Unavailable(Code.VIEW_STALE, text)
-        self._first_view.set()
 
-    async def _read(self, token: str) -> Snapshot:
-        try:
-            return await self._source.read(token, self._keys.current)
-        except InvalidToken as error:
-            if error.why != "kid":
-                raise
-        await self._keys.refresh()  # what the broker signs with a new key is told apart from what strangers send
-        return await self._source.read(token, self._keys.current)
+    async def _poll_if_silent(self) -> None:
+        if self._subscription.confirmed_ago() >= FOLLOWED_SECONDS:
+            await self.poll()
+
+    def _applied(self) -> None:
+        self._acknowledging.applied()
+        if self._view.is_fresh():
+            self._first_view.set()
 
     # --- tokens -----------------------------------------------------------------------------------------------------
 
-    async def verify(
-        self,
-        token: str,
-        *,
-        scopes: Iterable[str] = (),
-        method: str | None = None,
-        url: str | None = None,
-        proof: str | None = None,
-    ) -> Verified:
-        """Return what a token says, if it is good now, for this resource, and has all of ``scopes``.
+    def watch(self, verified: Verified, ended: Ended) -> Watch:
+        """Hear at once, and once, when a token in use is good no more: revoked, expired, or nobody can say any more.
 
-        A token that is bound to a key needs its DPoP ``proof``, and the ``method`` and public ``url`` of the request
-        that it came with; a token that is not must come without one. Raises ``BrokerError``: ``TOKEN_INVALID``,
-        ``TOKEN_EXPIRED``, ``TOKEN_AUDIENCE``, ``TOKEN_REVOKED``, ``PROOF_INVALID``, ``PROOF_REPLAYED``,
-        ``RATE_LIMITED`` (too many proofs), ``INSUFFICIENT_SCOPE``, or ``VIEW_STALE``, which is not the token's fault.
+        ``ended`` is called on the event loop with ``TOKEN_REVOKED``, ``TOKEN_EXPIRED``, ``TOKEN_INVALID`` (the key that
+        signed it is gone) or ``VIEW_STALE``; it must not block. Raises ``BrokerError`` if it is no good already.
         """
-        scheme = BEARER if proof is None else DPOP
-        return await self._verify(Presented(scheme, token, proof), scopes, method, url)
-
-    async def verify_request(self, headers: Headers, method: str, path: str, *, scopes: Iterable[str] = ()) -> Verified:
-        """Check the token of an HTTP request; ``path`` is the request's path as it was sent (percent-encoded).
-
-        Raises what :meth:`verify` raises, and ``TOKEN_MISSING``, ``PROOF_REQUIRED`` or ``MALFORMED_REQUEST``; how to
-        answer each of them is told by :func:`broker.verifier.answer`.
-        """
-        url = None if self._public_url is None else self._public_url + path
-        return await self._verify(presented(headers), scopes, method, url)
-
-    async def _verify(
-        self, presented: Presented, scopes: Iterable[str], method: str | None, url: str | None
-    ) -> Verified:
-        now = self._timing.wall()
-        verified = await self._known_good(presented.token, now)
-        self._view.require_fresh()
         claims = verified.claims
-        if claims.jkt is not None:
-            self._prove(presented, claims, method, url, now)
-        elif presented.scheme == DPOP:
-            raise BrokerError(Code.TOKEN_INVALID, "the token is not bound to a key: present it as Bearer")
-        needed = scope_names(scopes)
-        if not set(needed).issubset(claims.scopes):
-            raise BrokerError(Code.INSUFFICIENT_SCOPE, f"this needs the scope {' '.join(needed)}")
-        return Verified(claims, verified.kid)
+        token = VerifiedToken(claims, verified.kid, claims.facts(verified.kid))
+        if self._check.killer(token) is not None:
+            raise BrokerError(Code.TOKEN_REVOKED, "the token has been revoked")
+        if claims.exp <= self._timing.wall():
+            raise BrokerError(Code.TOKEN_EXPIRED, "the token has expired")
+        self._view.require_fresh()
+        return self._watches.add(token, ended)
 
-    async def _known_good(self, token: str, now: float) -> VerifiedToken:
-        """Check everything but freshness; a token signed with an unknown key makes the keys be fetched, if rarely."""
-        try:
-            return self._check.check(token, now, self.audience)
-        except BrokerError as error:
-            if not _unknown_key(error):
-                raise
-        fetched = False
-        with contextlib.suppress(BrokerError):
-            fetched = await self._keys.refresh_for_unknown()
-        if not fetched:
-            self._view.require_fresh()  # without the broker, nobody knows whether the key is no good or merely new
-        return self._check.check(token, now, self.audience)
+    @asynccontextmanager
+    async def while_good(self, verified: Verified) -> AsyncIterator[None]:
+        """Return a context whose body is cancelled when the token is good no more.
 
-    def _prove(
-        self, presented: Presented, claims: AccessClaims, method: str | None, url: str | None, now: float
-    ) -> None:
-        if presented.proof is None:
-            text = "the token is bound to a key: present it with the DPoP scheme and a proof"
-            raise BrokerError(Code.TOKEN_INVALID, text)
-        if method is None or url is None:
-            raise BrokerError(Code.PROOF_INVALID, "a proof is for one method and one URL: both are needed to check it")
-        proof = check_proof(presented.proof, method=method, url=url, now=now, access_token=presented.token)
-        if proof.jkt != claims.jkt:
-            raise BrokerError(Code.PROOF_INVALID, "the proof is made with another key than the token is bound to")
-        if not self._fair_share.admit(claims.client_id, now):
-            text = "too many proofs in a minute; every one has to be remembered"
-            raise BrokerError(Code.RATE_LIMITED, text, retry_after=RETRY_PROOF_SECONDS)
-        if not self._proofs.use(proof.replay_key, proof.expires_at, now):
-            raise BrokerError(Code.PROOF_REPLAYED, "the proof was used before, or may have been: make a new one")
+        Then it raises ``BrokerError`` with the codes that :meth:`watch` tells.
+        """
+        async with Hanging() as hanging:
+            hanging.on(partial(self.watch, verified))
+            yield
 
+    async def _assure(self, token: str, verified: VerifiedToken) -> None:  # noqa: ARG002 - the rules were looked at
+        self._view.require_fresh()
 
-def scope_names(scopes: Iterable[str]) -> tuple[str, ...]:
-    """Return scopes one by one; they may be given as one text, separated by spaces, as OAuth does."""
-    return tuple(scopes.split() if isinstance(scopes, str) else scopes)
-
-
-def _unknown_key(error: BrokerError) -> bool:
-    cause = error.__cause__
-    return isinstance(cause, InvalidToken) and cause.why == "kid"
-
-
-def _public_url(configured: str | None, audience: str) -> str | None:
-    """Return what stands in front of a request's path, without a trailing slash; None if nothing was configured."""
-    if configured is not None:
-        return configured.rstrip("/")
-    parts = urlsplit(audience)
-    return f"{parts.scheme}://{parts.netloc}" if parts.scheme in ("https", "http") and parts.netloc else None
+    def _require_contact(self) -> None:
+        self._view.require_fresh()

@@ -1,0 +1,106 @@
+"""Telling the broker which rules are applied here, so that it can say when a revocation has reached everybody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import socket
+from typing import Any, Final
+
+from broker.core.errors import BrokerError, Malformed
+from broker.core.pacing import Backoff, Timing
+from broker.verifier.source import Source
+from broker.verifier.view import View
+
+EVERY_SECONDS: Final = 5.0
+"""A sign of life is sent so often, when there is no other news."""
+
+LEAVING_SECONDS: Final = 1.0
+"""How long closing waits for the broker to hear of it."""
+
+MAX_AGE: Final = 600.0
+"""The longest bound that the broker takes, in seconds."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_BACKOFF: Final = Backoff(first=0.25, longest=60.0)
+_log: Final = logging.getLogger("broker.verifier")
+
+
+class Acknowledging:
+    """Sends acknowledgements. That one cannot be sent never keeps anybody from verifying."""
+
+    def __init__(self, *, source: Source, view: View, name: str | None, max_age: float, timing: Timing) -> None:
+        """``name`` tells this process from others of the same agent; by default it is the host's and a random part.
+
+        After ``max_age`` seconds without news this process refuses everything. Raises ``Malformed`` for a bad name.
+        """
+        self.name = _own_name() if name is None else name
+        if _NAME.fullmatch(self.name) is None:
+            raise Malformed("name: must be 1 to 64 letters, digits, dots, underscores and hyphens")
+        self._source = source
+        self._view = view
+        self._max_age = max_age
+        self._timing = timing
+        self._applied = asyncio.Event()
+
+    def applied(self) -> None:
+        """The view has changed: the broker is to hear of it at once."""
+        self._applied.set()
+
+    async def follow(self) -> None:
+        """Acknowledge each new epoch, and give signs of life, until cancelled."""
+        failures = 0
+        while True:
+            self._applied.clear()
+            try:
+                await self._acknowledge()
+            except BrokerError as error:
+                level = logging.WARNING if failures == 0 else logging.DEBUG
+                _log.log(level, "acknowledging rules failed: %s (%s)", error.code.value, error.public)
+                after = min(error.retry_after or 0, _BACKOFF.longest)
+                await self._timing.sleep(max(after, _BACKOFF.delay(failures, self._timing.spread())))
+                failures += 1
+            except Exception as error:  # noqa: BLE001 - credentials of any kind; only the type is safe to log
+                _log.error("acknowledging rules failed unexpectedly: %s", type(error).__name__)
+                await self._timing.sleep(_BACKOFF.delay(failures, self._timing.spread()))
+                failures += 1
+            else:
+                failures = 0
+                await self._pause()
+
+    async def leave(self) -> None:
+        """Tell the broker that this process accepts nothing any more, if it can be told at once."""
+        if self._view.epoch is None:
+            return
+        try:
+            async with asyncio.timeout(LEAVING_SECONDS):
+                await self._source.acknowledge({"verifier": self.name, "leaving": True})
+        except (BrokerError, TimeoutError):
+            _log.debug("the broker could not be told that this verifier leaves")
+        except Exception as error:  # noqa: BLE001 - as above
+            _log.debug("the broker could not be told that this verifier leaves: %s", type(error).__name__)
+
+    async def _acknowledge(self) -> None:
+        epoch, mark = self._view.epoch, self._view.mark
+        if epoch is not None:
+            told: dict[str, Any] = {"verifier": self.name, "epoch": epoch, "mark": mark, "max_age": self._max_age}
+            await self._source.acknowledge(told)
+
+    async def _pause(self) -> None:
+        """Wait until there is news, or a sign of life is due."""
+        waits = {
+            asyncio.ensure_future(self._timing.sleep(EVERY_SECONDS)),
+            asyncio.ensure_future(self._applied.wait()),
+        }
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+
+def _own_name() -> str:
+    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:48]
+    return f"{host or 'host'}-{secrets.token_hex(4)}"
