@@ -24,6 +24,7 @@ class BrokerKeys:
         self._current = KeySet(())
         self._asked_for_unknown = -inf
         self._flight: asyncio.Task[None] | None = None
+        self._closed = False
 
     @property
     def current(self) -> KeySet:
@@ -45,6 +46,8 @@ class BrokerKeys:
 
         This is what strangers can make happen, so it is rare; what the broker itself signs causes :meth:`refresh`.
         """
+        if self._closed:
+            return False
         if self._flight is None or self._flight.done():
             now = self._timing.elapsed()
             if now - self._asked_for_unknown < UNKNOWN_KID_SECONDS:
@@ -54,7 +57,8 @@ class BrokerKeys:
         return True
 
     async def close(self) -> None:
-        """Stop a fetch that is under way."""
+        """Stop a fetch that is under way; no token causes another one."""
+        self._closed = True
         if self._flight is not None:
             self._flight.cancel()
             await asyncio.gather(self._flight, return_exceptions=True)

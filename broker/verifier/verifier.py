@@ -49,7 +49,8 @@ _STREAM_BACKOFF: Final = Backoff(first=0.5, longest=60.0)
 class Following:
     """How a verifier keeps up: for logs, health checks and metrics.
 
-    ``streaming`` says whether rules come by the stream now, rather than by polling. ``refused`` counts statements that
+    ``streaming`` says whether rules come by the stream now, rather than by polling; ``pending`` is how many stand above
+    every epoch, since they are not durable; ``watched`` how many tokens in use are watched. ``refused`` counts statements that
     were not believed, by reason: forged ones, those of others, those that were not understood.
     """
 
@@ -57,6 +58,7 @@ class Following:
     age: float
     fresh: bool
     streaming: bool
+    pending: int
     watched: int
     refused: Mapping[str, int]
 
@@ -191,6 +193,11 @@ class Verifier(TokenVerifier):
     # --- the view ---------------------------------------------------------------------------------------------------
 
     @property
+    def name(self) -> str:
+        """What the broker knows this process by, besides its agent."""
+        return self._acknowledging.name
+
+    @property
     def epoch(self) -> int | None:
         """The epoch of the newest statement; None before the first."""
         return self._view.epoch
@@ -206,6 +213,7 @@ class Verifier(TokenVerifier):
             age=self._view.age(),
             fresh=self._view.is_fresh(),
             streaming=self._subscription.confirmed_ago() < FOLLOWED_SECONDS,
+            pending=len(self._view.pending),
             watched=len(self._watches),
             refused=dict(self._subscription.refused),
         )
