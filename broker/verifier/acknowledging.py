@@ -44,16 +44,19 @@ class Acknowledging:
         self._max_age = max_age
         self._timing = timing
         self._applied = asyncio.Event()
+        self._told: int | None = None
 
     def applied(self) -> None:
-        """The view has changed: the broker is to hear of it at once."""
-        self._applied.set()
+        """The view has changed: the broker is to hear of it at once, if it has not heard of this epoch."""
+        if self._view.epoch != self._told:
+            self._applied.set()
 
     async def follow(self) -> None:
         """Acknowledge each new epoch, and give signs of life, until cancelled."""
         failures = 0
         while True:
             self._applied.clear()
+            self._told = self._view.epoch
             try:
                 await self._acknowledge()
             except BrokerError as error:
