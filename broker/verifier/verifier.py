@@ -50,8 +50,8 @@ class Following:
     """How a verifier keeps up: for logs, health checks and metrics.
 
     ``streaming`` says whether rules come by the stream now, rather than by polling; ``pending`` is how many stand above
-    every epoch, since they are not durable; ``watched`` how many tokens in use are watched. ``refused`` counts statements that
-    were not believed, by reason: forged ones, those of others, those that were not understood.
+    every epoch, since they are not durable; ``watched`` how many tokens in use are watched. ``refused`` counts
+    statements that were not believed, by reason: forged ones, those of others, those that were not understood.
     """
 
     epoch: int | None

@@ -24,7 +24,7 @@ INTROSPECT = "/oauth2/introspect"
 
 
 class FeedingBroker(FakeBroker):
-    """Tells its subscribers what the test says; greets each with a snapshot, unless it is up to date, and a heartbeat."""
+    """Tells its subscribers what the test says; greets each with a heartbeat, and a snapshot unless it has that epoch."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         super().__init__(now)

@@ -13,6 +13,7 @@ from broker.core.marks import mark_of
 from broker.verifier import Verifier
 from tests.support.fake_broker import MARKS_KEY, answering
 from tests.support.feeding_broker import ACKS, FeedingBroker
+from tests.support.until import until
 from tests.support.virtual_time import VirtualTime
 
 AUDIENCE = "https://tickets.internal"
@@ -26,12 +27,6 @@ async def broker(time: VirtualTime) -> AsyncIterator[FeedingBroker]:
     await fake.start()
     yield fake
     await fake.stop()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition that must come true; the test's own time-out is the bound."""
-    while not condition():  # noqa: ASYNC110 - conditions of real sockets and of the program under test
-        await asyncio.sleep(0.001)
 
 
 def told(broker: FeedingBroker, epoch: int) -> dict[str, object]:

@@ -20,6 +20,7 @@ from broker.core.errors import BrokerError, Code
 from broker.verifier import IntrospectingVerifier, TokenVerifier, Verified, Verifier, metadata_url
 from broker.verifier.asgi import Guard, needs
 from tests.support.feeding_broker import FeedingBroker
+from tests.support.until import until
 from tests.support.virtual_time import VirtualTime
 
 SCOPES = ("tickets:read", "tickets:write")
@@ -139,12 +140,6 @@ async def serving(app: Any, listening: socket.socket) -> AsyncIterator[Site]:  #
         yield Site(f"http://127.0.0.1:{listening.getsockname()[1]}", session)
     server.should_exit = server.force_exit = True
     await running
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition that must come true; the test's own time-out is the bound."""
-    while not condition():  # noqa: ASYNC110 - conditions of real sockets and of the program under test
-        await asyncio.sleep(0.001)
 
 
 def mint(broker: FeedingBroker, audience: str, *scopes: str, **claims: Any) -> str:  # noqa: ANN401 - claims

@@ -13,6 +13,7 @@ from broker.core.errors import BrokerError, Code, Malformed
 from broker.verifier import IntrospectingVerifier
 from tests.support.fake_broker import Fault, SigningKey, answering
 from tests.support.feeding_broker import INTROSPECT, FeedingBroker
+from tests.support.until import until
 from tests.support.virtual_time import VirtualTime
 
 AUDIENCE = "https://tickets.internal"
@@ -138,8 +139,7 @@ async def test_a_flood_is_bounded(verifier: IntrospectingVerifier, broker: Feedi
 
     broker.faults[INTROSPECT] = hold
     flood = [asyncio.ensure_future(refusal(verifier, broker.mint())) for _ in range(400)]
-    while not any(one.done() for one in flood):
-        await asyncio.sleep(0.001)
+    await until(lambda: any(one.done() for one in flood))
     held.set()
     codes = await asyncio.gather(*flood)
     assert codes.count(Code.VIEW_STALE) == 400 - 16 * 17
@@ -159,8 +159,7 @@ async def test_whoever_is_cancelled_gives_the_place_back(
     broker.faults[INTROSPECT] = hold
     for _ in range(3):
         flood = [asyncio.ensure_future(refusal(verifier, broker.mint())) for _ in range(300)]
-        while not any(one.done() for one in flood):
-            await asyncio.sleep(0.001)
+        await until(lambda flood=flood: any(one.done() for one in flood))  # type: ignore[misc]
         for one in flood:
             one.cancel()
         await asyncio.gather(*flood, return_exceptions=True)

@@ -19,13 +19,22 @@ HEAVY = {
     "broker.ports",
     "broker.ledger",
     "broker.http",
+    "fastapi",
     "mcp",
+    "starlette",
 }
 
 
 @pytest.mark.parametrize(
     "module",
-    ["broker.verifier", "broker.verifier.aiohttp", "broker.verifier.mcp", "broker.client", "broker.client.aiohttp"],
+    [
+        "broker.verifier",
+        "broker.verifier.aiohttp",
+        "broker.verifier.asgi",
+        "broker.verifier.mcp",
+        "broker.client",
+        "broker.client.aiohttp",
+    ],
 )
 def test_a_library_import_stays_light(module: str) -> None:
     """Importing it loads none of the server's dependencies or parts, nor the other library."""

@@ -14,6 +14,7 @@ from broker.core.errors import BrokerError, Code
 from broker.verifier import Verifier
 from tests.support.fake_broker import JWKS, SNAPSHOT, SigningKey, answering
 from tests.support.feeding_broker import STREAM, FeedingBroker
+from tests.support.until import until
 from tests.support.virtual_time import VirtualTime
 
 AUDIENCE = "https://tickets.internal"
@@ -50,12 +51,6 @@ async def refusal(verifier: Verifier, token: str) -> Code | None:
     except BrokerError as error:
         return error.code
     return None
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition that must come true; the test's own time-out is the bound."""
-    while not condition():  # noqa: ASYNC110 - conditions of real sockets and of the program under test
-        await asyncio.sleep(0.001)
 
 
 async def keep(broker: FeedingBroker, make: Make, time: VirtualTime) -> None:

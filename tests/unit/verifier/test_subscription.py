@@ -13,6 +13,7 @@ from broker.core.errors import BrokerError, Code
 from broker.verifier import Verifier
 from tests.support.fake_broker import JWKS, SNAPSHOT, SigningKey, answering
 from tests.support.feeding_broker import STREAM, FeedingBroker
+from tests.support.until import until
 from tests.support.virtual_time import VirtualTime
 
 AUDIENCE = "https://tickets.internal"
@@ -36,12 +37,6 @@ async def verifier(
         await until(lambda: len(broker.subscribers) == 1)
         await news(made, broker, time)
         yield made
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition that must come true; the test's own time-out is the bound."""
-    while not condition():  # noqa: ASYNC110 - conditions of real sockets and of the program under test
-        await asyncio.sleep(0.001)
 
 
 async def news(verifier: Verifier, broker: FeedingBroker, time: VirtualTime) -> None:

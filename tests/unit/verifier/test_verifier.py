@@ -14,6 +14,7 @@ from broker.core.errors import BrokerError, Code, Malformed, Unavailable
 from broker.verifier import Verifier
 from tests.support.fake_broker import JWKS, SNAPSHOT, FakeBroker, SigningKey, answering
 from tests.support.running_broker import free_port
+from tests.support.until import until
 from tests.support.virtual_time import VirtualTime
 
 AUDIENCE = "https://tickets.internal"
@@ -423,9 +424,3 @@ async def test_settings_that_cannot_work_are_refused(
     """A bound below the poll interval would refuse for ever; one above a snapshot's own life is none."""
     with pytest.raises(Malformed):
         Verifier(broker.url, AUDIENCE, credentials=own_token, **settings)  # type: ignore[arg-type]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition that must come true; the test's own time-out is the bound."""
-    while not condition():  # noqa: ASYNC110 - conditions of real sockets and of the program under test
-        await asyncio.sleep(0.001)

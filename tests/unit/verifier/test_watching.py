@@ -23,6 +23,7 @@ from broker.verifier.aiohttp import enduring
 from broker.verifier.watching import Watches
 from tests.support.fake_broker import SNAPSHOT, SigningKey, answering
 from tests.support.feeding_broker import FeedingBroker
+from tests.support.until import until
 from tests.support.virtual_time import START, VirtualTime
 
 AUDIENCE = "https://tickets.internal"
@@ -45,12 +46,6 @@ async def verifier(
     async with Verifier(broker.url, AUDIENCE, credentials=own_token, timing=time.timing()) as made:
         await until(lambda: len(broker.subscribers) == 1)
         yield made
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition that must come true; the test's own time-out is the bound."""
-    while not condition():  # noqa: ASYNC110 - conditions of real sockets and of the program under test
-        await asyncio.sleep(0.001)
 
 
 async def used(verifier: Verifier, broker: FeedingBroker, ended: list[Code], **claims: Any) -> Verified:  # noqa: ANN401 - claims
