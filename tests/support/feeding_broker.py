@@ -24,7 +24,7 @@ INTROSPECT = "/oauth2/introspect"
 
 
 class FeedingBroker(FakeBroker):
-    """Tells its subscribers what the test says; greets each with a heartbeat, and a snapshot unless it has that epoch."""
+    """Tells its subscribers what the test says; greets them with a heartbeat, and whoever is behind with a snapshot."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         super().__init__(now)

@@ -253,6 +253,7 @@ async def test_aiohttp_handlers_that_go_on_end(
             assert answer.status == 401
             assert (await answer.json())["code"] == "token_revoked"
             await talking.close()
+            opened.close()
         await runner.cleanup()
 
 
