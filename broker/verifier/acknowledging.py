@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from broker.core.errors import BrokerError, Malformed
 from broker.core.pacing import Backoff, Timing
+from broker.verifier.following import MAX_RETRY_AFTER
 from broker.verifier.source import Source
 from broker.verifier.view import View
 
@@ -24,7 +25,7 @@ MAX_AGE: Final = 600.0
 """The longest bound that the broker takes, in seconds."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_BACKOFF: Final = Backoff(first=0.25, longest=60.0)
+_BACKOFF: Final = Backoff(first=0.25, longest=EVERY_SECONDS)
 _log: Final = logging.getLogger("broker.verifier")
 
 
@@ -62,7 +63,7 @@ class Acknowledging:
             except BrokerError as error:
                 level = logging.WARNING if failures == 0 else logging.DEBUG
                 _log.log(level, "acknowledging rules failed: %s (%s)", error.code.value, error.public)
-                after = min(error.retry_after or 0, _BACKOFF.longest)
+                after = min(error.retry_after or 0, MAX_RETRY_AFTER)
                 await self._timing.sleep(max(after, _BACKOFF.delay(failures, self._timing.spread())))
                 failures += 1
             except Exception as error:  # noqa: BLE001 - credentials of any kind; only the type is safe to log

@@ -62,7 +62,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request pass, or answer it."""
-        if scope["type"] not in ("http", "websocket") or _route(scope) in self._public:
+        if scope["type"] == "lifespan" or _route(scope) in self._public:
             await self._app(scope, receive, send)
         elif scope["type"] == "http" and scope["path"] == metadata_path(self._verifier.audience):
             await _respond(send, HTTPStatus.OK, _METADATA_HEADERS, self._metadata)

@@ -43,10 +43,10 @@ class Recording:
             return
         if name == "snapshot":
             self._snapshot, self._rules, self._heartbeat = token, [], None
-        elif name == "rule":
-            self._rules.append(token)
-        else:
+        elif name == "heartbeat":
             self._heartbeat = token
+        elif not self.is_full():
+            self._rules.append(token)
         self._changed = True
 
     def is_full(self) -> bool:
@@ -75,7 +75,7 @@ class Recording:
             return await asyncio.to_thread(_read, self.path)
         except FileNotFoundError:
             return ()
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, ValueError) as error:
             _log.warning("the view that was kept cannot be read: %s", type(error).__name__)
             return ()
 
@@ -83,6 +83,7 @@ class Recording:
 def _read(path: Path) -> _Statements:
     with path.open("rb") as file:
         data = file.read(MAX_FILE + 1)
-    if len(data) > MAX_FILE:
-        raise msgspec.DecodeError("too long")
-    return msgspec.json.decode(data, type=_Statements)
+    statements = msgspec.json.decode(data, type=_Statements)
+    if len(data) > MAX_FILE or len(statements) > MAX_RULES + 2:
+        raise ValueError("longer than any that is written")
+    return statements

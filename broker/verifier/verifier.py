@@ -42,7 +42,7 @@ KEEP_SECONDS: Final = 30.0
 
 BACKOFF: Final = Backoff(first=0.5, longest=5.0)
 
-_STREAM_BACKOFF: Final = Backoff(first=0.5, longest=60.0)
+_STREAM_BACKOFF: Final = Backoff(first=0.5, longest=10.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,7 @@ class Verifier(TokenVerifier):
     async def poll(self) -> None:
         """Fetch the rules once, now. Raises ``BrokerError`` if there is no newer view afterwards."""
         await self._subscription.recall()
-        asked = self._view.now()
+        newest, asked = self._view.newest, self._view.now()
         token = await self._source.snapshot()
         try:
             if self._view.accept(await self._statements.snapshot(token), asked) is News.TAKEN:
@@ -232,9 +232,10 @@ class Verifier(TokenVerifier):
         except StatementError as error:
             raise self._subscription.refuse("unreadable", error) from error
         except RolledBack as error:
-            self._subscription.refused["rolled_back"] += 1
-            text = "the broker's snapshot is refused: it is older than one that was seen before"
-            raise Unavailable(Code.ISSUER_UNAVAILABLE, text) from error
+            if self._view.newest == newest:  # else the stream was faster, and there is a newer view
+                self._subscription.refused["rolled_back"] += 1
+                text = "the broker's snapshot is refused: it is older than one that was seen before"
+                raise Unavailable(Code.ISSUER_UNAVAILABLE, text) from error
         if not self._view.is_fresh():
             text = "the broker's snapshot is already too old: an old copy, or the clocks differ"
             raise Unavailable(Code.VIEW_STALE, text)

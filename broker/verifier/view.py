@@ -79,6 +79,11 @@ class View:
         return self._epoch
 
     @property
+    def newest(self) -> tuple[int | None, int]:
+        """The epoch, and the latest time (Unix seconds) of a statement that was taken at it: this never goes back."""
+        return self._epoch, self._issued_at
+
+    @property
     def mark(self) -> str:
         """What only those know who were told of this epoch (:mod:`broker.core.marks`)."""
         return self._mark

@@ -122,7 +122,7 @@ async def test_who_closes_says_so_and_accepts_nothing_any_more(
 async def test_what_becomes_of_acknowledgements_harms_nothing(
     broker: FeedingBroker, time: VirtualTime, own_token: OwnToken, answer: object
 ) -> None:
-    """Tokens are judged as before; it is tried again, ever more rarely."""
+    """Tokens are judged as before; it is tried again, as rarely as signs of life are sent."""
     broker.faults[ACKS] = answer  # type: ignore[assignment]
     async with Verifier(broker.url, AUDIENCE, credentials=own_token, timing=time.timing()) as verifier:
         await until(lambda: bool(broker.subscribers))
@@ -131,7 +131,7 @@ async def test_what_becomes_of_acknowledgements_harms_nothing(
             await broker.heartbeat()
             await until(lambda: verifier.view_age() < 1)
             await verifier.verify(broker.mint())
-        assert 2 <= broker.asked[ACKS] <= 24
+        assert 2 <= broker.asked[ACKS] <= 60
 
 
 async def test_a_broker_that_hangs_does_not_keep_a_verifier_from_closing(

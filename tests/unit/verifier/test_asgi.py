@@ -18,7 +18,7 @@ from starlette.routing import Mount
 from broker.client import DpopKey
 from broker.core.errors import BrokerError, Code
 from broker.verifier import IntrospectingVerifier, TokenVerifier, Verified, Verifier, metadata_url
-from broker.verifier.asgi import Guard, needs
+from broker.verifier.asgi import Guard, Message, Receive, Scope, Send, needs
 from tests.support.feeding_broker import FeedingBroker
 from tests.support.until import until
 from tests.support.virtual_time import VirtualTime
@@ -296,3 +296,21 @@ async def test_lifespan_passes_and_a_server_that_tells_little_is_enough(
     await guard({"type": "http", "method": "GET", "path": "/a b", "headers": headers}, never, never)
     assert [scope["type"] for scope in seen] == ["lifespan", "http"]
     assert seen[1]["state"]["verified"].agent == "triage"
+
+
+async def test_a_connection_of_a_kind_that_is_not_known_never_reaches_the_application(verifier: Verifier) -> None:
+    """Only the application's own life cycle, which no client can send, passes without a token."""
+    reached: list[str] = []
+
+    async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
+        reached.append(scope["type"])
+
+    async def receive() -> Message:
+        return {}
+
+    async def send(_message: Message) -> None: ...
+
+    guarded = Guard(app, verifier)
+    await guarded({"type": "lifespan"}, receive, send)
+    await guarded({"type": "webtransport", "path": "/", "headers": []}, receive, send)
+    assert reached == ["lifespan"]

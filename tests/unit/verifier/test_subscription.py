@@ -221,7 +221,26 @@ async def test_where_there_is_no_stream_rules_are_polled(
             await until(lambda: time.sleepers >= 3)
         assert await refusal(verifier, token) is None
         assert not verifier.following().streaming
-        assert broker.asked[STREAM] < 15
+        assert broker.asked[STREAM] < 60
+
+
+async def test_a_snapshot_that_the_stream_overtakes_is_no_attack(
+    verifier: Verifier, broker: FeedingBroker, time: VirtualTime
+) -> None:
+    """It was asked for before the rule was made: what is known by now stays, and nothing is counted as refused."""
+
+    async def overtaken(_request: web.Request) -> web.Response:
+        older = broker.snapshot()
+        await broker.tell_rules([broker.make(agent="triage")])
+        await until(lambda: verifier.epoch == 1)
+        return web.Response(body=older)
+
+    token = broker.mint()
+    broker.faults[SNAPSHOT] = overtaken
+    await verifier.poll()
+    assert verifier.epoch == 1
+    assert await refusal(verifier, token) is Code.TOKEN_REVOKED
+    assert verifier.following().refused == {}
 
 
 async def test_a_stream_that_is_held_back_is_left(
