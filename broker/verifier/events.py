@@ -9,6 +9,7 @@ from typing import Final
 
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+_TOO_LONG: Final = "an event is longer than any that is expected"
 
 
 class EventTooLong(ValueError):
@@ -50,7 +51,7 @@ class EventReader:
             else:
                 self._member(line)
         if len(self._rest) > self._max_bytes:
-            raise EventTooLong
+            raise EventTooLong(_TOO_LONG)
 
     def _lines(self) -> Iterator[bytes]:
         """Yield complete lines. A carriage return at the very end may be the first half of a line's end."""
@@ -70,7 +71,7 @@ class EventReader:
         value = value.removeprefix(b" ")
         self._size += len(line)
         if self._size > self._max_bytes:
-            raise EventTooLong
+            raise EventTooLong(_TOO_LONG)
         if name == b"event":
             self._name = value.decode("utf-8", "replace")
         elif name == b"data":
