@@ -37,6 +37,7 @@ class Kind(StrEnum):
     ASSERTION_USED = "assertion.used"
     STRANGERS_REFUSED = "strangers.refused"
     RULE_ADDED = "rule.added"
+    RULE_PROPAGATED = "rule.propagated"
     BLOCK_LIFTED = "block.lifted"
     AGENT_REGISTERED = "agent.registered"
     AGENT_REMOVED = "agent.removed"

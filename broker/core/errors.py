@@ -108,6 +108,7 @@ class Code(StrEnum):
 
     # Revocation
     SELECTOR_INVALID = "selector_invalid"
+    ACK_INVALID = "ack_invalid"
 
     # The broker's own state
     RULES_STALE = "rules_stale"

@@ -330,3 +330,30 @@ Index("leases_end", leases.c.ends_by, sqlite_where=_unsettled, postgresql_where=
 Index("leases_work", leases.c.next_attempt_at, sqlite_where=_unsettled, postgresql_where=_unsettled)
 Index("leases_task", leases.c.task)
 Index("leases_rule", leases.c.rule)
+
+verifiers: Final = Table(
+    "verifiers",
+    metadata,
+    Column("agent", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("epoch", _Whole, nullable=False),
+    Column("max_age", Float, nullable=False),
+    Column("seen_at", Float, nullable=False),
+    Column("since", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Presence, not record. Floats of 53 bits in PostgreSQL, too; ``seen_at`` and ``since`` by the database's clock."""
+
+replicas: Final = Table(
+    "replicas",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("pid", _Whole, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("policy", Text, nullable=False),
+    Column("epoch", _Whole, nullable=False),
+    Column("max_staleness", Float, nullable=False),
+    Column("seen_at", Float, nullable=False),
+    Column("since", Float, nullable=False),
+)

@@ -15,6 +15,7 @@ from broker.core.erasing import Forgetting
 from broker.core.errors import Code, Refused, Unavailable
 from broker.core.inquiry import EntryFilter
 from broker.core.lease import LeaseState, LeaseStatus
+from broker.core.propagation import Present, Replica
 from broker.core.rules import Rule
 from broker.core.selector import Selector
 from broker.core.story import Story
@@ -28,6 +29,7 @@ from broker.ledger import (
     inquiries,
     lease_records,
     memory,
+    presence,
     records,
     sqlite,
     stories,
@@ -49,12 +51,14 @@ from broker.ledger.verifying.claims import OpenNote
 from broker.ledger.view import View
 from broker.ledger.writer import Writer
 from broker.ports import (
+    Acknowledged,
     Clock,
     Forgettable,
     FoundRecords,
     Hits,
     Idempotent,
     LeaseFilter,
+    Left,
     Placement,
     Proven,
     Record,
@@ -442,6 +446,34 @@ class SqlLedger:
     async def lease_counts(self) -> Mapping[tuple[str, LeaseStatus], int]:
         """Return how many leases there are by backend and state."""
         return await self._reader.read(lease_records.counts)
+
+    # --- who is there -----------------------------------------------------------------------------------------------
+
+    async def heard(self, told: Sequence[Acknowledged | Left]) -> None:
+        """Take note of what verifiers said."""
+        await self._group.run(lambda connection: presence.heard(connection, told))
+
+    async def tell(self, replica: Replica) -> None:
+        """Say of a replica what it is now."""
+        await self._group.run(lambda connection: presence.tell(connection, replica))
+
+    async def leave(self, replica_id: str) -> None:
+        """Say that a replica has ended."""
+        await self._group.run(lambda connection: presence.leave(connection, replica_id))
+
+    async def present(self) -> Present:
+        """Return everybody who is remembered."""
+        return await self._reader.read(presence.present)
+
+    async def moment(self) -> float:
+        """Return the time by the database's clock."""
+        return await self._reader.read(presence.moment)
+
+    async def forget_silent(self, since: float) -> int:
+        """Forget everybody who was not heard since a time by the database's clock."""
+        return await self._group.run(lambda connection: presence.forget_silent(connection, since))
+
+    # ----------------------------------------------------------------------------------------------------------------
 
     async def idempotent(self, key: str) -> Idempotent | None:
         """Return what an idempotency key was used for, if it is remembered."""

@@ -6,11 +6,13 @@ from broker.ports.clock import Clock, Ids
 from broker.ports.evidence import Erasable, Examining, Forgettable, Proofs, Proven, SelfExamined, SignedHead
 from broker.ports.leases import Backend, Backends, Envelope, LeaseFilter, LeaseRecords, RevokesPrefixes
 from broker.ports.ledger import Freshness, Ledger, Revocations
+from broker.ports.presence import Acknowledged, Left, Presence, PresenceMeter
 from broker.ports.records import FoundRecords, Hits, Idempotent, Inquiries, LeaseHits, Record, Records, TreeHead
 from broker.ports.signing import IdentitySigner, Minted, Signer, Statements
 from broker.ports.telling import Events, FeedMeter, Meter, Notifier
 
 __all__ = [
+    "Acknowledged",
     "Admitted",
     "Anchor",
     "AnchorMeter",
@@ -38,11 +40,14 @@ __all__ = [
     "LeaseHits",
     "LeaseRecords",
     "Ledger",
+    "Left",
     "Meter",
     "Minted",
     "Notifier",
     "Placed",
     "Placement",
+    "Presence",
+    "PresenceMeter",
     "Proofs",
     "Prove",
     "Proven",
