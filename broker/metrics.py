@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 from broker.core.lease import LeaseStatus
+from broker.core.propagation import Present
 
 MAX_ROLES: Final = 200
 """Roles come from the policy, which can be replaced any number of times; later ones are counted as ``other``."""
@@ -24,6 +25,12 @@ _ANCHOR_GAUGES: Final = {
     "lag_entries": "Entries that no checkpoint at the anchor covers.",
     "last_success_timestamp_seconds": "When the anchor last took a checkpoint.",
     "alarm": "1 while somebody must look at the anchor: it lags for too long, or contradicts the ledger.",
+}
+_PRESENT_GAUGES: Final = {
+    "replicas": "Broker processes, or hosts with workers, that share the ledger.",
+    "verifiers": "Verifiers that acknowledge rules.",
+    "worst_lag_epochs": "By how many epochs the replica or verifier is behind that is the furthest behind.",
+    "oldest_acknowledgement_seconds": "For how long the verifier was silent that is silent for the longest.",
 }
 
 
@@ -75,6 +82,16 @@ class Metrics:
         self._anchors = {
             name: Gauge(f"broker_anchor_{name}", meaning, ("anchor",), registry=self._registry)
             for name, meaning in _ANCHOR_GAUGES.items()
+        }
+        self._acks = self._counter("broker_acknowledgements", "What verifiers said, by what became of it.", "outcome")
+        self._propagations = Histogram(
+            "broker_propagation_seconds",
+            "Time from the commit of a rule until nobody accepted any more what it hits.",
+            buckets=_LONG_SECONDS,
+            registry=self._registry,
+        )
+        self._present = {
+            name: Gauge(f"broker_{name}", meaning, registry=self._registry) for name, meaning in _PRESENT_GAUGES.items()
         }
         self._durations = Histogram(
             "broker_request_duration_seconds",
@@ -164,6 +181,26 @@ class Metrics:
         self._anchors["alarm"].labels(anchor).set(alarm)
         if placed_at is not None:
             self._anchors["last_success_timestamp_seconds"].labels(anchor).set(placed_at)
+
+    def acknowledged(self, outcome: str) -> None:
+        """Count one acknowledgement."""
+        self._count(self._acks, outcome)
+
+    def propagated(self, seconds: float) -> None:
+        """Record how long after its commit nobody accepted any more what a rule hits."""
+        self._propagations.observe(seconds)
+
+    def present_are(self, present: Present, epoch: int) -> None:
+        """Show who is there, and how far behind ``epoch`` they are."""
+        epochs = [*(each.epoch for each in present.replicas), *(each.epoch for each in present.verifiers)]
+        shown = {
+            "replicas": len(present.replicas),
+            "verifiers": len(present.verifiers),
+            "worst_lag_epochs": max(0, epoch - min(epochs, default=epoch)),
+            "oldest_acknowledgement_seconds": max((each.silent for each in present.verifiers), default=0.0),
+        }
+        for name, value in shown.items():
+            self._present[name].set(value)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Record how long an answer took. ``route`` is a route's path template; only the status class is kept."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
@@ -63,10 +63,15 @@ class Revocation:
         self._ids = ids
         self._meter = meter
         self._events = events
+        self._tell: Callable[[Rule], None] = lambda _rule: None
         self._numbers = Numbers()
         self._unwritten: dict[str, Making] = {}
         self._late = asyncio.Lock()
         self._background = Background()
+
+    def observe(self, made: Callable[[Rule], None]) -> None:
+        """Tell ``made`` of each rule from now on, as soon as it is durable."""
+        self._tell = made
 
     async def preview(self, selector: Selector) -> Hits:
         """Count what a rule with this selector would kill now. Changes nothing."""
@@ -108,6 +113,7 @@ class Revocation:
                 except Unavailable:
                     break
                 del self._unwritten[rule_id]
+                self._told(made)
                 self._events.info("rule.written_late", rule=rule_id)
         return len(self._unwritten)
 
@@ -145,7 +151,13 @@ class Revocation:
             self._unwritten[rule.id] = made  # not understood, so not known to be written: it is tried again
             raise
         self._meter.revoked(durable=True)
-        return await self._made(self._revocations.rules.get(rule.id) or rule, block)
+        return await self._made(self._told(made), block)
+
+    def _told(self, made: Making) -> Rule:
+        """Tell of a rule that is durable now; return it as it was written."""
+        rule = self._revocations.rules.get(made.rule.id) or made.rule
+        self._tell(rule)
+        return rule
 
     async def _made(self, rule: Rule, block: Block | None) -> Outcome:
         if block is not None:

@@ -16,6 +16,7 @@ from broker.config.anchors import AnchorSettings, read_anchor
 from broker.config.backends import BackendSettings, read_backend
 from broker.config.problems import ConfigError, fail, key_of
 from broker.config.settings import WEBHOOK_EVENTS, Config, FeedSettings, LeaseSettings, Limits, SettingsFile
+from broker.core.propagation import LEAST_FORGETTING
 
 MAX_FILE: Final = 256 * 1024
 MAX_ASSERTION: Final = 600
@@ -117,6 +118,8 @@ def _check(raw: SettingsFile, path: Path) -> None:
     _check_numbers(raw, path)
     if raw.feed.heartbeat_seconds > MAX_HEARTBEAT:
         fail(path, f"feed.heartbeat_seconds: must be {MAX_HEARTBEAT:g} at most")
+    if raw.feed.forget_seconds < LEAST_FORGETTING:
+        fail(path, f"feed.forget_seconds: must be {LEAST_FORGETTING:g} at least")
     if raw.limits.assertion_seconds > MAX_ASSERTION:
         fail(path, f"limits.assertion_seconds: must be {MAX_ASSERTION} at most")
     named = {

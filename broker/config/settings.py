@@ -111,11 +111,15 @@ class LeaseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class FeedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The stream of revocation rules: how often it says that there are none, and how many may follow it."""
+    """The feed of revocation rules: how often it says that there are none, how many may follow it, and who is forgotten.
+
+    Whoever acknowledged rules and is silent for ``forget_seconds`` is forgotten.
+    """
 
     heartbeat_seconds: float = 1.0
     streams: int = 2048
     streams_per_agent: int = 1024
+    forget_seconds: float = 900.0
 
 
 class SettingsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -44,14 +44,9 @@ async def rotate(call: Call) -> web.Response:
     order = Order(selector=Selector(everything=True), reason=body.reason, by=by)
     order.check()  # before anything is done
     rotation = await call.services.key_rotation.replace(by=by, reason=body.reason, caller=call.caller)
-    revocations = [
-        described(
-            await call.services.revocation.revoke(
-                Order(selector=Selector(key=kid), reason=body.reason, by=by), call.caller
-            )
-        )
-        for kid in rotation.compromised
-    ]
+    orders = [Order(selector=Selector(key=kid), reason=body.reason, by=by) for kid in rotation.compromised]
+    outcomes = [await call.services.revocation.revoke(order, call.caller) for order in orders]
+    revocations = [described(each, await call.services.propagations.of(each.rule)) for each in outcomes]
     return answer({"keys": [_described(key) for key in rotation.rows], "revocations": revocations})
 
 

@@ -12,6 +12,7 @@ from aiohttp import hdrs, web
 from broker.core.errors import BrokerError, Code, Malformed
 from broker.core.lease import LeaseStatus
 from broker.core.lifetime import parse_duration
+from broker.core.propagation import Propagation, Unknown
 from broker.core.rules import Block, Rule
 from broker.core.selector import Selector, parse_selector
 from broker.http.answer import NO_STORE, answer, is_known, nothing, timestamp
@@ -19,13 +20,14 @@ from broker.http.bodies import read_json
 from broker.http.call import Call
 from broker.http.idempotency import needed_idempotency_key
 from broker.http.paging import cursor_at, cursor_of, limit_of, link_to, only, query_value, whole_number
+from broker.http.presence import propagation_seen
 from broker.ports import Hits
 from broker.revocation import BlockFor, Order, Outcome
 
 MAX_WAIT: Final = 60
 
-ONE_PROCESS: Final[dict[str, Any]] = {"replicas": 1, "replicas_applied": 1, "waiting_for": []}
-"""How far a rule has got: with one process, it is in force everywhere before it is answered."""
+SPARE_SECONDS: Final = 5.0
+"""An answer never waits for so long that less is left of what a request may take."""
 
 _SETTLED: Final = (LeaseStatus.REVOKED, LeaseStatus.EXPIRES_ONLY, LeaseStatus.STUCK, LeaseStatus.ABANDONED)
 """What becomes of leases that a rule covers, besides being tried again."""
@@ -72,9 +74,10 @@ async def create(call: Call) -> web.Response:
         idempotency_key=needed_idempotency_key(call.request),
     )
     outcome = await call.services.revocation.revoke(order, call.caller)
+    seen = await call.services.propagations.awaited(outcome.rule, _patience(body.wait, call), order.by)
     status = HTTPStatus.CREATED if outcome.durable else HTTPStatus.ACCEPTED
     place = outcome.rule.id if outcome.rule.number is None else outcome.rule.number
-    told = {**described(outcome), "leases": await _lease_outcomes(call, outcome)}
+    told = {**described(outcome, seen), "leases": await _lease_outcomes(call, outcome)}
     return answer(told, status, location=f"/v1/revocations/{place}")
 
 
@@ -100,7 +103,8 @@ async def show(call: Call) -> web.Response:
     if rule is None:
         raise BrokerError(Code.NOT_FOUND, "there is no such rule")
     outcome = await call.services.revocation.outcome(rule)
-    return answer({**described(outcome), "leases": await _lease_outcomes(call, outcome)})
+    seen = await call.services.propagations.of(rule)
+    return answer({**described(outcome, seen), "leases": await _lease_outcomes(call, outcome)})
 
 
 async def snapshot(call: Call) -> web.Response:
@@ -132,7 +136,7 @@ async def lift(call: Call) -> web.Response:
     return nothing()
 
 
-def described(outcome: Outcome) -> dict[str, Any]:
+def described(outcome: Outcome, seen: Propagation | Unknown) -> dict[str, Any]:
     """Return what a revocation did, in the shape that a preview has too."""
     block = outcome.block
     return {
@@ -141,7 +145,7 @@ def described(outcome: Outcome) -> dict[str, Any]:
         "counting": outcome.durable and outcome.hits is None,
         "block": None if block is None else {"id": block.id, "until": _maybe(block.until)},
         "durable": outcome.durable,
-        "propagation": ONE_PROCESS,
+        "propagation": propagation_seen(seen),
     }
 
 
@@ -181,7 +185,7 @@ async def _preview(call: Call, body: RevocationBody, selector: Selector, block: 
             "counting": False,
             "block": described_block,
             "durable": None,
-            "propagation": None,
+            "propagation": propagation_seen(await call.services.propagations.ahead()),
             "leases": None,
         }
     )
@@ -227,6 +231,11 @@ def _block_in_force(block: Block) -> dict[str, Any]:
         "at": block.at,
         "until": _maybe(block.until),
     }
+
+
+def _patience(wait: float, call: Call) -> float:
+    """Return how long an answer may wait: what was asked for, but less than a request may take."""
+    return min(wait, max(0.0, call.site.request_seconds - SPARE_SECONDS))
 
 
 def _maybe(seconds: float | None) -> str | None:

@@ -23,6 +23,7 @@ from broker.leasing import Holdings, Leasing, Oversight
 from broker.metrics import Metrics
 from broker.policy_control import PolicyControl
 from broker.ports import Clock, Events, Freshness, Ids, Inquiries, Proofs, Records, Revocations
+from broker.propagation import Acknowledging, Propagations
 from broker.receipts import Receipts
 from broker.registration import Registration
 from broker.revocation import Revocation
@@ -52,6 +53,8 @@ class Services:
     introspection: Introspection
     revocation: Revocation
     feed: Feed
+    propagations: Propagations
+    acknowledging: Acknowledging
     registration: Registration
     key_rotation: KeyRotation
     tasks: Tasks

@@ -18,7 +18,8 @@ from broker.http.bodies import read_json
 from broker.http.call import Call
 from broker.http.idempotency import idempotency_key
 from broker.http.paging import cursor_at, cursor_id_of, limit_of, link_to, only, query_value
-from broker.http.revocations import ONE_PROCESS, hits_found
+from broker.http.presence import propagation_seen
+from broker.http.revocations import hits_found
 from broker.tasks import Closed, TaskFilter
 
 CLOSED_BY_CALL = "closed"
@@ -98,7 +99,7 @@ async def close(call: Call) -> web.Response:
     reason = query_value(call.request, "reason") or CLOSED_BY_CALL
     closed = await call.services.tasks.close(call.path_value("id"), _claims(call), reason, call.caller)
     is_durable = closed.ended is None or closed.ended.durable
-    return answer(_closed(closed, call), HTTPStatus.OK if is_durable else HTTPStatus.ACCEPTED)
+    return answer(await _closed(closed, call), HTTPStatus.OK if is_durable else HTTPStatus.ACCEPTED)
 
 
 async def heartbeat(call: Call) -> web.Response:
@@ -126,7 +127,7 @@ def _flag(request: web.Request, name: str) -> bool:
     return text == "true"
 
 
-def _closed(closed: Closed, call: Call) -> dict[str, Any]:
+async def _closed(closed: Closed, call: Call) -> dict[str, Any]:
     ended = closed.ended
     rule = None
     if ended is not None:
@@ -136,7 +137,7 @@ def _closed(closed: Closed, call: Call) -> dict[str, Any]:
             "hits": hits_found(ended.hits),
             "counting": ended.durable and ended.hits is None,
             "durable": ended.durable,
-            "propagation": ONE_PROCESS,
+            "propagation": propagation_seen(await call.services.propagations.of(ended.rule)),
         }
     return {**_described(closed.state, call), "revocation": rule}
 

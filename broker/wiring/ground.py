@@ -39,6 +39,7 @@ from broker.timing import SYSTEM
 from broker.webhooks import Receiver, Webhooks, webhook_secret
 from broker.wiring.anchors import open_anchoring
 from broker.wiring.backends import open_backends
+from broker.wiring.propagation import OpenPropagation, open_propagation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,7 @@ class Ground:
     revocation: Revocation
     statements: StatementSigner
     feed: Feed
+    propagation: OpenPropagation
     policy_control: PolicyControl
     federation: Federation
     webhooks: Webhooks
@@ -120,6 +122,12 @@ async def open_ground(
     revocation = _revocation(revocations, ledger, clock, ids, metrics, events)
     policy_control = _policy_control(config, policy, ledger, clock, revocation, events)
     ledger.view.follow(policy=policy_control.follow)
+    propagation = open_propagation(
+        config, ledger, revocations, policy_control, marks_key=marks_key, metrics=metrics, events=events
+    )
+    stack.push_async_callback(propagation.close)
+    revocation.observe(propagation.propagations.made)
+    await propagation.own.join()
     federation = Federation(lambda: policy_control.current().issuers, outbound, issuer=config.issuer)
     stack.push_async_callback(federation.close)
     backends = open_backends(
@@ -158,6 +166,7 @@ async def open_ground(
         revocation=revocation,
         statements=statements,
         feed=feed,
+        propagation=propagation,
         policy_control=policy_control,
         federation=federation,
         webhooks=webhooks,

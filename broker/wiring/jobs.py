@@ -28,6 +28,9 @@ ISSUER_KEYS_SECONDS: Final = 30.0
 REAPER_SECONDS: Final = 0.1
 LEASE_COUNT_SECONDS: Final = 5.0
 ANCHOR_SECONDS: Final = 1.0
+PRESENCE_SECONDS: Final = 0.1
+MEASURE_SECONDS: Final = 5.0
+FORGET_SECONDS: Final = 60.0
 CHECK_SECONDS: Final = 10.0
 OUTSIDE_SECONDS: Final = 60.0
 
@@ -84,10 +87,13 @@ def compose_jobs(
     ground: Ground, services: Services, auditing: Auditing, reaper: Reaper, check: SelfCheck
 ) -> tuple[Job, ...]:
     """Return everything that is done again and again."""
-    ledger, clock = ground.ledger, ground.clock
+    ledger, clock, propagations = ground.ledger, ground.clock, ground.propagation.propagations
     return (
         Job("size", SIZE_SECONDS, ledger.measure),
         Job("catching up", CATCH_UP_SECONDS, ledger.freshness.ensure),
+        Job("presence", PRESENCE_SECONDS, propagations.step),
+        Job("who is there", MEASURE_SECONDS, propagations.measure),
+        Job("the silent", FORGET_SECONDS, lambda: propagations.forget_silent(ground.config.feed.forget_seconds)),
         Job("leases", REAPER_SECONDS, reaper.step),
         Job("lease counts", LEASE_COUNT_SECONDS, lambda: _count_leases(ground)),
         Job("strangers", STRANGERS_SECONDS, auditing.record_strangers),

@@ -61,6 +61,8 @@ def compose_services(ground: Ground, site: Site) -> Services:
         introspection=Introspection(check=check, policy=ground.policy_control.current, clock=clock),
         revocation=ground.revocation,
         feed=ground.feed,
+        propagations=ground.propagation.propagations,
+        acknowledging=ground.propagation.acknowledging,
         registration=Registration(ledger=ledger, records=ledger, clock=clock, ids=ids, strangers=strangers),
         key_rotation=KeyRotation(custody=ground.ring, ledger=ledger, records=ledger, clock=clock),
         approvals=_approvals(ground),
