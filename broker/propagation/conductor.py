@@ -45,10 +45,14 @@ NOT_DURABLE: Final = "the rule is in force here, but not written yet: nobody can
 
 @dataclass(slots=True)
 class _Followed:
-    """A rule on its way. ``recorded`` says that its outcome becomes an entry; ``latest`` is what was seen last."""
+    """A rule on its way. ``latest`` is what was seen last.
+
+    ``own`` says that it was made here, ``shared`` that somebody had to be told of it: then its outcome becomes an entry.
+    """
 
     rule: Rule
-    recorded: bool
+    own: bool
+    shared: bool = False
     waiting: int = 0
     latest: Propagation | None = None
     done: asyncio.Event = field(default_factory=asyncio.Event)
@@ -90,7 +94,7 @@ class Propagations:
     def made(self, rule: Rule) -> None:
         """Follow a rule that was committed in this process just now, until its outcome is recorded."""
         self._heard()
-        self._follow(rule, recorded=True)
+        self._follow(rule, own=True)
 
     def news(self) -> None:
         """Look at once: somebody has applied something."""
@@ -132,7 +136,7 @@ class Propagations:
         """
         number = rule.number
         if seconds > 0 and number is not None and number not in self._done:
-            followed = self._follow(rule, recorded=False)
+            followed = self._follow(rule, own=False)
             with self._places.taking(by) as has_place:
                 if followed is not None and has_place:
                     await self._wait(followed, seconds)
@@ -186,7 +190,7 @@ class Propagations:
         self._heard()
         return propagation_of(number, self._since(number), present)
 
-    def _follow(self, rule: Rule, *, recorded: bool) -> _Followed | None:
+    def _follow(self, rule: Rule, *, own: bool) -> _Followed | None:
         number = rule.number
         if number is None:
             return None
@@ -195,7 +199,7 @@ class Propagations:
             return followed
         if len(self._followed) >= MAX_FOLLOWED:
             return None
-        followed = self._followed[number] = _Followed(rule, recorded)
+        followed = self._followed[number] = _Followed(rule, own)
         self.news()
         if not self._looking:
             self._looking = True
@@ -247,19 +251,18 @@ class Propagations:
         ended: list[_Followed] = []
         for number, followed in list(self._followed.items()):
             seen = followed.latest = _slowed(followed.latest, self._judged(number, present), self._since(number))
+            followed.shared |= not present.is_alone
             if seen.applied or ending or (not followed.waiting and self._since(number) >= RECORD_SECONDS):
                 ended.append(followed)
-                self._end(number, seen, alone=present.is_alone)
-        if not present.is_alone:
-            await asyncio.gather(*(self._record(followed) for followed in ended if followed.recorded))
+                self._end(number, self._followed.pop(number), seen)
+        await asyncio.gather(*(self._record(each) for each in ended if each.own and each.shared))
 
-    def _end(self, number: int, seen: Propagation, *, alone: bool) -> None:
-        followed = self._followed.pop(number)
+    def _end(self, number: int, followed: _Followed, seen: Propagation) -> None:
         if seen.applied:
             self._done[number] = seen
             if len(self._done) > REMEMBERED:
                 self._done.popitem(last=False)
-            if followed.recorded and not alone:
+            if followed.own and followed.shared:
                 self._meter.propagated(self._since(number))
         followed.done.set()
 

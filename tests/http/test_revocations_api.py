@@ -59,7 +59,9 @@ async def test_a_revocation_and_its_preview_look_alike(app: BrokerApp) -> None:
     assert (after["reason"], after["incident"], after["by"]) == ("seen in ticket 8812", "inc_1", "operator")
     assert after["hits"] is None or after["hits"] == before["hits"]
     assert after["durable"] is True
-    assert after["propagation"] == {"replicas": 1, "replicas_applied": 1, "waiting_for": []}
+    told = ("applied", "replicas", "replicas_applied", "verifiers", "waiting_for", "refusing", "reason")
+    assert [after["propagation"][name] for name in told] == [True, 1, 1, 0, [], [], None]
+    assert [before["propagation"][name] for name in told] == [False, 1, 0, 0, [], [], None]
     assert after["block"]["id"].startswith("blk_")
     until = datetime.fromisoformat(after["block"]["until"]).timestamp()
     assert 3590 < until - time.time() <= 3600
