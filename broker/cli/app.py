@@ -23,6 +23,7 @@ from broker.cli import (
     leases,
     ledger,
     policy,
+    present,
     report,
     revoke,
     run_with_leases,
@@ -56,6 +57,8 @@ app.add_typer(approvals.app, name="approvals")
 app.command("revoke")(revoke.command)
 app.add_typer(blocks.app, name="blocks")
 app.add_typer(leases.app, name="leases")
+app.add_typer(present.verifiers, name="verifiers")
+app.add_typer(present.replicas, name="replicas")
 app.add_typer(policy.app, name="policy")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(keys.app, name="keys")

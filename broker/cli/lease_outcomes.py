@@ -1,4 +1,4 @@
-"""What becomes of the leases that a revocation has hit: waiting until each has its outcome, and how far it is."""
+"""What becomes of a revocation: waiting until all have applied it and its leases have outcomes, and how far that is."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Tell = Callable[[Mapping[str, int]], None]
 
 
 async def awaited(session: Session, answer: dict[str, Any], seconds: float, tell: Tell) -> dict[str, Any]:
-    """Return the answer about a rule once every lease that it covers has an outcome, or after so many seconds.
+    """Return the answer about a rule once all have applied it and its leases have outcomes, or after so many seconds.
 
     If it cannot be looked any more, the last answer is returned, and the reason is noted.
     """
@@ -33,7 +33,7 @@ async def awaited(session: Session, answer: dict[str, Any], seconds: float, tell
         found = answer["leases"]
         if found is not None:
             tell(found)
-            if not found[RETRYING]:
+            if not found[RETRYING] and answer["propagation"]["applied"]:
                 break
         left = end - time.monotonic()
         if left <= 0:
@@ -42,7 +42,7 @@ async def awaited(session: Session, answer: dict[str, Any], seconds: float, tell
         try:
             answer = await session.get(path, "operator:read")
         except Failure as failure:
-            note(f"not known what becomes of the leases: {failure.text}")
+            note(f"not known what becomes of it: {failure.text}")
             break
     return answer
 

@@ -33,6 +33,8 @@ class ExitCode(IntEnum):
     """A person has to decide first, and did not while the command waited. Going on with the same request may help."""
     NOT_CONFIRMED = 8
     """The revocation is in force, but of some leases that it ended no backend has said so: stuck, or still retrying."""
+    NOT_APPLIED = 9
+    """The revocation is in force, but somebody who has not applied it yet may still accept what it hits."""
     INTERNAL = 70
     """A defect of this program."""
     INTERRUPTED = 130

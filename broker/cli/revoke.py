@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Annotated, Any, Final
 
 import typer
@@ -11,6 +12,7 @@ from broker.cli.lease_outcomes import awaited, in_words, progress, unconfirmed
 from broker.cli.options import ConfigFile, Json, Port, or_input, settings
 from broker.cli.outcome import ExitCode, Failure, unusable
 from broker.cli.output import Facts, is_interactive, moment, note, show
+from broker.cli.propagation import ahead_in_words, applied_by, refusing, unapplied
 from broker.cli.selection import is_whole_token, selector_of, token_id
 from broker.cli.session import Session, call, path_part
 from broker.config import Config
@@ -19,6 +21,9 @@ from broker.ids import RandomIds
 
 COUNT_SECONDS: Final = 30.0
 """How long the command waits for the count of what a rule hit. The rule is in force long before."""
+
+ANSWER_SECONDS: Final = 5.0
+"""How long the broker is to keep the answer back until everybody has applied the rule. After that it is asked again."""
 
 _PAUSE: Final = 0.2
 
@@ -47,7 +52,7 @@ def command(
     block_for: Annotated[str | None, typer.Option("--for", metavar="1h", help="End the block after that.")] = None,
     wait: Annotated[
         float | None,
-        typer.Option("--wait", metavar="SECONDS", help="Wait until each lease that it hits has its outcome.", min=0),
+        typer.Option("--wait", metavar="SECONDS", help="Wait until all have applied it and leases have ended.", min=0),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before --everything.")] = False,
     config: ConfigFile = None,
@@ -69,18 +74,23 @@ def command(
         _ask_first(loaded)
 
     async def work(session: Session) -> dict[str, Any]:
+        began = time.monotonic()
         found = {"token": await token_id(session, token)} if whole and token is not None else {}
-        answer = await revoke(session, {**body, "selector": {**selector, **found}})
+        patience = {"wait": min(wait, ANSWER_SECONDS)} if wait else {}
+        answer = await revoke(session, {**body, **patience, "selector": {**selector, **found}})
         if wait is None:
             return answer
         with progress(quiet=as_json) as tell:
-            return await awaited(session, answer, wait, tell)
+            return await awaited(session, answer, wait - (time.monotonic() - began), tell)
 
     answer = call(loaded, work)
-    left = None if wait is None else unconfirmed(answer)
-    show(answer, _summary(answer), *_advice(answer), *([] if left is None else [left]), as_json=as_json)
+    late, left = (None, None) if wait is None else (unapplied(answer["propagation"]), unconfirmed(answer))
+    more = [told for told in (late, left) if told is not None]
+    show(answer, _summary(answer), *_advice(answer), *more, as_json=as_json)
     if answer["durable"] is False:
         raise typer.Exit(ExitCode.NOT_DURABLE)
+    if late is not None:
+        raise typer.Exit(ExitCode.NOT_APPLIED)
     if left is not None:
         raise typer.Exit(ExitCode.NOT_CONFIRMED)
 
@@ -128,7 +138,7 @@ async def revoke(session: Session, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _summary(answer: dict[str, Any]) -> Facts:
-    hits, block, spread = answer["hits"], answer["block"], answer["propagation"]
+    hits, block, seen = answer["hits"], answer["block"], answer["propagation"]
     preview = answer.get("preview", False)
     title = "Would be revoked (nothing was changed)" if preview else f"Revoked: rule {answer['rule'] or answer['id']}"
     values: list[tuple[str, object]] = [("covers", _covered(answer["selector"]))]
@@ -144,8 +154,10 @@ def _summary(answer: dict[str, Any]) -> Facts:
     values += [("reason", answer["reason"]), ("incident", answer["incident"])]
     if not preview:
         values += [("by", answer["by"]), ("at", moment(answer["at"])), ("durable", answer["durable"])]
-    if spread is not None:
-        values.append(("in force on", f"{spread['replicas_applied']} of {spread['replicas']} replicas"))
+    if preview:
+        values.append(("has to get to", ahead_in_words(seen)))
+    else:
+        values += [("applied by", applied_by(seen)), ("refuse everything by themselves", refusing(seen))]
     return Facts(title, values)
 
 

@@ -110,6 +110,16 @@ def _ruled(entry: Entry) -> str:
     return f"rule {entry.get('number')} by {entry.get('by')} for {covers}{incident}: {_said(entry.get('reason'))}"
 
 
+def _propagated(entry: Entry) -> str:
+    applied = f"{entry.get('replicas_applied')} of {entry.get('replicas')} replicas"
+    if entry.get("verifiers"):
+        applied += f" and {entry.get('verifiers_applied')} of {entry.get('verifiers')} verifiers"
+    took = f", the slowest after {entry['slowest_ms']} ms" if "slowest_ms" in entry else ""
+    late = f"; may still accept it: {_said(entry['waiting_for'])}" if "waiting_for" in entry else ""
+    silent = f"; refused everything by themselves: {_said(entry['refusing'])}" if "refusing" in entry else ""
+    return f"applied by {applied}{took}{late}{silent}"
+
+
 def _closed(entry: Entry) -> str:
     return f"task closed, {entry.get('because')}, by {entry.get('by')}: {_said(entry.get('reason'))}"
 
@@ -139,4 +149,5 @@ _WORDS: Final[Mapping[str, Callable[[Entry], str]]] = {
     "approval.voted": _voted,
     "approval.reviewed": lambda entry: f"reviewed by {entry.get('by')}: {_said(entry.get('reason'))}",
     "rule.added": _ruled,
+    "rule.propagated": _propagated,
 }

@@ -1,7 +1,8 @@
 """The story of a token, a lease, a task, an approval or a rule: what the ledger holds of it, as a tree.
 
 Each entry stands below what it came of: a token below the token that was exchanged for it, else below its task; a
-lease and an action below the token that asked for them; a vote below its request; an outcome below what it is of. An
+lease and an action below the token that asked for them; a vote below its request; an outcome below what it is of, such
+as how far a rule has got. An
 entry only ever comes of an earlier one, whatever entries say, so that there are no circles.
 """
 
@@ -75,16 +76,21 @@ class Story:
 
 
 def tell(ref: str, entries: Iterable[Happened], rules: Iterable[Happened], *, cut: bool = False) -> Story:
-    """Return the story that entries tell; of ``rules``, which are entries as well, those that ended something in it."""
+    """Return the story that entries tell; of ``rules``, which are entries as well, those that ended something in it.
+
+    With each comes what is recorded of how far it got, if that is among ``rules``.
+    """
     told = {entry.seq: entry for entry in entries}
-    known = {entry.seq: entry for entry in rules} | {
-        seq: entry for seq, entry in told.items() if entry.members["kind"] in RULES
-    }
+    of_rules = list(rules)
+    known = {entry.seq: entry for entry in (*of_rules, *told.values()) if entry.members["kind"] in RULES}
+    spread = {entry.ref: entry for entry in of_rules if entry.members["kind"] == Kind.RULE_PROPAGATED}
     by_number = {entry.members.get("number"): entry for entry in known.values()}
     killers = _killers(told.values(), list(known.values()))
     ends = {entry.members.get("rule") for entry in told.values() if entry.members["kind"] == Kind.LEASE_ENDED}
     for rule in (*killers.values(), *(by_number[number] for number in ends if number in by_number)):
         told[rule.seq] = rule
+        if rule.ref in spread:
+            told[spread[rule.ref].seq] = spread[rule.ref]
     nodes = [Node(told[seq], killers[seq].seq if seq in killers else None) for seq in sorted(told)]
     return Story(ref, _planted(nodes), cut)
 
@@ -159,7 +165,7 @@ def _planted(nodes: Sequence[Node]) -> Sequence[Node]:
         parent = next((known[ref] for ref in above(node.entry.members) if ref in known), None)
         (roots if parent is None else parent.below).append(node)
         ref = node.entry.ref
-        if ref is not None and node.entry.members["kind"] in _BEGINNINGS:
+        if ref is not None and node.entry.members["kind"] in _BEGINNINGS | RULES:
             known.setdefault(ref, node)
     return roots
 

@@ -124,7 +124,7 @@ def _by_refs(connection: Connection, refs: list[str]) -> Iterator[Happened]:
 
 
 def _rules_after(connection: Connection, entries: Iterable[Happened]) -> Iterator[Happened]:
-    """Yield the entries of rules that could have ended any of the tokens."""
+    """Yield the entries of rules that could have ended any of the tokens, and what is recorded of each."""
     epochs = [entry.members.get("epoch", 0) for entry in entries if entry.members["kind"] == Kind.TOKEN_ISSUED]
     rules = [entry.members.get("rule") for entry in entries if entry.members["kind"] == Kind.LEASE_ENDED]
     first = min([*epochs, *(number - 1 for number in rules if isinstance(number, int))], default=None)

@@ -47,7 +47,7 @@ NOT_DURABLE: Final = "the rule is in force here, but not written yet: nobody can
 class _Followed:
     """A rule on its way. ``latest`` is what was seen last.
 
-    ``own`` says that it was made here, ``shared`` that somebody had to be told of it: then its outcome becomes an entry.
+    ``own`` says that it was made here, ``shared`` that somebody had to be told: then its outcome becomes an entry.
     """
 
     rule: Rule

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -124,7 +124,8 @@ def _revocations(evidence: Evidence) -> Iterator[str]:
     yield from heading(2, "Revocations")
     yield f"{evidence.revocations.total:,} rules. *Tokens* are those that a rule covered while their time was not over."
     yield "*Confirmed* is how long it took, from the rule, until each lease that it ended had its backend's word or was"
-    yield "given up. When other services learnt of a rule is not in the ledger."
+    yield "given up. *Applied* is how many of the replicas and verifiers that were known said that they refuse what it"
+    yield "hits, and after which time the last of them had; a broker that nobody listens to records none."
     yield ""
     rows = [
         (
@@ -138,16 +139,46 @@ def _revocations(evidence: Evidence) -> Iterator[str]:
             f"{rule.leases:,}",
             ", ".join(f"{count} {text(status)}" for status, count in rule.outcomes.most_common()) or "-",
             "-" if rule.seconds is None else f"{rule.seconds:.1f} s",
+            _applied(rule.propagated),
         )
         for rule in evidence.revocations.rules.values()
     ]
-    columns = ("entry", "at", "selector", "by", "reason", "incident", "tokens", "leases", "outcomes", "confirmed")
+    columns = (
+        "entry",
+        "at",
+        "selector",
+        "by",
+        "reason",
+        "incident",
+        "tokens",
+        "leases",
+        "outcomes",
+        "confirmed",
+        "applied",
+    )
     yield from table(columns, rows, _NONE)
     yield from heading(3, "Leases that got stuck")
     yield from _told(evidence.stuck, ("ref", "agent", "secret", "backend", "attempts", "error"))
     yield from heading(3, "Blocks lifted, and other orders")
     for kind in (Kind.BLOCK_LIFTED, Kind.PREFIX_REVOKED, Kind.LEASES_CONFIRMED):
         yield from _told(evidence.events[kind], ("by", "reason"), kind)
+
+
+def _applied(members: Mapping[str, Any] | None) -> str:
+    """Return who applied a rule, and who had neither done so nor refused everything by then."""
+    if members is None:
+        return "-"
+    told = [f"{members.get(f'{who}_applied')} of {members.get(who)} {who}" for who in ("replicas", "verifiers")]
+    if "slowest_ms" in members:
+        told.append(f"{members['slowest_ms']} ms")
+    for name, what in (("waiting_for", "not by"), ("refusing", "refused everything")):
+        if name in members:
+            told.append(f"{what}: {_named(members[name])}")
+    return text(", ".join(told))
+
+
+def _named(names: object) -> str:
+    return " ".join(map(str, names)) if isinstance(names, list) else "-"
 
 
 def _operation(evidence: Evidence) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Revocations in a report: what each rule ended, and how long it took until backends confirmed it."""
+"""Revocations in a report: what each rule ended, who applied it, and how long it took until backends confirmed it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class Revocation:
     leases: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     settled_at: int | None = None
+    propagated: Mapping[str, Any] | None = None
+    """The entry that tells how far it got; None if nobody had to be told of it, or it is not recorded."""
 
     @property
     def seconds(self) -> float | None:
@@ -51,12 +53,18 @@ class Revocations:
                 number = members.get("number")
                 if isinstance(number, int) and len(self.rules) < MAX_RULES:
                     self.rules[number] = Revocation(seq, members)
+            case Kind.RULE_PROPAGATED:
+                self._spread(members.get("number"), members)
             case Kind.LEASE_ENDED:
                 self._end(str(members.get("ref")), members.get("rule"))
             case Kind.LEASE_SETTLED:
                 self._settle(str(members.get("ref")), members)
             case _:
                 pass
+
+    def _spread(self, rule: object, members: Mapping[str, Any]) -> None:
+        if isinstance(rule, int) and rule in self.rules:
+            self.rules[rule].propagated = members
 
     def _end(self, lease: str, rule: object) -> None:
         if isinstance(rule, int) and rule in self.rules and len(self._ended_by) < MAX_LEASES:

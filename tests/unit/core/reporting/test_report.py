@@ -109,9 +109,24 @@ def test_revocations_and_how_long_backends_took() -> None:
         (Kind.LEASE_ENDED, 6, {"ref": "c", "rule": 2}),
     )
     first, second = cells(text, "Revocations")
-    assert first[2:] == ["agent=alpha", "ann", r"stolen \| laptop", "INC-1", "-", "2", "2 revoked", "4.5 s"]
-    assert second[7:] == ["1", "-", "-"]
+    assert first[2:] == ["agent=alpha", "ann", r"stolen \| laptop", "INC-1", "-", "2", "2 revoked", "4.5 s", "-"]
+    assert second[7:] == ["1", "-", "-", "-"]
     assert cells(text, "Leases that got stuck")[0][2] == "b"
+
+
+def test_who_applied_a_rule() -> None:
+    """As it was recorded, with who had not; an entry that is of no rule here is left aside."""
+    spread = {"replicas": 3, "replicas_applied": 3, "verifiers": 40, "verifiers_applied": 38, "slowest_ms": 84}
+    late = {"waiting_for": ["payments#gw-7"], "refusing": ["payments#gw-8"]}
+    text = told(
+        (Kind.RULE_ADDED, 0, {"selector": {"agent": "alpha"}, "by": "ann", "reason": "x", "ref": "r1", "number": 1}),
+        (Kind.RULE_PROPAGATED, 1, {"ref": "r1", "number": 1, "applied": False, **spread, **late}),
+        (Kind.RULE_PROPAGATED, 2, {"ref": "r9", "number": 9, "applied": True, **spread}),
+        (Kind.RULE_PROPAGATED, 3, {"ref": "r9", "number": ["no", "number"], "applied": True, **spread}),
+    )
+    (row,) = cells(text, "Revocations")
+    applied = "3 of 3 replicas, 38 of 40 verifiers, 84 ms, not by: payments#gw-7, refused everything: payments#gw-8"
+    assert row[-1].replace("\\", "") == applied
 
 
 def test_what_happened_in_operation() -> None:
