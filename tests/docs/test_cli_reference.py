@@ -15,6 +15,7 @@ from broker.cli.outcome import ExitCode
 from broker.config import (
     ANCHOR_KINDS,
     BACKEND_KINDS,
+    FeedSettings,
     LeaseSettings,
     LedgerSettings,
     Limits,
@@ -37,6 +38,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "log": Log,
     "operator": OperatorSettings,
     "leases": LeaseSettings,
+    "feed": FeedSettings,
 }
 
 

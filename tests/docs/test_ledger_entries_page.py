@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,12 @@ from broker.core.entry import Entry, Kind, decode
 from broker.core.lease import Lease, LeaseStatus
 from broker.core.lease_entries import ended_entry, missed_entry, prefix_entry, retried_entry, settled_entry
 from broker.core.personal import ERASED, MEMBER, PERSONAL, SALT_SIZE, SHORTENED, merged, read_personal
+from broker.core.propagation import Present, Verifier, propagation_of
+from broker.core.rules import Rule
+from broker.core.selector import Selector
 from broker.core.tally import Tally
 from broker.ledger.store import SqlLedger
+from broker.propagation.records import propagated_entry
 from tests.support.broker_app import HERE, TICKETS, BrokerApp, Template, make_template, running_app
 from tests.support.fakes import NOW, FakeClock, RecordingEvents
 from tests.support.leases import BACKENDS, LEASING, leasing_token, reaping, take
@@ -35,7 +39,7 @@ TYPES: Mapping[str, tuple[type, ...]] = {
     "list": (list,),
     "object": (dict,),
 }
-SINCE = {"1", "2", "3", "5", "6"}
+SINCE = {"1", "2", "3", "5", "6", "9"}
 
 
 @dataclass(frozen=True)
@@ -225,6 +229,10 @@ LEASE = Lease(
     token="tok_1",
 )
 
+RULE = Rule("rule_1", Selector(agent="alpha"), 7, NOW, "operator", "injected")
+LATE = Verifier(agent="gateway", name="late", epoch=6, max_age=600.0)
+SILENT = Verifier(agent="gateway", name="silent", epoch=6, max_age=1.0)
+
 
 @pytest.mark.parametrize(
     "made",
@@ -236,11 +244,12 @@ LEASE = Lease(
         retried_entry(LEASE, "operator", NOW, HERE.members()),
         ended_entry(LEASE, "revoked", NOW, rule=7, handle={"accessor": "x"}, reason="no answer"),
         prefix_entry("vault/main", "database/creds", "operator", "injected", NOW, HERE.members()),
+        propagated_entry(RULE, replace(propagation_of(7, 20.0, Present([], [LATE, SILENT])), slowest=0.0), NOW),
     ],
     ids=lambda made: made.columns.kind,
 )
-def test_entries_of_leases_that_are_hard_to_end(made: Entry) -> None:
-    """What the reaper and operators record when a backend does not do as it is told."""
+def test_entries_that_are_hard_to_come_by(made: Entry) -> None:
+    """What the reaper and operators record when a backend does not do as it is told, and of who has applied a rule."""
     body, stored = made.committed(bytes(SALT_SIZE))
     leaf = decode(body)
     beside = None if stored is None else read_personal(stored, leaf[MEMBER]).members
