@@ -57,3 +57,12 @@ def test_the_nearest_comes_first() -> None:
         _entry(6, "token.issued", "c", parents=["a", "b"], task="v", epoch=0, expires_at=9),
     ]
     assert _shape(list(tell("t", entries, []).roots)) == [[1, [2, [3, [4, [5, [6]]]]]]]
+
+
+def test_how_far_a_rule_got_stands_below_it() -> None:
+    """In the story of what it ended, and in its own."""
+    token = _entry(5, "token.issued", "a", agent="x", epoch=0, expires_at=20)
+    rule, other = _rule(6, 1, agent="x"), _rule(7, 2, agent="y")
+    spread = [_entry(7 + number, "rule.propagated", f"rule_{number}", number=number) for number in (1, 2)]
+    assert _shape(list(tell("a", [token], [rule, other, *spread]).roots)) == [[5], [6, [8]]]
+    assert _shape(list(tell("rule_1", [rule, token, spread[0]], [rule]).roots)) == [[5], [6, [8]]]
