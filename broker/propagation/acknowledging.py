@@ -16,8 +16,11 @@ from broker.core.pacing import Timing
 from broker.core.propagation import MAX_AGE, is_verifier_name
 from broker.ports import Acknowledged, Events, Left, Presence, PresenceMeter
 
-PAUSE_SECONDS: Final = 0.05
-"""Between two transactions: what comes meanwhile is written by one."""
+GATHER_SECONDS: Final = 0.025
+"""How long news wait for others, which mostly come at once: a rule reaches everybody at the same time."""
+
+PAUSE_SECONDS: Final = 0.025
+"""After a transaction. With the time of gathering, there are twenty in a second at most."""
 
 LAZY_SECONDS: Final = 1.0
 """How long signs of life wait for others before they are written."""
@@ -161,7 +164,8 @@ class Acknowledging:
             self._writing = False
 
     async def _gather(self) -> None:
-        """Let signs of life wait for each other, but not for long."""
+        """Let what is said wait for what others say: signs of life longer than news."""
+        await self._timing.sleep(GATHER_SECONDS)
         if not self._urgent.is_set():
             try:
                 async with asyncio.timeout(LAZY_SECONDS):

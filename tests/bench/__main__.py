@@ -33,6 +33,7 @@ from tests.bench.feed import measure as measure_feed
 from tests.bench.leases import measure as measure_leases
 from tests.bench.overload import measure as measure_overload
 from tests.bench.proofs import measure as measure_proofs
+from tests.bench.propagation import measure as measure_propagation
 from tests.bench.revoking import measure as measure_revoking
 from tests.bench.revoking import measure_masses
 from tests.bench.stage import Load, Stage
@@ -196,6 +197,7 @@ PARTS: Mapping[str, Callable[[Path, Table, int], None]] = {
     "verification": _offline,
     "revocation": measure_masses,
     "revoking": measure_revoking,
+    "propagation": measure_propagation,
     "leases": _leases,
     "feed": measure_feed,
     "proofs": measure_proofs,
