@@ -39,7 +39,7 @@ async def acknowledge(call: Call) -> web.Response:
     if body.epoch is None or body.mark is None or body.max_age is None:
         raise Malformed("epoch, mark, max_age: give all three, or leaving")
     told = Acknowledged(agent, body.verifier, body.epoch, body.max_age)
-    call.services.acknowledging.take(told, body.mark)
+    await call.services.acknowledging.take(told, body.mark)
     return nothing()
 
 

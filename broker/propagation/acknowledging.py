@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from broker.background import Background
@@ -33,7 +33,18 @@ MAX_WRITTEN: Final = 2000
 LATER_SECONDS: Final = 60
 """When to come back for a verifier for which there is no room."""
 
+SILENT_SECONDS: Final = 15.0
+"""Whoever was silent here for longer (three signs of life) may be forgotten elsewhere, and is as good as new."""
+
 _Key = tuple[str, str]
+
+
+@dataclass(slots=True)
+class _Turn:
+    """The next transaction, for those who wait for it. ``failure`` is why it was not durable."""
+
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+    failure: Unavailable | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,16 +84,21 @@ class Acknowledging:
         self._known: OrderedDict[_Key, tuple[int, float]] = OrderedDict()
         self._names: Counter[str] = Counter()
         self._waiting: dict[_Key, Acknowledged | Left] = {}
+        self._new: set[_Key] = set()
+        self._turn = _Turn()
         self._urgent = asyncio.Event()
         self._background = Background()
         self._writing = False
 
-    def take(self, told: Acknowledged, mark: str) -> None:
+    async def take(self, told: Acknowledged, mark: str) -> None:
         """Take an acknowledgement. It is in the store soon, and lost if the process ends before.
+
+        Of a verifier that is new here it is in the store on return: from then on no rule is called applied without it.
 
         ``mark`` proves that the broker has told of the epoch, so that nobody can acknowledge what is to come; it may be
         news to this process. Raises ``Malformed`` for what no verifier says, ``Refused`` (``ACK_INVALID``) for a wrong
-        mark, and ``Refused`` (``RATE_LIMITED``) if there is no room for another verifier.
+        mark, ``Refused`` (``RATE_LIMITED``) if there is no room for another verifier, and ``Unavailable`` if a new one
+        cannot be written now.
         """
         _check(told)
         if not is_mark(self._marks_key, told.epoch, mark):
@@ -93,13 +109,16 @@ class Acknowledging:
         if known is None:
             self._make_room(told.agent, now)
             self._names[told.agent] += 1
+        if known is None or now - known[1] > SILENT_SECONDS:
+            self._new.add(key)
         epoch = told.epoch if known is None else max(known[0], told.epoch)
         self._known[key] = (epoch, now)
         self._known.move_to_end(key)
         self._meter.acknowledged("taken")
         waiting = self._waiting.get(key)
         if not (isinstance(waiting, Acknowledged) and waiting.epoch > told.epoch):
-            self._write_soon(key, told, urgent=known is None or known[0] < told.epoch)
+            self._write_soon(key, told, urgent=key in self._new or known is None or known[0] < told.epoch)
+        await self._until_known(key)
 
     def leave(self, gone: Left) -> None:
         """Take note that a verifier has ended. Raises ``Malformed``."""
@@ -119,6 +138,17 @@ class Acknowledging:
             except Unavailable as error:
                 self._events.error("acknowledgements.not_written", code=error.code.value)
 
+    async def _until_known(self, key: _Key) -> None:
+        """Wait until a new verifier is in the store. Others are there already."""
+        while key in self._new:
+            turn = self._turn
+            await turn.done.wait()
+            if turn.failure is not None:
+                # As if it had never come: it is told so, and what does not come again takes no room.
+                self._forget(key)
+                self._waiting.pop(key, None)
+                raise turn.failure
+
     def _make_room(self, agent: str, now: float) -> None:
         """Forget whoever is silent, and raise ``Refused`` if there is no room for one more of this agent even so."""
         while self._known:
@@ -131,6 +161,7 @@ class Acknowledging:
             raise Refused(Code.RATE_LIMITED, "there are too many verifiers already", retry_after=LATER_SECONDS)
 
     def _forget(self, key: _Key) -> None:
+        self._new.discard(key)
         if self._known.pop(key, None) is not None:
             self._names[key[0]] -= 1
             if not self._names[key[0]]:
@@ -180,11 +211,17 @@ class Acknowledging:
             del self._waiting[key]
         if self._waiting:
             self._urgent.set()
+        turn, self._turn = self._turn, _Turn()
         try:
             await self._presence.heard(list(batch.values()))
-        except BaseException:
+        except BaseException as error:
             self._waiting = {**batch, **self._waiting}  # what was said meanwhile is newer
+            stopping = Unavailable(Code.STOPPING, "the broker is stopping")
+            turn.failure = error if isinstance(error, Unavailable) else stopping
             raise
+        finally:
+            turn.done.set()
+        self._new.difference_update(batch)
         self._written()
 
 

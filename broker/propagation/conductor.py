@@ -246,10 +246,14 @@ class Propagations:
             pass
 
     async def _look(self, *, ending: bool = False) -> None:
-        """See how far each rule has got; what has come to its end is remembered, recorded, and told to who waits."""
+        """See how far each rule has got; what has come to its end is remembered, recorded, and told to who waits.
+
+        A rule that is made meanwhile has to wait for the next look: this one may not see who came before that rule.
+        """
+        looked_for = list(self._followed.items())
         present = await self.present()
         ended: list[_Followed] = []
-        for number, followed in list(self._followed.items()):
+        for number, followed in looked_for:
             seen = followed.latest = _slowed(followed.latest, self._judged(number, present), self._since(number))
             followed.shared |= not present.is_alone
             if seen.applied or ending or (not followed.waiting and self._since(number) >= RECORD_SECONDS):

@@ -61,6 +61,10 @@ class Store:
         self.broken = False
         self.gate = asyncio.Event()
         self.gate.set()
+        self.seen = asyncio.Event()
+        """Cleared, what was read comes back later; ``held`` says that it does."""
+        self.seen.set()
+        self.held = False
         self.written: list[Sequence[Acknowledged | Left]] = []
 
     def _require(self) -> None:
@@ -88,7 +92,10 @@ class Store:
         """Read."""
         await self.gate.wait()
         self._require()
-        return await self._ledger.present()
+        present = await self._ledger.present()
+        self.held = not self.seen.is_set()
+        await self.seen.wait()
+        return present
 
     async def moment(self) -> float:
         """Read."""
@@ -323,27 +330,28 @@ async def test_how_many_rules_are_followed_is_bounded(process: Process) -> None:
 
 async def test_acknowledgements_are_written_together(process: Process) -> None:
     """However many come while the store is busy: the newest of each verifier, by one transaction."""
+    names = [f"gw-{place}" for place in range(200)]
+    await asyncio.gather(*(process.acks.take(*ack(name)) for name in names))
+    assert len(process.store.written) == 1
     process.store.gate.clear()
-    process.acks.take(*ack("first"))
-    await asyncio.sleep(0)
-    for epoch in range(5):
-        for place in range(200):
-            process.acks.take(*ack(f"gw-{place}", epoch))
-    process.acks.take(*ack("gw-0", 1))
+    for epoch in range(1, 5):
+        for name in names:
+            await process.acks.take(*ack(name, epoch))
+    await process.acks.take(*ack("gw-0", 1))
     process.store.gate.set()
     await process.acks._background.finish()
     assert len(process.store.written) <= 3
     known = {each.name: each.epoch for each in (await process.bench.ledger.present()).verifiers}
-    assert known == {"first": 0, **{f"gw-{place}": 4 for place in range(200)}}
+    assert known == dict.fromkeys(names, 4)
 
 
 async def test_what_could_not_be_written_is_written_later(process: Process) -> None:
     """Unless something newer was said meanwhile; it is logged once."""
+    await asyncio.gather(process.acks.take(*ack("a")), process.acks.take(*ack("b")))
     process.store.broken = True
-    process.acks.take(*ack("a"))
-    process.acks.take(*ack("b"))
+    await process.acks.take(*ack("b", 1))
     await until(lambda: process.events.logged)
-    process.acks.take(*ack("b", 3))
+    await process.acks.take(*ack("b", 3))
     process.acks.leave(Left("gateway", "a"))
     process.store.broken = False
     await process.acks._background.finish()
@@ -351,20 +359,62 @@ async def test_what_could_not_be_written_is_written_later(process: Process) -> N
     assert [each[1] for each in process.events.logged] == ["acknowledgements.not_written"]
 
 
+async def test_who_is_new_is_known_before_it_is_answered(process: Process) -> None:
+    """No rule can be called applied without it from then on. If it cannot be written, it hears that, and comes again."""
+    await process.acks.take(*ack("new"))
+    assert [each.name for each in (await process.bench.ledger.present()).verifiers] == ["new"]
+    process.store.broken = True
+    with pytest.raises(Unavailable):
+        await process.acks.take(*ack("late"))
+    assert not process.acks._waiting
+    process.store.broken = False
+    await process.acks.take(*ack("late"))
+    assert [each.name for each in (await process.bench.ledger.present()).verifiers] == ["late", "new"]
+
+
+async def test_who_comes_back_is_as_good_as_new(process: Process) -> None:
+    """Whoever was silent here for a while may have left elsewhere. Every answer waits for the store, not only the first."""
+    await process.acks.take(*ack("back"))
+    await process.bench.ledger.heard([Left("gateway", "back")])
+    process.time.advance(16)
+    process.store.gate.clear()
+    answers = [asyncio.ensure_future(process.acks.take(*ack("back"))) for _ in range(2)]
+    await until(lambda: not process.acks._waiting)
+    assert not any(answer.done() for answer in answers)
+    process.store.gate.set()
+    await asyncio.gather(*answers)
+    assert [each.name for each in (await process.bench.ledger.present()).verifiers] == ["back"]
+
+
+async def test_a_look_that_began_before_a_rule_says_nothing_of_it(process: Process) -> None:
+    """Somebody may have come between that look and the commit."""
+    await process.bench.ledger.heard([ack("first")[0]])
+    await process.revoke()
+    await until(lambda: process.propagations._followed[1].latest)
+    process.store.seen.clear()
+    await until(lambda: process.store.held)
+    await process.bench.ledger.heard([Left("gateway", "first"), ack("second", 1)[0]])
+    second = await process.revoke()
+    process.store.seen.set()
+    seen = await process.propagations.awaited(second, 0.3, "operator")
+    assert isinstance(seen, Propagation)
+    assert (seen.applied, seen.waiting_for) == (False, ("gateway#second",))
+
+
 async def test_a_flood_of_names_is_refused(process: Process) -> None:
     """Of one agent, and in all; who leaves, or is silent for long, makes room."""
     acks = process.acknowledging(each=2, most=3)
     for name, agent in (("a", "one"), ("b", "one"), ("a", "two")):
-        acks.take(*ack(name, agent=agent))
+        await acks.take(*ack(name, agent=agent))
     for name, agent in (("c", "one"), ("b", "two"), ("a", "three")):
         with pytest.raises(Refused) as refused:
-            acks.take(*ack(name, agent=agent))
+            await acks.take(*ack(name, agent=agent))
         assert (refused.value.code, refused.value.retry_after) == (Code.RATE_LIMITED, 60)
-    acks.take(*ack("a", agent="one"))
+    await acks.take(*ack("a", agent="one"))
     acks.leave(Left("one", "b"))
-    acks.take(*ack("c", agent="one"))
+    await acks.take(*ack("c", agent="one"))
     process.time.advance(901)
-    acks.take(*ack("d", agent="three"))
+    await acks.take(*ack("d", agent="three"))
     assert process.meter.acks == {"taken": 6, "refused": 3, "left": 1}
     await acks.close()
 
@@ -373,9 +423,9 @@ async def test_what_a_verifier_cannot_say(process: Process) -> None:
     """Bounds that are none, and epochs that nobody was told of."""
     for max_age in (0.0, -1.0, 600.1, float("nan"), float("inf")):
         with pytest.raises(Malformed):
-            process.acks.take(*ack("a", max_age=max_age))
+            await process.acks.take(*ack("a", max_age=max_age))
     with pytest.raises(Refused) as refused:
-        process.acks.take(Acknowledged("gateway", "a", 5, 1.0), mark_of(KEY, 4))
+        await process.acks.take(Acknowledged("gateway", "a", 5, 1.0), mark_of(KEY, 4))
     assert refused.value.code is Code.ACK_INVALID
     with pytest.raises(Malformed):
         process.acks.leave(Left("gateway", "a b"))
