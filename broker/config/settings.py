@@ -111,9 +111,9 @@ class LeaseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class FeedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The feed of revocation rules: how often it says that there are none, how many may follow it, and who is forgotten.
+    """The stream of revocation rules: how often it says that there are none, and how many may follow it.
 
-    Whoever acknowledged rules and is silent for ``forget_seconds`` is forgotten.
+    Whoever acknowledged rules and then is silent for ``forget_seconds`` is forgotten.
     """
 
     heartbeat_seconds: float = 1.0

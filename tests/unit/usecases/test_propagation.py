@@ -360,7 +360,7 @@ async def test_what_could_not_be_written_is_written_later(process: Process) -> N
 
 
 async def test_who_is_new_is_known_before_it_is_answered(process: Process) -> None:
-    """No rule can be called applied without it from then on. If it cannot be written, it hears that, and comes again."""
+    """No rule is called applied without it from then on. If it cannot be written, it hears that, and comes again."""
     await process.acks.take(*ack("new"))
     assert [each.name for each in (await process.bench.ledger.present()).verifiers] == ["new"]
     process.store.broken = True
@@ -373,7 +373,7 @@ async def test_who_is_new_is_known_before_it_is_answered(process: Process) -> No
 
 
 async def test_who_comes_back_is_as_good_as_new(process: Process) -> None:
-    """Whoever was silent here for a while may have left elsewhere. Every answer waits for the store, not only the first."""
+    """Whoever was silent here may have left elsewhere. Every answer waits for the store, not only the first."""
     await process.acks.take(*ack("back"))
     await process.bench.ledger.heard([Left("gateway", "back")])
     process.time.advance(16)
