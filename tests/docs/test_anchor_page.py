@@ -45,7 +45,7 @@ def test_every_kind_of_entry_and_metric_is_named() -> None:
     for word in (Kind.ANCHOR_FAILED, Kind.ANCHOR_RECOVERED, "anchor.lagging", "anchor.lost", "anchor.inconsistent"):
         assert f"`{word}`" in PAGE
     source = (ROOT / "broker" / "metrics.py").read_text()
-    gauges = re.findall(r'^    "([a-z_]+)": "', source.partition("_ANCHOR_GAUGES")[2], re.MULTILINE)
+    gauges = re.findall(r'^    "([a-z_]+)": "', source.partition("_ANCHOR_GAUGES")[2].partition("}")[0], re.MULTILINE)
     assert len(gauges) == 4
     assert all(f"`broker_anchor_{name}`" in PAGE for name in gauges)
 
