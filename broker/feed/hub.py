@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from broker.background import Background
 from broker.core.errors import BrokerError, Code, Unavailable
 from broker.core.pacing import Timing
 from broker.core.rules import Rule
 from broker.feed.event import HEARTBEAT, RETRY, RULE, SNAPSHOT, event
 from broker.feed.follower import SLOW, Follower, Sink, follower_of
 from broker.feed.recent import MOST_AT_ONCE, Recent, Stated
-from broker.ports import Admitted, Clock, Events, FeedMeter, Revocations, Statements
+from broker.ports import Admitted, Clock, Events, FeedMeter, Freshness, Revocations, Statements
 
 RETRY_SECONDS: Final = 5
 
@@ -35,10 +37,11 @@ class FeedBounds:
 class Feed:
     """The feed of one process. Belongs to one event loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a composition root passes each port by name
         self,
         *,
         revocations: Revocations,
+        freshness: Freshness,
         statements: Statements,
         bounds: FeedBounds,
         clock: Clock,
@@ -48,6 +51,7 @@ class Feed:
     ) -> None:
         """``revocations`` are the rules in force in this process; nobody is told anything before :meth:`start`."""
         self._revocations = revocations
+        self._freshness = freshness
         self._statements = statements
         self._bounds = bounds
         self._clock = clock
@@ -65,14 +69,14 @@ class Feed:
         self._ended = False
         self._scheduled = False
         self._free_at = 0.0
-        self._beating: asyncio.Task[None] | None = None
+        self._background = Background()
 
     # --- life -------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin to listen for rules, and to beat."""
         self._revocations.rules.watch(self._in_force)
-        self._beating = asyncio.create_task(self._beat_on(), name="feed")
+        self._background.begin(self._beat_on())
 
     def end(self) -> None:
         """Send everybody away, so that they go elsewhere; nobody may follow any more."""
@@ -86,9 +90,7 @@ class Feed:
     async def close(self) -> None:
         """End, and stop to beat."""
         self.end()
-        if self._beating is not None:
-            self._beating.cancel()
-            await asyncio.gather(self._beating, return_exceptions=True)
+        await self._background.cancel()
 
     @property
     def followers(self) -> int:
@@ -108,7 +110,8 @@ class Feed:
         """Tell a newcomer where things stand, and from then on everything: no rule falls in between.
 
         It gets the rules ``after`` an epoch that it has, if they are here without a gap, else a snapshot; then a
-        heartbeat. Raises ``BrokerError`` like :meth:`check_room`, or if nothing can be signed.
+        heartbeat. The rules must be fresh when this is called. Raises ``BrokerError`` like :meth:`check_room`, or if
+        nothing can be signed.
         """
         self.check_room(admitted.agent.id)
         self._tell_news()  # whatever follows must follow on what the newcomer is told here
@@ -146,10 +149,17 @@ class Feed:
     async def _beat_on(self) -> None:
         while True:
             await self._timing.sleep(self._bounds.heartbeat_seconds)
-            try:
-                self.beat()
-            except Exception as error:  # noqa: BLE001 - those who follow refuse when they hear nothing; it must go on
-                self._events.error("feed.failed", exc_info=error)
+            await self._once_fresh(self.beat)
+
+    async def _once_fresh(self, tell: Callable[[], None]) -> None:
+        """Tell what makes views younger once everything is known that any process has committed, else tell nothing."""
+        try:
+            await self._freshness.ensure()
+            tell()
+        except BrokerError as error:
+            self._failed(error)
+        except Exception as error:  # noqa: BLE001 - those who follow refuse when they hear nothing; it must go on
+            self._events.error("feed.failed", exc_info=error)
 
     def _in_force(self, rule: Rule, before: int) -> None:
         """A rule has come into force, or has got its number."""
@@ -165,8 +175,15 @@ class Feed:
             asyncio.get_running_loop().call_later(pause, self._tell_soon)
 
     def _tell_soon(self) -> None:
-        """Send the news, then pause for as long as that took: a storm of rules leaves half of the time to others."""
+        """Send the news: rules at once, a snapshot only if it is as new as it says."""
         self._scheduled = False
+        if self._needs_snapshot():
+            self._background.begin(self._once_fresh(self._tell_and_pause))
+        else:
+            self._tell_and_pause()
+
+    def _tell_and_pause(self) -> None:
+        """Send the news, then pause for as long as that took: a storm of rules leaves half of the time to others."""
         began = self._timing.elapsed()
         self._tell_news()
         ended = self._timing.elapsed()
@@ -174,12 +191,13 @@ class Feed:
 
     def _tell_news(self) -> None:
         """Send what came into force since the last time."""
+        snapshot = self._needs_snapshot()
         news, self._news = self._news, []
         if not self._followers:
             self._gap = False  # whoever comes is told where things stand
             return
         try:
-            if self._gap or len(news) > MOST_AT_ONCE:
+            if snapshot:
                 self._tell(SNAPSHOT, self._snapshot(self._clock.now()))
                 self._gap = False
             elif news:
@@ -189,6 +207,9 @@ class Feed:
             self._failed(error)
         else:
             self._failing = False
+
+    def _needs_snapshot(self) -> bool:
+        return self._gap or len(self._news) > MOST_AT_ONCE
 
     def _tell_rules(self, news: list[Stated]) -> None:
         """Send rules one by one: those with numbers in their order, then those that still have none."""

@@ -46,6 +46,7 @@ class EventStream(web.StreamResponse):
         super().__init__(headers=_HEADERS)
         self.force_close()
         self._feed = call.services.feed
+        self._freshness = call.services.freshness
         self._admitted = call.operator
         self._after = after
         self._connection = cast("Connection", call.request.protocol)  # no other kind is made by a door
@@ -56,6 +57,7 @@ class EventStream(web.StreamResponse):
         """Send the body, which ends when the feed or the connection does."""
         self._connection.begin_stream(self._over.set)
         try:
+            await self._freshness.ensure()  # the header may have taken its time
             self._feed.join(self, self._admitted, self._after)
             await self._over.wait()
         except BrokerError:

@@ -116,7 +116,7 @@ async def open_ground(
     await anchoring.start()
     marks_key = derived_key(master_key, EPOCH_MARKS).reveal()
     statements = StatementSigner(ring, revocations, marks_key=marks_key, issuer=config.issuer)
-    feed = _feed(config, revocations, statements, clock, metrics, events)
+    feed = _feed(config, ledger, revocations, statements, clock, metrics, events)
     feed.start()
     stack.push_async_callback(feed.close)
     revocation = _revocation(revocations, ledger, clock, ids, metrics, events)
@@ -200,6 +200,7 @@ def _following(ring: KeyRing, events: Events) -> KeysFollower:
 
 def _feed(
     config: Config,
+    ledger: SqlLedger,
     revocations: Revocations,
     statements: StatementSigner,
     clock: SystemClock,
@@ -209,6 +210,7 @@ def _feed(
     settings = config.feed
     return Feed(
         revocations=revocations,
+        freshness=ledger.freshness,
         statements=statements,
         bounds=FeedBounds(
             heartbeat_seconds=settings.heartbeat_seconds,

@@ -94,11 +94,23 @@ class FakeSink:
         return told
 
 
+class Knowledge:
+    """The port ``Freshness``: ``stale`` while others may have changed what this process does not know."""
+
+    def __init__(self) -> None:
+        self.stale = False
+
+    async def ensure(self) -> None:
+        if self.stale:
+            raise Unavailable(Code.RULES_STALE, "the ledger cannot be read")
+
+
 class Hall:
     """A feed on a clock that tests move, and the rules that it tells of."""
 
     def __init__(self, **bounds: int) -> None:
         self.revocations = Revocations(rules=RuleIndex())
+        self.freshness = Knowledge()
         self.statements = PlainStatements(self.revocations)
         self.clock = FakeClock()
         self.time = VirtualTime(flows=False)
@@ -106,6 +118,7 @@ class Hall:
         self.events = KeptEvents()
         self.feed = Feed(
             revocations=self.revocations,
+            freshness=self.freshness,
             statements=self.statements,
             bounds=FeedBounds(**bounds),
             clock=self.clock,

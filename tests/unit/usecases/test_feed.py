@@ -140,6 +140,27 @@ async def test_what_cannot_be_signed_is_told_as_soon_as_it_can(hall: Hall) -> No
     assert _kinds(sink) == [("snapshot", 1), ("heartbeat", 1)]
 
 
+async def test_nothing_is_confirmed_by_rules_that_may_be_old(hall: Hall) -> None:
+    """Another process may have made a rule: what is known is told, but nothing says that it is all."""
+    sink = hall.join()
+    sink.events()
+    hall.freshness.stale = True
+    for number in range(1, 4):
+        hall.rules.add(_rule(number))
+        hall.time.advance(1.0)
+        await _turn()
+    assert _kinds(sink) == [("rule", 1), ("rule", 2), ("rule", 3)]
+    for number in range(4, MOST_AT_ONCE + 10):
+        hall.rules.add(_rule(number))
+    await _turn()
+    assert sink.events() == []
+    assert {line["code"] for line in hall.events.of("feed.failed")} == {"rules_stale"}
+    hall.freshness.stale = False
+    hall.time.advance(1.0)
+    await _turn()
+    assert _kinds(sink) == [("snapshot", MOST_AT_ONCE + 9), ("heartbeat", MOST_AT_ONCE + 9)]
+
+
 async def test_who_resumes_gets_statements_that_are_not_about_to_expire(hall: Hall) -> None:
     """A rule of a while ago is stated anew for whoever missed it."""
     sink = hall.join()
