@@ -11,7 +11,7 @@ import uvloop
 
 from tests.support.broker_app import BrokerApp, Template, make_template, running_app
 
-TOUCH_CONNECTIONS = {"test_server.py", "test_gate.py", "test_stream.py"}
+TOUCH_CONNECTIONS = {"test_server.py", "test_gate.py", "test_overload.py", "test_stream.py"}
 
 
 def pytest_asyncio_loop_factories(
@@ -19,11 +19,7 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run on the event loop that ``broker serve`` uses; what touches connections, on the standard one as well."""
     both = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
-    return (
-        both
-        if item.path.name in {"test_server.py", "test_gate.py", "test_overload.py", "test_stream.py"}
-        else {"uvloop": uvloop.new_event_loop}
-    )
+    return both if item.path.name in TOUCH_CONNECTIONS else {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")
