@@ -5,13 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from broker.core.change import Change
-from broker.core.dpop import MAX_REMEMBERED, PROOF_SHARES, ReplayWindow, check_proof
+from broker.core.dpop import check_proof
 from broker.core.entry import Entry, Kind, entry
 from broker.core.errors import BrokerError, Code, GuardFailed, Refused
 from broker.core.identity import bearer
-from broker.core.tally import WINDOW, Allowance, Tally
+from broker.core.tally import WINDOW, Tally
 from broker.core.token_check import TokenCheck
-from broker.ports import Admitted, Authenticated, Authenticator, Caller, Clock, Ledger, Meter, UnverifiedAssertion
+from broker.core.used_proofs import ProofUse
+from broker.ports import (
+    Admitted,
+    Authenticated,
+    Authenticator,
+    Caller,
+    Clock,
+    Ledger,
+    Meter,
+    ProofMemory,
+    UnverifiedAssertion,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +49,9 @@ class Admission:
         clock: Clock,
         meter: Meter,
         strangers: Tally,
-        max_proofs: int = MAX_REMEMBERED,
+        proofs: ProofMemory,
     ) -> None:
-        """``audience`` is the broker's own API as a resource.
-
-        At most ``max_proofs`` used DPoP proofs are remembered, and no agent may fill that and lock the others out.
-        """
+        """``audience`` is the broker's own API as a resource; ``proofs`` remembers used DPoP proofs."""
         self._audience = audience
         self._check = check
         self._authenticator = authenticator
@@ -51,16 +59,15 @@ class Admission:
         self._clock = clock
         self._meter = meter
         self._strangers = strangers
-        self._proofs = ReplayWindow(max_proofs, since=clock.now())
-        self._fair_share = Allowance(max(1, max_proofs // PROOF_SHARES))
+        self._proofs = proofs
 
-    def by_token(self, presented: Presented) -> Admitted:
+    async def by_token(self, presented: Presented) -> Admitted:
         """Admit the bearer, or the holder of the bound key, of an access token for the broker's own API.
 
         Raises ``BrokerError`` with a ``TOKEN_…`` or ``PROOF_…`` code. Nothing is written or sent.
         """
         try:
-            return self._by_token(presented, self._clock.now())
+            return await self._by_token(presented, self._clock.now())
         except BrokerError as error:
             self._count(error)
             raise
@@ -87,18 +94,18 @@ class Admission:
                 raise Refused(failed.code, failed.public) from failed
         return Admitted(agent=who.agent)
 
-    def _by_token(self, presented: Presented, now: float) -> Admitted:
+    async def _by_token(self, presented: Presented, now: float) -> Admitted:
         verified = self._check.check(presented.token, now, self._audience)
         claims = verified.claims
         if presented.scheme != ("bearer" if claims.jkt is None else "dpop"):
             text = "a token that is bound to a key must come with the DPoP scheme, and only such a token"
             raise BrokerError(Code.TOKEN_INVALID, text)
         if claims.jkt is not None:
-            self._prove(presented, claims.client_id, claims.jkt, now)
+            await self._prove(presented, claims.client_id, claims.jkt, now)
         agent = bearer(claims.client_id, claims.issuer)
         return Admitted(agent=agent, scopes=frozenset(claims.scopes), claims=claims, kid=verified.kid)
 
-    def _prove(self, presented: Presented, agent: str, jkt: str, now: float) -> None:
+    async def _prove(self, presented: Presented, agent: str, jkt: str, now: float) -> None:
         if presented.proof is None:
             raise BrokerError(Code.PROOF_REQUIRED, "the token is bound to a key: send a DPoP proof")
         proof = check_proof(
@@ -106,10 +113,11 @@ class Admission:
         )
         if proof.jkt != jkt:
             raise BrokerError(Code.PROOF_INVALID, "the proof is made with another key than the token is bound to")
-        if not self._fair_share.admit(agent, now):
+        use = await self._proofs.use(agent, proof.replay_key, proof.expires_at, now)
+        if use is ProofUse.TOO_MANY:
             text = "too many proofs in a minute; every one has to be remembered"
             raise BrokerError(Code.RATE_LIMITED, text, retry_after=int(WINDOW))
-        if not self._proofs.use(proof.replay_key, proof.expires_at, now):
+        if use is ProofUse.USED:
             raise BrokerError(Code.PROOF_REPLAYED, "the proof was used before, or may have been: make a new one")
 
     def _count(self, error: BrokerError) -> None:

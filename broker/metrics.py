@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
 
 from broker.core.lease import LeaseStatus
 from broker.core.propagation import Present
@@ -34,12 +38,39 @@ _PRESENT_GAUGES: Final = {
 }
 
 
+class Across(Enum):
+    """What the values of several processes come to."""
+
+    SUM = "sum"
+    MOST = "most"
+    LEAST = "least"
+
+
+class Sample(msgspec.Struct, frozen=True, array_like=True):
+    """One line of the text format."""
+
+    name: str
+    labels: tuple[tuple[str, str], ...]
+    value: float
+
+
+class Family(msgspec.Struct, frozen=True, array_like=True):
+    """A metric with all its samples. ``kind`` is its type in the text format."""
+
+    name: str
+    meaning: str
+    kind: str
+    across: Across
+    samples: tuple[Sample, ...]
+
+
 class Metrics:
     """Everything that is measured, in a registry of its own. Implements the ``Meter`` port."""
 
     def __init__(self) -> None:
         """Children of labelled metrics are remembered: looking one up costs more than counting."""
         self._registry = CollectorRegistry()
+        self._across = {"broker_requests_under_way": Across.SUM}
         self._issued = self._counter("broker_tokens_issued", "Tokens released, by role and method.", "role", "method")
         self._refused = self._counter("broker_refusals", "Refusals of agents and strangers, by code.", "code")
         self._shed = self._counter("broker_requests_shed", "Requests turned away under load, by what for.", "urgency")
@@ -214,17 +245,39 @@ class Metrics:
         """Record how many changes one ledger transaction held."""
         self._batches.observe(changes)
 
-    def watch(self, name: str, meaning: str, read: Callable[[], float]) -> None:
-        """Show what ``read`` returns as the gauge ``broker_<name>``; it is called once per scrape."""
+    def watch(self, name: str, meaning: str, read: Callable[[], float], *, across: Across = Across.MOST) -> None:
+        """Show what ``read`` returns as the gauge ``broker_<name>``; it is called once per scrape.
+
+        ``across`` says what the values of several processes come to; a process whose value is NaN has none.
+        """
+        self._across[f"broker_{name}"] = across
         Gauge(f"broker_{name}", meaning, registry=self._registry).set_function(read)
 
     def watch_under_way(self, urgency: str, read: Callable[[], float]) -> None:
         """Show what ``read`` returns as the number of requests of one kind that are under way."""
         self._under_way.labels(urgency).set_function(read)
 
+    def families(self) -> tuple[Family, ...]:
+        """Return everything that this process has measured."""
+        return tuple(self._family(metric) for metric in self._registry.collect())
+
     def text(self) -> bytes:
         """Return all metrics in the Prometheus text format."""
-        return generate_latest(self._registry)
+        return exposition(self.families())
+
+    def _family(self, metric: Metric) -> Family:
+        summed = metric.type in {"counter", "histogram"}
+        return Family(
+            metric.name,
+            metric.documentation,
+            metric.type,
+            Across.SUM if summed else self._across.get(metric.name, Across.MOST),
+            tuple(
+                Sample(each.name, tuple(sorted(each.labels.items())), each.value)
+                for each in metric.samples
+                if not math.isnan(each.value)
+            ),
+        )
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(name, meaning, labels, registry=self._registry)
@@ -235,3 +288,27 @@ class Metrics:
         if child is None:
             child = self._counters[key] = counter.labels(*labels)
         child.inc()
+
+
+def exposition(families: Iterable[Family]) -> bytes:
+    """Return metrics in the Prometheus text format."""
+    registry = CollectorRegistry()
+    registry.register(_Collected(families))
+    return generate_latest(registry)
+
+
+class _Collected(Collector):
+    """What was measured before, as the library wants it."""
+
+    def __init__(self, families: Iterable[Family]) -> None:
+        self._metrics = [_metric(family) for family in families]
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def _metric(family: Family) -> Metric:
+    metric = Metric(family.name, family.meaning, family.kind)
+    for sample in family.samples:
+        metric.add_sample(sample.name, dict(sample.labels), sample.value)
+    return metric

@@ -64,11 +64,13 @@ class Reaper:
         attempts: int,
         backoff: Backoff,
         entries: Callable[[], int],
+        since: float | None,
     ) -> None:
         """``attempts`` is how often revoking fails before it is given up; ``spread`` returns a random number in [0, 1).
 
         ``entries`` says how many entries the ledger has, without reading it: while none are added, it is looked for
-        work only now and then.
+        work only now and then. ``since`` (Unix seconds) is when the first of the processes can have begun that serve
+        this ledger now: what was begun to be taken before is lost. None: this process is alone.
         """
         self._backends = backends
         self._revocations = revocations
@@ -83,7 +85,7 @@ class Reaper:
         self._entries = entries
         self._seen: tuple[int, int, int] | None = None
         self._looked_at = 0.0
-        self._started = clock.now()
+        self._started = clock.now() if since is None else since
         self._swept: tuple[int, int] | None = None
         self._unwritten = False
         self._unrecorded: set[str] = set()
@@ -162,7 +164,7 @@ class Reaper:
         await asyncio.gather(*(self._end(state, EXPIRED) for state in over))
 
     async def _settle_lost(self) -> None:
-        """End what was begun to be taken and never sealed: by an earlier process, or longer ago than anybody waits."""
+        """End what was begun to be taken and never sealed: by earlier processes, or longer ago than anybody waits."""
         now = self._clock.now()
         if self._searched_at is not None and 0 <= now - self._searched_at < LOST_SECONDS:
             return

@@ -14,7 +14,7 @@ from broker.core.errors import BrokerError, Code, EpochMoved, GuardFailed, Refus
 from broker.core.revoking import BlockFor, Making, Numbers, Order, check_text, making
 from broker.core.rules import Block, Rule
 from broker.core.selector import Selector
-from broker.ports import Caller, Clock, Events, Hits, Ids, Ledger, Meter, Records, Revocations
+from broker.ports import Caller, Clock, Events, Hits, Ids, Ledger, Meter, Records, Revocations, Siblings
 
 __all__ = ["BlockFor", "Order", "Outcome", "Revocation"]
 
@@ -24,6 +24,9 @@ COUNTING_BOUND: Final = 0.002
 LOOKUP_BOUND: Final = 0.05
 """Seconds that a revocation waits to learn whether it was made before. A slow store must not delay it: the guard in the
 transaction is what makes an idempotency key exact, the look-up only answers a repeated request sooner."""
+
+TELL_SECONDS: Final = 0.05
+"""How long a rule may take to become durable before the other processes are told of it; then the ledger tells them."""
 
 MAX_ATTEMPTS: Final = 1000
 """How often one rule is given the next number because others got in between, before it is left to be written later."""
@@ -44,10 +47,11 @@ class Outcome:
 class Revocation:
     """Makes rules and blocks, lifts blocks, and previews."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a composition root passes each port by name
         self,
         *,
         revocations: Revocations,
+        siblings: Siblings,
         ledger: Ledger,
         records: Records,
         clock: Clock,
@@ -55,7 +59,8 @@ class Revocation:
         meter: Meter,
         events: Events,
     ) -> None:
-        """``revocations`` are the rules in force in this process."""
+        """``revocations`` are the rules in force in this process; ``siblings`` the other processes of the ledger."""
+        self._siblings = siblings
         self._revocations = revocations
         self._ledger = ledger
         self._records = records
@@ -66,6 +71,9 @@ class Revocation:
         self._tell: Callable[[Rule], None] = lambda _rule: None
         self._numbers = Numbers()
         self._unwritten: dict[str, Making] = {}
+        self._others: set[str] = set()
+        """Which of the unwritten rules another process writes."""
+        self._shared: set[str] = set()
         self._late = asyncio.Lock()
         self._background = Background()
 
@@ -108,14 +116,43 @@ class Revocation:
         """Try to write the rules that could not be made durable; returns how many still are not."""
         async with self._late:
             for rule_id, made in list(self._unwritten.items()):
+                if rule_id in self._others:
+                    continue
                 try:
                     await self._background.to_the_end(self._write_late(made))
                 except Unavailable:
                     break
                 del self._unwritten[rule_id]
                 self._told(made)
+                await self._settle(rule_id)
                 self._events.info("rule.written_late", rule=rule_id)
         return len(self._unwritten)
+
+    def hear(self, made: Making, *, adopt: bool) -> None:
+        """Put a rule in force that another process could not write; ``adopt`` says that it is for this one to write.
+
+        It may have been written since: then it is in force with its number.
+        """
+        rule, block = made.rule, made.block
+        self._unwritten[rule.id] = made
+        if adopt:
+            self._others.discard(rule.id)
+            self._shared.add(rule.id)
+        else:
+            self._others.add(rule.id)
+        if not self._is_written(made):
+            self._revocations.rules.add(rule)
+            if block is not None:
+                self._revocations.blocks.add(block)
+
+    def forget(self, rule_id: str) -> None:
+        """Leave a rule that was heard to the ledger: by now it is written, or it was withdrawn."""
+        if rule_id not in self._others:
+            return
+        self._others.discard(rule_id)
+        made = self._unwritten.pop(rule_id)
+        if not self._is_written(made):
+            self._withdraw(made)
 
     async def outcome(self, rule: Rule) -> Outcome:
         """Return the full outcome of a rule that was made before, without ``hits`` if they cannot be counted now."""
@@ -132,9 +169,10 @@ class Revocation:
         if block is not None:
             self._revocations.blocks.add(block)
         try:
-            await self._commit(made)
+            await self._commit_in_time(made)
         except GuardFailed as failed:
             self._withdraw(made)
+            await self._settle(rule.id)
             if failed.code is not Code.IDEMPOTENCY_KEY_IN_USE:
                 raise
             earlier = await self._earlier(made.order, bound=None)
@@ -146,10 +184,13 @@ class Revocation:
                 self._unwritten[rule.id] = made
                 self._meter.revoked(durable=False)
                 self._events.error("rule.not_durable", rule=rule.id, code=error.code.value)
+                await self._share(made)
                 return Outcome(rule=rule, block=block, hits=None, durable=False)
         except BaseException:
             self._unwritten[rule.id] = made  # not understood, so not known to be written: it is tried again
+            await self._share(made)
             raise
+        await self._settle(rule.id)
         self._meter.revoked(durable=True)
         return await self._made(self._told(made), block)
 
@@ -169,6 +210,24 @@ class Revocation:
         self._revocations.rules.remove([made.rule.id])
         if made.block is not None:
             self._revocations.blocks.lift(made.block.id)
+
+    async def _commit_in_time(self, made: Making) -> None:
+        """Write a rule; if that takes long, it is told to the other processes meanwhile. Raises like a commit."""
+        writing = self._background.start(self._commit(made))
+        await asyncio.wait({writing}, timeout=TELL_SECONDS)
+        if not writing.done():
+            await self._share(made)
+        await writing
+
+    async def _share(self, made: Making) -> None:
+        if made.rule.id not in self._shared:
+            self._shared.add(made.rule.id)
+            await self._siblings.tell(made)
+
+    async def _settle(self, rule_id: str) -> None:
+        if rule_id in self._shared:
+            self._shared.discard(rule_id)
+            await self._siblings.settled(rule_id)
 
     async def _commit(self, made: Making, *, keyed: bool = True) -> None:
         """Write a rule under the next number, unless it turns out to be written already.

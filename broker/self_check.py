@@ -96,6 +96,11 @@ class SelfCheck:
             await self._ledger.absolve(self._size())
         self.tell()
 
+    async def heed(self) -> None:
+        """Take over what another process has found of the ledger."""
+        await self._ledger.heed()
+        self.tell()
+
     async def go_through(self) -> None:
         """Examine everything that is stored, slowly. Raises ``Unavailable`` if it cannot be read now."""
         known, _ = await self._known()

@@ -12,18 +12,23 @@ from broker.ports import Events
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Something to do every ``seconds``, after the last time has ended."""
+    """Something to do every ``seconds``, after the last time has ended.
+
+    ``alone`` says that of all processes of a ledger only the one that leads does it.
+    """
 
     name: str
     seconds: float
     run: Callable[[], Awaitable[object]]
+    alone: bool = False
 
 
 class Upkeep:
     """Runs jobs in the background until it is closed."""
 
-    def __init__(self, jobs: Sequence[Job], events: Events) -> None:
-        """Nothing runs before :meth:`start`."""
+    def __init__(self, jobs: Sequence[Job], events: Events, *, leads: Callable[[], bool]) -> None:
+        """Nothing runs before :meth:`start`. ``leads`` says whether this process leads now."""
+        self._leads = leads
         self._jobs = tuple(jobs)
         self._events = events
         self._tasks: list[asyncio.Task[None]] = []
@@ -43,6 +48,8 @@ class Upkeep:
         told: Code | None = None
         while True:
             await asyncio.sleep(job.seconds)
+            if job.alone and not self._leads():
+                continue
             try:
                 await job.run()
                 told = None

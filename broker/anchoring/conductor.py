@@ -14,6 +14,9 @@ from broker.background import Background
 from broker.core.errors import AnchorFailed, BrokerError
 from broker.ports import Anchor, Placement, SignedHead
 
+FOLLOW_SECONDS: Final = 1.0
+"""How often a process that does not lead asks whether it does by now."""
+
 LOOK_SECONDS: Final = 4.0
 """How long whoever asks what the anchors hold waits for them. One that takes longer does not say."""
 
@@ -46,6 +49,7 @@ class Anchoring:
         self._records = means.records
         self._timing = means.timing
         self._meter = means.meter
+        self._leads = means.leads
         self._stations = [Station(name, anchor, pace, means) for name, (anchor, pace) in anchors.items()]
         self._alarms = {station.name: Alarm(station, means) for station in self._stations}
         self._running = Background()
@@ -63,7 +67,7 @@ class Anchoring:
     async def close(self) -> None:
         """Give the anchors that work the last checkpoint, if they take it in time, and stop."""
         await self._running.cancel()
-        well = [station for station in self._stations if station.progress.failure is None]
+        well = [station for station in self._stations if self._leads() and station.progress.failure is None]
         if well:
             with contextlib.suppress(BrokerError, TimeoutError):
                 async with asyncio.timeout(STOP_SECONDS):
@@ -72,7 +76,13 @@ class Anchoring:
         await asyncio.gather(*(station.anchor.close() for station in self._stations), return_exceptions=True)
 
     async def watch(self) -> None:
-        """Look at how far behind each anchor is: for the metrics, and for the alarms. Costs no request."""
+        """Look at how far behind each anchor is: for the metrics, and for the alarms. Costs no request.
+
+        A process that does not lead looks at what the one that does has placed. Raises ``Unavailable``.
+        """
+        if not self._leads():
+            await self._follow()
+            return
         now, newest = self._timing.elapsed(), self._records.signed_checkpoint()
         for station in self._stations:
             progress, placement = station.progress, station.placement
@@ -123,8 +133,17 @@ class Anchoring:
         names = [station.name for station in self._stations]
         return dict(zip(names, await asyncio.gather(*answers), strict=True))
 
+    async def _follow(self) -> None:
+        for placement in await self._records.placements() if self._stations else ():
+            for station in self._stations:
+                if station.name == placement.anchor and station.placement != placement:
+                    station.recall(placement)
+
     async def _keep_up(self, station: Station) -> None:
         while True:
+            if not self._leads():
+                await self._timing.sleep(FOLLOW_SECONDS)
+                continue
             pause = await station.attempt()
             await self._alarms[station.name].follow(self._timing.elapsed())
             await self._timing.sleep(pause)

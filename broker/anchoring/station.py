@@ -41,7 +41,10 @@ class Pace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
-    """What all anchors share: ``ledger`` takes the entries about them, ``records`` is what they are given."""
+    """What all anchors share: ``ledger`` takes the entries about them, ``records`` is what they are given.
+
+    ``leads`` says whether this process is the one that places checkpoints.
+    """
 
     ledger: Ledger
     records: AnchorRecords
@@ -50,6 +53,7 @@ class Means:
     timing: Timing
     meter: AnchorMeter
     events: Events
+    leads: Callable[[], bool]
 
 
 class Station:

@@ -92,7 +92,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.PIPE_CLOSED
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last net: a traceback could hold anything
-        failure = _told(error)
+        failure = told(error)
         # Looked for here, since arguments that cannot be parsed are told as JSON as well.
         show_failure(failure, as_json="--json" in _own(arguments))
         return failure.exit_code
@@ -119,7 +119,7 @@ def _own(arguments: Sequence[str]) -> Sequence[str]:
     return arguments[: arguments.index("--")] if "--" in arguments else arguments
 
 
-def _told(error: BaseException) -> Failure:
+def told(error: BaseException) -> Failure:
     """Return how an error is told to whoever typed the command."""
     match error:
         case Failure():

@@ -6,39 +6,74 @@ import asyncio
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from ssl import SSLError
-from typing import Final
+from typing import Annotated, Any, Final, TypeVar
 
-from broker.cli.options import ConfigFile, Json, Port, settings
+import msgspec
+import typer
+
+from broker.cli.options import DEFAULT_CONFIG, ConfigFile, Json, Port, settings
 from broker.cli.outcome import ExitCode, Failure, unusable
 from broker.cli.output import note, show
-from broker.config import Config
+from broker.config import MAX_WORKERS, Config
 
 _BINDING: Final = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM})
 
+T = TypeVar("T")
 
-def command(config: ConfigFile = None, port: Port = None, as_json: Json = False) -> None:
-    """Run a broker until it is stopped (Ctrl-C, SIGTERM). SIGHUP reloads policy and certificate. Logs go to stderr."""
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        min=1,
+        max=MAX_WORKERS,
+        help="How many processes serve, instead of the number in the settings.",
+    ),
+]
+
+
+def command(config: ConfigFile = None, port: Port = None, workers: Workers = None, as_json: Json = False) -> None:
+    """Run a broker until it is stopped (Ctrl-C, SIGTERM). SIGHUP reloads policy and certificate. Logs go to stderr.
+
+    With several workers, SIGUSR2 replaces them one by one.
+    """
     loaded = settings(config, port)
+    if workers is not None:
+        count = msgspec.structs.replace(loaded.workers, count=workers)
+        loaded = msgspec.structs.replace(loaded, workers=count)
     if as_json:
         show({"issuer": loaded.issuer, "port": loaded.listen.port, "process": os.getpid()}, as_json=True)
         sys.stdout.flush()
     elif sys.stderr.isatty():
         note(f"The broker of {loaded.issuer}; its log follows. Stop it with Ctrl-C.")
-    serve(loaded)
+    if loaded.workers.count == 1:
+        serve(loaded)
+        return
+    from broker.workers.supervising import supervise  # noqa: PLC0415 - like the server
+
+    code = running(loaded, supervise(loaded, config or DEFAULT_CONFIG, port))
+    if code:
+        raise typer.Exit(code)
 
 
 def serve(config: Config) -> None:
-    """Serve until told to stop. Raises ``Failure`` when the broker cannot start."""
+    """Serve with one process until told to stop. Raises ``Failure`` when the broker cannot start."""
     # The whole server is imported here, and by no other command.
     from broker import serving  # noqa: PLC0415
+
+    running(config, serving.serve(config))
+
+
+def running(config: Config, work: Coroutine[Any, Any, T]) -> T:
+    """Run what serves until it ends, on the fastest event loop there is. Raises ``Failure`` when it cannot start."""
     from broker.signing.master_key import MasterKeyError  # noqa: PLC0415
     from broker.signing.sealing import SealingError  # noqa: PLC0415
 
     try:
         with asyncio.Runner(loop_factory=_fast_loop()) as runner:
-            runner.run(serving.serve(config))
+            return runner.run(work)
     except SSLError as error:
         text = f"listen.certificate and listen.key: cannot be used ({error.reason or type(error).__name__})"
         raise unusable(text, "certificate_unusable") from error

@@ -18,7 +18,7 @@ from broker.config.backends import (
     VaultSettings,
     VaultSignIn,
 )
-from broker.config.loading import MAX_FILE, load_config
+from broker.config.loading import MAX_FILE, MAX_WORKERS, load_config
 from broker.config.problems import ConfigError
 from broker.config.settings import (
     Config,
@@ -31,12 +31,14 @@ from broker.config.settings import (
     MasterKey,
     OperatorSettings,
     Webhook,
+    WorkerSettings,
 )
 
 __all__ = [
     "ANCHOR_KINDS",
     "BACKEND_KINDS",
     "MAX_FILE",
+    "MAX_WORKERS",
     "AnchorSettings",
     "AwsSettings",
     "BackendSettings",
@@ -58,6 +60,7 @@ __all__ = [
     "VaultSignIn",
     "Webhook",
     "WitnessAnchorSettings",
+    "WorkerSettings",
     "issuer_problem",
     "kind_of",
     "load_config",

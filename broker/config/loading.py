@@ -27,6 +27,9 @@ MAX_HEARTBEAT: Final = 30.0
 
 MAX_DAYS: Final = 36_500
 
+MAX_WORKERS: Final = 64
+"""More processes than this would only wait for each other's turn at the ledger."""
+
 SIX_MONTHS: Final = 183
 """The fewest days that entries are retained, unless the settings say that less is meant."""
 
@@ -108,6 +111,8 @@ def _check(raw: SettingsFile, path: Path) -> None:
     if problem is not None:
         fail(path, f"issuer: {problem}")
     _check_listen(raw, path)
+    if not 1 <= raw.workers.count <= MAX_WORKERS:
+        fail(path, f"workers.count: must be 1 to {MAX_WORKERS}")
     _check_ledger(raw, path)
     _check_webhooks(raw, path)
     _check_retention(raw, path)
@@ -202,6 +207,7 @@ def _resolved(
         dpop_nonces=raw.dpop_nonces,
         policy=Path(absolute(raw.policy)),
         listen=replace(raw.listen, certificate=maybe(raw.listen.certificate), key=maybe(raw.listen.key)),
+        workers=raw.workers,
         ledger=Path(absolute(raw.ledger.path)),
         index_in_answers=raw.ledger.index_in_answers,
         personal_days=raw.ledger.personal_days,

@@ -29,6 +29,17 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     metrics: str | None = None
     trusted_proxies: tuple[str, ...] = ()
 
+    def metrics_address(self) -> tuple[str, int]:
+        """Return host and port of the private listener, which there must be."""
+        host, _, port = (self.metrics or "").rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How many processes serve, on one host and one ledger."""
+
+    count: int = 1
+
 
 class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the ledger is: a SQLite file. ``index_in_answers`` tells agents the place of each token's entry in it.
@@ -130,6 +141,7 @@ class SettingsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     tls_ends_in_front: bool = False
     dpop_nonces: bool = False
     listen: Listen = Listen()
+    workers: WorkerSettings = WorkerSettings()
     ledger: LedgerSettings = LedgerSettings()
     master_key: MasterKey = MasterKey(file="master.key")
     limits: Limits = Limits()
@@ -152,6 +164,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     dpop_nonces: bool
     policy: Path
     listen: Listen
+    workers: WorkerSettings
     ledger: Path
     index_in_answers: bool
     personal_days: int | None = None

@@ -74,7 +74,7 @@ def presented_token(call: Call) -> Presented | None:
 async def admit(call: Call, presented: Presented) -> None:
     """Admit whoever presents a token, by all that was committed before. Raises what admission raises."""
     await catch_up(call)
-    call.admit(call.services.admission.by_token(presented))
+    call.admit(await call.services.admission.by_token(presented))
 
 
 async def catch_up(call: Call) -> None:

@@ -29,6 +29,6 @@ async def ready(call: Call) -> web.Response:
 
 
 async def metrics(call: Call) -> web.Response:
-    """``GET /metrics``: all metrics in the Prometheus text format."""
+    """``GET /metrics``: all metrics in the Prometheus text format, of all workers."""
     headers = {hdrs.CONTENT_TYPE: CONTENT_TYPE, hdrs.CACHE_CONTROL: NO_STORE}
-    return web.Response(body=call.services.metrics.text(), headers=headers)
+    return web.Response(body=await call.services.measured(), headers=headers)

@@ -79,6 +79,7 @@ class Gate:
         self._failures = FailureLimit(site.failures_per_minute, site.unlimited)
         self._security = _security_headers(site)
         self._draining = False
+        self._retiring = False
         self._active = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -100,8 +101,14 @@ class Gate:
                 self._idle.set()
             if isinstance(connection, Connection):
                 connection.end()
+        if self._retiring:
+            response.force_close()
         self._finish(call, response, asyncio.get_running_loop().time() - started)
         return response
+
+    def retire(self) -> None:
+        """Close each connection with the next answer on it; the client's next one leads to another process."""
+        self._retiring = True
 
     def drain(self) -> None:
         """Refuse what comes from now on; what was let in goes on, but what does not end by itself."""

@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import socket
 import ssl
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
 
 from broker.core.errors import BrokerError, Code
+from broker.http.accepting import Acceptor
 from broker.http.app import GATE
 from broker.http.connection import Connection, Phase
 
 BACKLOG: Final = 1024
+RETIRE_SECONDS: Final = 5.0
+"""How long a process that is replaced waits for the next request on each of its connections."""
+
 SWEEP_SECONDS: Final = 0.5
 """How often connections are looked through for slow ones."""
 
@@ -63,14 +69,21 @@ class Connections:
         self._bounds = bounds
         self._waiting: OrderedDict[Connection, None] = OrderedDict()
         self._all: set[Connection] = set()
+        self._none = asyncio.Event()
+        self._none.set()
 
     def __len__(self) -> int:
         """How many there are."""
         return len(self._all)
 
+    async def none_left(self) -> None:
+        """Wait until there are none."""
+        await self._none.wait()
+
     def joined(self, connection: Connection) -> bool:
         """Make room for a new connection: the one that has kept us waiting the longest goes. False if all are busy."""
         self._all.add(connection)
+        self._none.clear()
         if len(self._all) <= self._bounds.connections:
             return True
         longest = next(iter(self._waiting))
@@ -106,13 +119,24 @@ class Connections:
     def _forget(self, connection: Connection) -> None:
         self._all.discard(connection)
         self._waiting.pop(connection, None)
+        if not self._all:
+            self._none.set()
 
 
 class Door:
     """One listener: an application on an address."""
 
-    def __init__(self, app: web.Application, host: str, port: int, bounds: Bounds, issuer: str) -> None:
-        """Nothing listens before :meth:`open`."""
+    def __init__(
+        self,
+        app: web.Application,
+        host: str,
+        port: int,
+        bounds: Bounds,
+        issuer: str,
+        *,
+        shared: Sequence[socket.socket] = (),
+    ) -> None:
+        """Nothing listens before :meth:`open`. ``shared`` are sockets that listen there for several processes."""
         self._app = app
         self._host = host
         self._port = port
@@ -120,7 +144,8 @@ class Door:
         self._issuer = issuer
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=bounds.stop_seconds)
         self._connections = Connections(bounds)
-        self._server: asyncio.Server | None = None
+        self._shared = tuple(shared)
+        self._listener: asyncio.Server | Acceptor | None = None
         self._sweeping: asyncio.Task[None] | None = None
 
     @property
@@ -142,11 +167,26 @@ class Door:
         """Start to listen. Raises ``OSError`` if the address cannot be had."""
         await self._runner.setup()
         handshake = None if tls is None else self._bounds.header_seconds
-        self._server = await asyncio.get_running_loop().create_server(
-            self._connection, self._host, self._port, ssl=tls, backlog=BACKLOG, ssl_handshake_timeout=handshake
-        )
-        self._port = self._server.sockets[0].getsockname()[1]
+        if self._shared:
+            self._port = self._shared[0].getsockname()[1]
+            self._listener = Acceptor(self._shared, self._connection, tls, handshake)
+        else:
+            self._listener = await asyncio.get_running_loop().create_server(
+                self._connection, self._host, self._port, ssl=tls, backlog=BACKLOG, ssl_handshake_timeout=handshake
+            )
+            self._port = self._listener.sockets[0].getsockname()[1]
         self._sweeping = asyncio.create_task(self._sweep())
+
+    async def retire(self) -> None:
+        """Accept no more connections, answer one more request on each that there is, and wait until they are closed.
+
+        That takes :data:`RETIRE_SECONDS` at most: a client that has nothing to ask keeps its connection for no reason.
+        """
+        await self._stop_listening()
+        self._app[GATE].retire()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RETIRE_SECONDS):
+                await self._connections.none_left()
 
     def drain(self) -> None:
         """Answer 503 to what comes from now on."""
@@ -158,11 +198,16 @@ class Door:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._bounds.stop_seconds):
                 await self._app[GATE].drained()
-        if self._server is not None:
-            self._server.close()
+        await self._stop_listening()
         if self._sweeping is not None:
             self._sweeping.cancel()
         await self._runner.cleanup()
+
+    async def _stop_listening(self) -> None:
+        if isinstance(self._listener, Acceptor):
+            await self._listener.close()
+        elif self._listener is not None:
+            self._listener.close()
 
     def _connection(self) -> Connection:
         bounds = self._bounds
@@ -229,6 +274,10 @@ class HttpServer:
             return
         _context(self._certificate)  # try it before the one in use is touched
         self._tls.load_cert_chain(self._certificate.chain, self._certificate.key)
+
+    async def retire(self) -> None:
+        """Leave what is new to other processes, and answer what comes on the connections that there are."""
+        await self._public.retire()
 
     async def stop(self) -> None:
         """Refuse what is new, answer what was accepted, then close. Metrics can be read to the end."""

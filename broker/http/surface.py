@@ -44,7 +44,8 @@ class Services:
     ``jwks`` returns the published key set at a time (Unix seconds); ``snapshot`` the signed list of live rules; the
     signing side caches both. ``cosigned`` returns the newest checkpoint that a witness has cosigned, with the
     cosignatures. ``nonce`` returns the DPoP nonce of a time, for proofs that must hold one. ``health`` says
-    of each thing that readiness depends on what is wrong with it, or None.
+    of each thing that readiness depends on what is wrong with it, or None. ``measured`` returns the metrics of all
+    workers in the Prometheus text format.
     """
 
     issuance: Issuance
@@ -82,6 +83,7 @@ class Services:
     clock: Clock
     ids: Ids
     metrics: Metrics
+    measured: Callable[[], Awaitable[bytes]]
     events: Events
     pressure: Pressure
 

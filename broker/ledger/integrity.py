@@ -80,6 +80,19 @@ class Integrity:
             self._writer.absolve()
             await self.passed(entries)
 
+    async def heed(self) -> None:
+        """Take over what another process of this ledger has found of it: what was noted beside it says so."""
+        check = await asyncio.to_thread(self._last_check.read)
+        if check is None:
+            return
+        found = check.unsound
+        if found is not None and self.unsound is None:
+            self._known_problem = found
+            self._writer.condemn(_refusal(found))
+        elif found is None and self._is_remembered:
+            self._known_problem, self._is_remembered = None, False
+            self._writer.absolve()
+
     def kept_beside(self, note: str) -> None:
         """Keep a new checkpoint beside the ledger, by which an older one shows that is put in its place."""
         self._high_water.rise(note)

@@ -206,10 +206,14 @@ class SqlLedger:
 
     async def compact(self, now: float) -> int:
         """Forget everything that has ended before ``now`` (law 11); return how many rows. Raises ``Unavailable``."""
+        await self.forget_ended(now)
+        return await forget_ended_rows(self._group, now)
+
+    async def forget_ended(self, now: float) -> None:
+        """Forget the rules and blocks in memory that have ended before ``now``. Raises ``Unavailable``."""
         await self.recall(now)
         memory.forget_ended(self._revocations, now)
         self._forgotten_at = now
-        return await forget_ended_rows(self._group, now)
 
     async def recall(self, now: float) -> None:
         """Put in force again what was forgotten while the clock was ahead of ``now``. Raises ``Unavailable``.

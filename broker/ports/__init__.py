@@ -8,6 +8,7 @@ from broker.ports.leases import Backend, Backends, Envelope, LeaseFilter, LeaseR
 from broker.ports.ledger import Freshness, Ledger, Revocations
 from broker.ports.presence import Acknowledged, Left, Presence, PresenceMeter
 from broker.ports.records import FoundRecords, Hits, Idempotent, Inquiries, LeaseHits, Record, Records, TreeHead
+from broker.ports.siblings import Leadership, ProofMemory, Siblings
 from broker.ports.signing import IdentitySigner, Minted, Signer, Statements
 from broker.ports.telling import Events, FeedMeter, Meter, Notifier
 
@@ -36,6 +37,7 @@ __all__ = [
     "IdentitySigner",
     "Ids",
     "Inquiries",
+    "Leadership",
     "LeaseFilter",
     "LeaseHits",
     "LeaseRecords",
@@ -48,6 +50,7 @@ __all__ = [
     "Placement",
     "Presence",
     "PresenceMeter",
+    "ProofMemory",
     "Proofs",
     "Prove",
     "Proven",
@@ -56,6 +59,7 @@ __all__ = [
     "Revocations",
     "RevokesPrefixes",
     "SelfExamined",
+    "Siblings",
     "SignedHead",
     "Signer",
     "Statements",

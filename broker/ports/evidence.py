@@ -137,6 +137,10 @@ class SelfExamined(Protocol):
         """
         ...
 
+    async def heed(self) -> None:
+        """Take over what another process of the same ledger has condemned, or absolved."""
+        ...
+
     async def absolve(self, entries: int) -> None:
         """Forget what is only remembered from an earlier process; anything else stays."""
         ...

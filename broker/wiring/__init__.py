@@ -2,5 +2,6 @@
 
 from broker.wiring.ground import master_key_source
 from broker.wiring.opening import Broker, open_broker
+from broker.wiring.place import ALONE, Place
 
-__all__ = ["Broker", "master_key_source", "open_broker"]
+__all__ = ["ALONE", "Broker", "Place", "master_key_source", "open_broker"]

@@ -21,6 +21,7 @@ from broker.core.tally import Tally
 from broker.feed import Feed, FeedBounds
 from broker.ids import RandomIds
 from broker.lease_backends import GatedBackends
+from broker.ledger.leadership import FileLeadership, SoleLeader
 from broker.ledger.store import SqlLedger
 from broker.ledger.view import KeysFollower
 from broker.metrics import Metrics
@@ -39,6 +40,7 @@ from broker.timing import SYSTEM
 from broker.webhooks import Receiver, Webhooks, webhook_secret
 from broker.wiring.anchors import open_anchoring
 from broker.wiring.backends import open_backends
+from broker.wiring.place import Place
 from broker.wiring.propagation import OpenPropagation, open_propagation
 
 
@@ -47,6 +49,8 @@ class Ground:
     """What the use cases of one broker stand on."""
 
     config: Config
+    place: Place
+    leadership: FileLeadership | SoleLeader
     events: Events
     clock: SystemClock
     ids: RandomIds
@@ -77,7 +81,7 @@ class Ground:
 
 
 async def open_ground(
-    config: Config, events: Events, stack: AsyncExitStack, own_backends: Mapping[str, Backend]
+    config: Config, events: Events, stack: AsyncExitStack, own_backends: Mapping[str, Backend], place: Place
 ) -> Ground:
     """Open what the use cases stand on; ``stack`` closes it again.
 
@@ -95,6 +99,8 @@ async def open_ground(
         open_note=own_note_opener(ring),
     )
     stack.push_async_callback(ledger.close)
+    leadership = SoleLeader() if place.workers == 1 else FileLeadership.beside(config.ledger)
+    stack.callback(leadership.close)
     ring.replace(ledger.view.keys)
     ledger.view.follow(keys=_following(ring, events))
     # After the ledger: a policy that is recorded from now on is heard of.
@@ -109,6 +115,7 @@ async def open_ground(
         timing=SYSTEM,
         meter=metrics,
         events=events,
+        leads=leadership.leads,
     )
     anchoring = open_anchoring(config, outbound, means, own_token=identities.own_token)
     # Closed right before the ledger: what everything else records when it ends is placed, too.
@@ -119,7 +126,7 @@ async def open_ground(
     feed = _feed(config, ledger, revocations, statements, clock, metrics, events)
     feed.start()
     stack.push_async_callback(feed.close)
-    revocation = _revocation(revocations, ledger, clock, ids, metrics, events)
+    revocation = _revocation(revocations, place, ledger, clock, ids, metrics, events)
     policy_control = _policy_control(config, policy, ledger, clock, revocation, events)
     ledger.view.follow(policy=policy_control.follow)
     propagation = open_propagation(
@@ -149,6 +156,8 @@ async def open_ground(
     )
     return Ground(
         config=config,
+        place=place,
+        leadership=leadership,
         events=events,
         clock=clock,
         ids=ids,
@@ -175,10 +184,17 @@ async def open_ground(
 
 
 def _revocation(
-    revocations: Revocations, ledger: SqlLedger, clock: SystemClock, ids: RandomIds, metrics: Metrics, events: Events
+    revocations: Revocations,
+    place: Place,
+    ledger: SqlLedger,
+    clock: SystemClock,
+    ids: RandomIds,
+    metrics: Metrics,
+    events: Events,
 ) -> Revocation:
     return Revocation(
         revocations=revocations,
+        siblings=place.siblings,
         ledger=ledger,
         records=ledger,
         clock=clock,

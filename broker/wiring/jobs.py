@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Final
 
 from broker.auditing import Auditing
 from broker.core.pacing import Backoff
 from broker.http.surface import Services
+from broker.metrics import Across
 from broker.reaper import Reaper
 from broker.self_check import SelfCheck
 from broker.timing import SYSTEM
@@ -33,6 +35,7 @@ MEASURE_SECONDS: Final = 5.0
 FORGET_SECONDS: Final = 60.0
 CHECK_SECONDS: Final = 10.0
 OUTSIDE_SECONDS: Final = 60.0
+HEED_SECONDS: Final = 1.0
 
 
 def compose_reaper(ground: Ground) -> Reaper:
@@ -50,6 +53,7 @@ def compose_reaper(ground: Ground) -> Reaper:
         attempts=settings.attempts,
         backoff=Backoff(first=settings.first_pause_seconds, longest=settings.longest_pause_seconds),
         entries=lambda: ground.ledger.size,
+        since=ground.place.since,
     )
 
 
@@ -73,41 +77,58 @@ def watch(ground: Ground, check: SelfCheck) -> None:
     ground.metrics.watch("live_rules", "Revocation rules in force", lambda: len(rules))
     ground.metrics.watch("feed_followers", "Who follow the feed of revocation rules", lambda: ground.feed.followers)
     ground.metrics.watch("ledger_entries", "Entries in the ledger", lambda: ledger.size)
-    ground.metrics.watch("ledger_writable", "1 if the last transaction was durable", lambda: ledger.healthy() is None)
-    ground.metrics.watch("ledger_sound", "0 if nothing is issued: the ledger is not sound", lambda: not check.unsound)
+    ground.metrics.watch(
+        "ledger_writable",
+        "1 if the last transaction was durable",
+        lambda: ledger.healthy() is None,
+        across=Across.LEAST,
+    )
+    ground.metrics.watch(
+        "ledger_sound",
+        "0 if nothing is issued: the ledger is not sound",
+        lambda: not check.unsound,
+        across=Across.LEAST,
+    )
     ground.metrics.watch("ledger_checked_entries", "Entries that were checked", lambda: check.checked)
     ground.metrics.watch(
         "ledger_check_age_seconds",
-        "For how long the ledger was not checked completely, or this process runs",
-        check.seconds_since_pass,
+        "For how long the ledger was not checked completely, or the process runs that checks it",
+        lambda: check.seconds_since_pass() if ground.leadership.leads() else math.nan,
     )
 
 
 def compose_jobs(
     ground: Ground, services: Services, auditing: Auditing, reaper: Reaper, check: SelfCheck
 ) -> tuple[Job, ...]:
-    """Return everything that is done again and again."""
+    """Return everything that is done again and again: by the process that leads, or by each for its own memory."""
     ledger, clock, propagations = ground.ledger, ground.clock, ground.propagation.propagations
     return (
         Job("size", SIZE_SECONDS, ledger.measure),
         Job("catching up", CATCH_UP_SECONDS, ledger.freshness.ensure),
         Job("presence", PRESENCE_SECONDS, propagations.step),
         Job("who is there", MEASURE_SECONDS, propagations.measure),
-        Job("the silent", FORGET_SECONDS, lambda: propagations.forget_silent(ground.config.feed.forget_seconds)),
-        Job("leases", REAPER_SECONDS, reaper.step),
+        Job(
+            "the silent",
+            FORGET_SECONDS,
+            lambda: propagations.forget_silent(ground.config.feed.forget_seconds),
+            alone=True,
+        ),
+        Job("leases", REAPER_SECONDS, reaper.step, alone=True),
         Job("lease counts", LEASE_COUNT_SECONDS, lambda: _count_leases(ground)),
         Job("strangers", STRANGERS_SECONDS, auditing.record_strangers),
         Job("pending rules", PENDING_SECONDS, services.revocation.write_pending),
-        Job("tasks due", DUE_SECONDS, services.tasks.close_due),
-        Job("compaction", COMPACTION_SECONDS, lambda: ledger.compact(clock.now())),
-        Job("clock", CLOCK_SECONDS, lambda: auditing.watch_clock(time.monotonic())),
+        Job("tasks due", DUE_SECONDS, services.tasks.close_due, alone=True),
+        Job("compaction", COMPACTION_SECONDS, lambda: ledger.compact(clock.now()), alone=True),
+        Job("ended rules", COMPACTION_SECONDS, lambda: ledger.forget_ended(clock.now())),
+        Job("clock", CLOCK_SECONDS, lambda: auditing.watch_clock(time.monotonic()), alone=True),
         Job("recall", CLOCK_SECONDS, lambda: ledger.recall(clock.now())),
         Job("issuer keys", ISSUER_KEYS_SECONDS, lambda: ground.federation.refresh(clock.now())),
         Job("anchors", ANCHOR_SECONDS, ground.anchoring.watch),
-        Job("erasure", ERASURE_SECONDS, services.erasure.keep_up),
+        Job("erasure", ERASURE_SECONDS, services.erasure.keep_up, alone=True),
         Job("ledger probe", PROBE_SECONDS, ledger.probe_if_troubled),
-        Job("ledger check", CHECK_SECONDS, check.go_through),
-        Job("ledger outside", OUTSIDE_SECONDS, check.look_outside),
+        Job("ledger check", CHECK_SECONDS, check.go_through, alone=True),
+        Job("ledger outside", OUTSIDE_SECONDS, check.look_outside, alone=True),
+        Job("ledger verdict", HEED_SECONDS, check.heed),
     )
 
 

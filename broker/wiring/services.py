@@ -12,6 +12,7 @@ from broker.authenticators.dispatch import Dispatch
 from broker.core.dpop import make_nonce
 from broker.core.errors import Unavailable
 from broker.core.token_check import TokenCheck
+from broker.core.used_proofs import UsedProofs
 from broker.erasure import Erasure
 from broker.http.pressure import Pressure
 from broker.http.surface import Services, Site
@@ -19,6 +20,7 @@ from broker.introspection import Introspection
 from broker.issuance import Applicants, IdentityTokens, Intake, Issuance
 from broker.key_rotation import KeyRotation
 from broker.leasing import Holdings, Leasing, Oversight
+from broker.metrics import exposition
 from broker.receipts import Receipts
 from broker.registration import Registration
 from broker.right_sizing import RightSizing
@@ -57,6 +59,7 @@ def compose_services(ground: Ground, site: Site) -> Services:
             clock=clock,
             meter=metrics,
             strangers=strangers,
+            proofs=ground.place.proofs or UsedProofs(since=clock.now()),
         ),
         introspection=Introspection(check=check, policy=ground.policy_control.current, clock=clock),
         revocation=ground.revocation,
@@ -105,6 +108,7 @@ def compose_services(ground: Ground, site: Site) -> Services:
         clock=clock,
         ids=ids,
         metrics=metrics,
+        measured=lambda: _measured(ground),
         events=ground.events,
         pressure=Pressure(metrics, SYSTEM.spread),
     )
@@ -223,6 +227,12 @@ def _approvals(ground: Ground) -> Approvals:
         notifier=ground.webhooks,
         meter=ground.metrics,
     )
+
+
+async def _measured(ground: Ground) -> bytes:
+    """Return the metrics of all processes, or of this one if it is alone."""
+    gathered = ground.place.gathered
+    return exposition(ground.metrics.families() if gathered is None else await gathered())
 
 
 async def _health(ground: Ground) -> Mapping[str, str | None]:

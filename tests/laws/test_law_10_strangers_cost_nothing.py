@@ -41,7 +41,7 @@ async def test_strangers_leave_one_entry_in_all(world: World) -> None:
                 await attempt
         for presented in (Presented(scheme="bearer", token=f"x.{number}.y", proof=None, method="GET", url=API), stolen):
             with pytest.raises(BrokerError):
-                world.admission.by_token(presented)
+                await world.admission.by_token(presented)
     assert await entries(world) == before
     auditing = Auditing(ledger=world.ledger, clock=world.clock, events=world.events, strangers=world.strangers)
     await auditing.record_strangers()
@@ -75,7 +75,7 @@ async def test_strangers_fill_no_memory(world: World) -> None:
     for number in range(MANY):
         token = f"x.{number}.y"
         with pytest.raises(BrokerError):
-            world.admission.by_token(Presented(scheme="bearer", token=token, proof=None, method="GET", url=API))
+            await world.admission.by_token(Presented(scheme="bearer", token=token, proof=None, method="GET", url=API))
         world.introspection.introspect(token, agent("stranger"), frozenset())
         forged = UnverifiedAssertion(f"forged-{number}")
         with pytest.raises(Refused):

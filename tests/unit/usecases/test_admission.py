@@ -39,7 +39,7 @@ def presented(token: str, proof: str | None = None, scheme: str = "bearer") -> P
 
 async def test_a_bearer_of_a_good_token_is_admitted(world: World) -> None:
     """Who it is, and which scopes it has, come from the token alone."""
-    admitted = world.admission.by_token(presented(await api_token(world)))
+    admitted = await world.admission.by_token(presented(await api_token(world)))
     assert (admitted.agent.id, admitted.agent.issuer) == ("alice", "registered")
     assert admitted.scopes == {"operator:read", "revocations:write"}
     admitted.require("operator:read")
@@ -51,7 +51,7 @@ async def test_no_policy_line_matches_a_federated_agent_by_what_its_token_does_n
         iss=ISSUER, sub="ci/builder", aud=API, client_id="ci/builder", iat=int(NOW), exp=int(NOW) + 60, jti="tok_1",
         scopes=("operator:read",), epoch=0, task="task_1", role="r", tier="operator", issuer="ci",
     )  # fmt: skip
-    who = world.admission.by_token(presented(world.signer.mint(claims).token)).agent
+    who = await world.admission.by_token(presented(world.signer.mint(claims).token)).agent
     assert AgentMember("ci/builder").mismatch(who) is None
     assert IssuerMember("ci").mismatch(who) is None
     assert IssuerMember("ci", subject=Exactly("ci/builder")).mismatch(who) is not None
@@ -60,7 +60,7 @@ async def test_no_policy_line_matches_a_federated_agent_by_what_its_token_does_n
 
 async def test_each_scope_must_be_there(world: World) -> None:
     """A route's scope is exact: no prefix, no other scope, and nobody without a token."""
-    admitted = world.admission.by_token(presented(await api_token(world)))
+    admitted = await world.admission.by_token(presented(await api_token(world)))
     for scope in ("keys:write", "operator", "operator:read revocations:write", ""):
         with pytest.raises(BrokerError) as refused:
             admitted.require(scope)
@@ -73,7 +73,7 @@ async def test_a_token_for_another_resource_is_refused(world: World) -> None:
     """An agent's token for a resource server is no key to the broker."""
     issued = await world.issue()
     with pytest.raises(BrokerError) as refused:
-        world.admission.by_token(presented(issued.token))
+        await world.admission.by_token(presented(issued.token))
     assert refused.value.code is Code.TOKEN_AUDIENCE
 
 
@@ -81,7 +81,7 @@ async def test_a_token_for_another_resource_is_refused(world: World) -> None:
 async def test_garbage_is_refused(world: World, token: str) -> None:
     """Whatever is sent as a token gets a clear answer, is counted, and leaves nothing."""
     with pytest.raises(BrokerError) as refused:
-        world.admission.by_token(presented(token))
+        await world.admission.by_token(presented(token))
     assert refused.value.code is Code.TOKEN_INVALID
     assert world.strangers.take() == {"token_invalid": 1}
     assert world.memory.attempts == 0
@@ -90,33 +90,33 @@ async def test_garbage_is_refused(world: World, token: str) -> None:
 async def test_an_expired_token_is_refused_even_if_it_was_seen_before(world: World) -> None:
     """The signature is remembered; the time is looked at every time, to the second."""
     token = await api_token(world)
-    world.admission.by_token(presented(token))
+    await world.admission.by_token(presented(token))
     world.clock.time = int(NOW) + 900 - 0.001
-    world.admission.by_token(presented(token))
+    await world.admission.by_token(presented(token))
     world.clock.time = int(NOW) + 900
     with pytest.raises(BrokerError) as refused:
-        world.admission.by_token(presented(token))
+        await world.admission.by_token(presented(token))
     assert refused.value.code is Code.TOKEN_EXPIRED
 
 
 async def test_a_revoked_token_is_refused_even_if_it_was_seen_before(world: World) -> None:
     """Rules are looked at every time, also those that are not durable."""
     token = await api_token(world)
-    world.admission.by_token(presented(token))
+    await world.admission.by_token(presented(token))
     world.memory.down = True
     await world.revoke(agent="alice")
     with pytest.raises(BrokerError) as refused:
-        world.admission.by_token(presented(token))
+        await world.admission.by_token(presented(token))
     assert refused.value.code is Code.TOKEN_REVOKED
 
 
 async def test_a_token_of_a_revoked_key_is_refused_even_if_it_was_seen_before(world: World) -> None:
     """Emergency rotation: what the old key signed is worth nothing at once."""
     token = await api_token(world)
-    world.admission.by_token(presented(token))
+    await world.admission.by_token(presented(token))
     world.ring.replace([world.ring.generate("ES256", "token", NOW, NOW)])
     with pytest.raises(BrokerError) as refused:
-        world.admission.by_token(presented(token))
+        await world.admission.by_token(presented(token))
     assert refused.value.code is Code.TOKEN_INVALID
 
 
@@ -128,7 +128,7 @@ async def test_a_bound_token_with_its_proof_is_admitted(world: World) -> None:
     key = ProofKey()
     token = await api_token(world, key)
     proof = key.proof(NOW, url=URL, token=token)
-    assert world.admission.by_token(presented(token, proof, "dpop")).agent.id == "alice"
+    assert await world.admission.by_token(presented(token, proof, "dpop")).agent.id == "alice"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ async def test_scheme_binding_and_proof_must_fit(
     token = await api_token(world, key if bound else None)
     proof = key.proof(NOW, url=URL, token=token) if proved else None
     with pytest.raises(BrokerError) as refused:
-        world.admission.by_token(presented(token, proof, scheme))
+        await world.admission.by_token(presented(token, proof, scheme))
     assert refused.value.code is code
 
 
@@ -175,9 +175,9 @@ async def test_proofs_for_something_else_are_refused(world: World) -> None:
     ]
     for proof in bad:
         with pytest.raises(BrokerError) as refused:
-            world.admission.by_token(presented(token, proof, "dpop"))
+            await world.admission.by_token(presented(token, proof, "dpop"))
         assert refused.value.code is Code.PROOF_INVALID
-    world.admission.by_token(presented(token, key.proof(NOW, url=URL, token=token, jti="i"), "dpop"))
+    await world.admission.by_token(presented(token, key.proof(NOW, url=URL, token=token, jti="i"), "dpop"))
 
 
 async def test_a_proof_is_good_once(world: World) -> None:
@@ -185,11 +185,11 @@ async def test_a_proof_is_good_once(world: World) -> None:
     key = ProofKey()
     token = await api_token(world, key)
     proof = key.proof(NOW, url=URL, token=token)
-    world.admission.by_token(presented(token, proof, "dpop"))
+    await world.admission.by_token(presented(token, proof, "dpop"))
     with pytest.raises(BrokerError) as refused:
-        world.admission.by_token(presented(token, proof, "dpop"))
+        await world.admission.by_token(presented(token, proof, "dpop"))
     assert refused.value.code is Code.PROOF_REPLAYED
-    world.admission.by_token(presented(token, key.proof(NOW, url=URL, token=token, jti="2"), "dpop"))
+    await world.admission.by_token(presented(token, key.proof(NOW, url=URL, token=token, jti="2"), "dpop"))
 
 
 async def test_a_proof_is_good_once_across_a_restart(world: World) -> None:
@@ -197,13 +197,13 @@ async def test_a_proof_is_good_once_across_a_restart(world: World) -> None:
     key = ProofKey()
     token = await api_token(world, key)
     proof = key.proof(NOW, url=URL, token=token)
-    world.admission.by_token(presented(token, proof, "dpop"))
+    await world.admission.by_token(presented(token, proof, "dpop"))
     world.clock.time += 2
     world.compose(world.memory, world.reading)
     with pytest.raises(BrokerError) as refused:
-        world.admission.by_token(presented(token, proof, "dpop"))
+        await world.admission.by_token(presented(token, proof, "dpop"))
     assert refused.value.code is Code.PROOF_REPLAYED
-    world.admission.by_token(presented(token, key.proof(NOW + 2, url=URL, token=token), "dpop"))
+    await world.admission.by_token(presented(token, key.proof(NOW + 2, url=URL, token=token), "dpop"))
 
 
 async def test_no_agent_can_lock_the_others_out_with_proofs(world: World) -> None:
@@ -225,13 +225,13 @@ async def test_no_agent_can_lock_the_others_out_with_proofs(world: World) -> Non
     token = await api_token(world, greedy)
     for number in range(2):
         proof = greedy.proof(NOW, url=URL, token=token, jti=str(number))
-        world.admission.by_token(presented(token, proof, "dpop"))
+        await world.admission.by_token(presented(token, proof, "dpop"))
     with pytest.raises(BrokerError) as refused:
-        world.admission.by_token(presented(token, greedy.proof(NOW, url=URL, token=token, jti="more"), "dpop"))
+        await world.admission.by_token(presented(token, greedy.proof(NOW, url=URL, token=token, jti="more"), "dpop"))
     assert (refused.value.code, refused.value.retry_after) == (Code.RATE_LIMITED, 60)
     bob = await world.issue("bob", "operator:read", audience=API, proof=other.proof(NOW, jti="issuing"))
     proof = other.proof(NOW, url=URL, token=bob.token)
-    assert world.admission.by_token(presented(bob.token, proof, "dpop")).agent.id == "bob"
+    assert await world.admission.by_token(presented(bob.token, proof, "dpop")).agent.id == "bob"
 
 
 async def test_nothing_of_a_credential_is_in_a_repr(world: World) -> None:
@@ -316,5 +316,5 @@ async def test_the_url_of_the_request_is_what_the_proof_is_held_against(world: W
     token = await api_token(world, key)
     proof = key.proof(NOW, url=URL, token=token)
     with pytest.raises(BrokerError) as refused:
-        world.admission.by_token(replace(presented(token, proof, "dpop"), url=f"{API}/keys/rotate"))
+        await world.admission.by_token(replace(presented(token, proof, "dpop"), url=f"{API}/keys/rotate"))
     assert refused.value.code is Code.PROOF_INVALID
