@@ -64,6 +64,7 @@ class Process:
             timing=self.time.timing(),
             meter=RecordingAnchorMeter(),
             events=self.events,
+            leads=lambda: True,
         )
         pace = Pace(kind="file", every_seconds=1.0, alarm_seconds=60.0)
         return Anchoring({name: (anchor, pace) for name, anchor in self.anchors.items()}, means)

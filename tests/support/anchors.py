@@ -169,6 +169,7 @@ class Harbour:
     meter: RecordingAnchorMeter = field(default_factory=RecordingAnchorMeter)
     events: RecordingEvents = field(default_factory=RecordingEvents)
     clock: FakeClock = field(default_factory=FakeClock)
+    leads: bool = True
 
     def anchoring(self, **anchors: Anchor) -> Anchoring:
         """Return the use case for these anchors, named as they are given, with ten seconds between placements."""
@@ -184,6 +185,7 @@ class Harbour:
             timing=self.time.timing(),
             meter=self.meter,
             events=self.events,
+            leads=lambda: self.leads,
         )
 
     async def pass_time(self, seconds: float, anchoring: Anchoring | None = None) -> None:

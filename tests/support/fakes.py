@@ -46,6 +46,7 @@ from broker.core.errors import BrokerError, Code, EpochMoved, GuardFailed, Refus
 from broker.core.identity import Agent
 from broker.core.merkle import Frontier, consistency_proof, inclusion_proof, leaf_hash, root_of
 from broker.core.personal import MEMBER, SALT_SIZE, merged, read_personal
+from broker.core.revoking import Making
 from broker.core.rules import Block, Rule, RuleIndex
 from broker.core.selector import Fact, Selector
 from broker.core.task import Task, TaskState
@@ -197,7 +198,8 @@ class MemoryLedger:
 
     ``down`` fails everything; ``faults`` fail the next commits, one each. What was applied although it failed is
     published into ``revocations`` when the ledger is next used, as after a recovery. ``before`` holds things to do just
-    before the next changes are judged, one each: what another process or request got in between.
+    before the next changes are judged, one each: what another process or request got in between. While there is an
+    event ``held`` that is not set, commits wait for it, as for a disk that hangs.
     """
 
     def __init__(self, revocations: Revocations) -> None:
@@ -205,6 +207,7 @@ class MemoryLedger:
         self.entries: list[Entry] = []
         self.epoch = 0
         self.down = False
+        self.held: asyncio.Event | None = None
         self.faults: deque[Fault] = deque()
         self.before: deque[Callable[[], None]] = deque()
         self.attempts = 0
@@ -221,6 +224,8 @@ class MemoryLedger:
 
     async def commit(self, change: Change) -> Receipt:
         """Apply a change in a turn of its own; cancelling the caller does not undo it."""
+        if self.held is not None:
+            await self.held.wait()
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Receipt] = loop.create_future()
         loop.call_soon(self._answer, change, answer)
@@ -613,3 +618,19 @@ async def settled() -> None:
     """Let everything that is ready to run come to its end."""
     for _ in range(100):
         await asyncio.sleep(0)
+
+
+@dataclass
+class ToldSiblings:
+    """Implements ``Siblings``: knows what it was told, and what was settled, in order."""
+
+    told: list[Making] = field(default_factory=list)
+    settled_rules: list[str] = field(default_factory=list)
+
+    async def tell(self, made: Making) -> None:
+        """Hear it."""
+        self.told.append(made)
+
+    async def settled(self, rule_id: str) -> None:
+        """Hear it."""
+        self.settled_rules.append(rule_id)

@@ -41,6 +41,7 @@ class Desk:
         self.records = records
         self.revocation = Revocation(
             revocations=world.revocations,
+            siblings=world.siblings,
             ledger=ledger,
             records=records,
             clock=world.clock,

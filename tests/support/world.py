@@ -23,6 +23,7 @@ from broker.core.secret import Secret
 from broker.core.selector import Selector, parse_selector
 from broker.core.tally import Tally
 from broker.core.token_check import TokenCheck
+from broker.core.used_proofs import UsedProofs
 from broker.introspection import Introspection
 from broker.issuance import Applicants, IdentityTokens, Intake, Issuance, Issued, TokenRequest
 from broker.ledger import SqlLedger
@@ -45,6 +46,7 @@ from tests.support.fakes import (
     RecordingEvents,
     RecordingMeter,
     RecordingNotifier,
+    ToldSiblings,
 )
 
 ISSUER = "https://broker.example"
@@ -209,10 +211,13 @@ class World:
             clock=self.clock,
             meter=self.meter,
             strangers=self.strangers,
+            proofs=UsedProofs(since=self.clock.now()),
         )
         self.introspection = Introspection(check=self.check, policy=lambda: self.policy, clock=self.clock)
+        self.siblings = ToldSiblings()
         self.revocation = Revocation(
             revocations=self.revocations,
+            siblings=self.siblings,
             ledger=self.ledger,
             records=self.records,
             clock=self.clock,

@@ -24,6 +24,7 @@ from broker.http.surface import Services
 from broker.ids import RandomIds
 from broker.outbound import PUBLIC, Destination, Outbound, Reply
 from broker.revocation import Revocation
+from broker.wiring.place import NoSiblings
 from tests.support.broker_app import TICKETS, Template, running_app
 from tests.support.broker_thread import BrokerThread, broker_thread
 from tests.support.shell import Shell
@@ -258,6 +259,7 @@ def test_nothing_else_is_asked(shell: Shell, broker: BrokerThread, monkeypatch: 
 def _not_durable(services: Services) -> Services:
     revocation = Revocation(
         revocations=services.revocations,
+        siblings=NoSiblings(),
         ledger=BrokenLedger(),
         records=services.records,
         clock=SystemClock(),

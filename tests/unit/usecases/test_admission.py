@@ -11,6 +11,7 @@ from broker.core.claims import AccessClaims
 from broker.core.entry import Kind
 from broker.core.errors import BrokerError, Code, Refused, Unavailable
 from broker.core.policy.matching import AgentMember, Exactly, IssuerMember
+from broker.core.used_proofs import UsedProofs
 from broker.ports import Admitted, UnverifiedAssertion
 from tests.support.fakes import CALLER, NOW, Fault, cancelled_after
 from tests.support.world import API, DOCUMENT, ISSUER, ProofKey, World, policy
@@ -51,7 +52,7 @@ async def test_no_policy_line_matches_a_federated_agent_by_what_its_token_does_n
         iss=ISSUER, sub="ci/builder", aud=API, client_id="ci/builder", iat=int(NOW), exp=int(NOW) + 60, jti="tok_1",
         scopes=("operator:read",), epoch=0, task="task_1", role="r", tier="operator", issuer="ci",
     )  # fmt: skip
-    who = await world.admission.by_token(presented(world.signer.mint(claims).token)).agent
+    who = (await world.admission.by_token(presented(world.signer.mint(claims).token))).agent
     assert AgentMember("ci/builder").mismatch(who) is None
     assert IssuerMember("ci").mismatch(who) is None
     assert IssuerMember("ci", subject=Exactly("ci/builder")).mismatch(who) is not None
@@ -128,7 +129,7 @@ async def test_a_bound_token_with_its_proof_is_admitted(world: World) -> None:
     key = ProofKey()
     token = await api_token(world, key)
     proof = key.proof(NOW, url=URL, token=token)
-    assert await world.admission.by_token(presented(token, proof, "dpop")).agent.id == "alice"
+    assert (await world.admission.by_token(presented(token, proof, "dpop"))).agent.id == "alice"
 
 
 @pytest.mark.parametrize(
@@ -216,7 +217,7 @@ async def test_no_agent_can_lock_the_others_out_with_proofs(world: World) -> Non
         clock=world.clock,
         meter=world.meter,
         strangers=world.strangers,
-        max_proofs=8,
+        proofs=UsedProofs(8, since=NOW),
     )
     roles = DOCUMENT["roles"]
     responders = roles["responders"] | {"members": [{"agent": "alice"}, {"agent": "bob"}]}
@@ -231,7 +232,7 @@ async def test_no_agent_can_lock_the_others_out_with_proofs(world: World) -> Non
     assert (refused.value.code, refused.value.retry_after) == (Code.RATE_LIMITED, 60)
     bob = await world.issue("bob", "operator:read", audience=API, proof=other.proof(NOW, jti="issuing"))
     proof = other.proof(NOW, url=URL, token=bob.token)
-    assert await world.admission.by_token(presented(bob.token, proof, "dpop")).agent.id == "bob"
+    assert (await world.admission.by_token(presented(bob.token, proof, "dpop"))).agent.id == "bob"
 
 
 async def test_nothing_of_a_credential_is_in_a_repr(world: World) -> None:

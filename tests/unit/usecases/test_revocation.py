@@ -9,7 +9,7 @@ import pytest
 from broker.core.change import AddRule, Change, EpochIs
 from broker.core.entry import Kind, entry
 from broker.core.errors import BrokerError, Code, GuardFailed, Refused, Unavailable
-from broker.core.revoking import MAX_REASON, MAX_TIME
+from broker.core.revoking import MAX_REASON, MAX_TIME, Making, making
 from broker.core.rules import Rule
 from broker.core.selector import Selector, parse_selector
 from broker.ports import Hits
@@ -581,3 +581,83 @@ async def test_the_longest_order_fits_an_entry(world: World) -> None:
         selector=selector, reason=wide * MAX_REASON, by="a" * 512, incident=wide * MAX_REASON, block=BlockFor()
     )
     assert (await revoked(world, wanted)).durable
+
+
+# --- other processes of the same ledger -----------------------------------------------------------------------------
+
+
+async def test_others_hear_only_of_rules_that_the_ledger_does_not_tell_them(world: World) -> None:
+    """A rule that is durable is told by the ledger; one that is not is told before the answer, and settled once."""
+    await world.revoke(agent="written")
+    assert world.siblings.told == []
+    world.memory.down = True
+    outcome = await world.revoke(agent="triage", block=BlockFor())
+    assert [made.rule.id for made in world.siblings.told] == [outcome.rule.id]
+    assert await world.revocation.write_pending() == 1
+    world.memory.down = False
+    assert await world.revocation.write_pending() == 0
+    assert len(world.siblings.told) == 1
+    assert world.siblings.settled_rules == [outcome.rule.id]
+
+
+async def test_a_rule_that_takes_long_to_write_is_told_meanwhile(world: World) -> None:
+    """A disk that hangs holds up nobody's protection: the others know the rule before its commit has ended."""
+    world.memory.held = asyncio.Event()
+    revoking = asyncio.ensure_future(world.revoke(agent="triage"))
+    async with asyncio.timeout(30):
+        while not world.siblings.told:
+            await asyncio.sleep(0.01)
+    assert not revoking.done()
+    world.memory.held.set()
+    outcome = await revoking
+    assert outcome.durable
+    assert world.siblings.settled_rules == [outcome.rule.id]
+
+
+async def test_a_rule_that_was_heard_is_in_force_and_left_to_its_writer(world: World) -> None:
+    """It kills, blocks, answers for its idempotency key, and goes when it was withdrawn."""
+    issued = await world.issue()
+    made = made_elsewhere(order(key="k", block=BlockFor()))
+    world.revocation.hear(made, adopt=False)
+    assert not world.lives(issued.token)
+    assert len(world.revocations.blocks.live(NOW)) == 1
+    repeated = await revoked(world, order(key="k", block=BlockFor()))
+    assert (repeated.rule.id, repeated.durable) == (made.rule.id, False)
+    await world.revocation.write_pending()
+    assert rules_written(world) == []
+    world.revocation.forget(made.rule.id)
+    world.revocation.forget(made.rule.id)
+    assert world.lives(issued.token)
+    assert world.revocations.blocks.live(NOW) == ()
+
+
+async def test_a_rule_whose_writer_has_died_is_written_by_its_heir(world: World) -> None:
+    """Once, whether or not the one that died got it written."""
+    made = made_elsewhere(order())
+    world.revocation.hear(made, adopt=False)
+    world.revocation.hear(made, adopt=True)
+    world.revocation.forget(made.rule.id)  # said of it when it belonged to somebody else
+    assert await world.revocation.write_pending() == 0
+    assert rules_written(world) == [made.rule.id]
+    assert world.siblings.settled_rules == [made.rule.id]
+    world.revocation.hear(made, adopt=True)
+    assert await world.revocation.write_pending() == 0
+    assert rules_written(world) == [made.rule.id]
+
+
+async def test_hearing_late_of_a_rule_that_was_written_changes_nothing(world: World) -> None:
+    """What is in force with its number does not go back to standing above every epoch."""
+    made = made_elsewhere(order())
+    world.revocation.hear(made, adopt=True)
+    await world.revocation.write_pending()
+    world.revocation.hear(made, adopt=False)
+    assert world.lives((await world.issue()).token)
+    world.revocation.forget(made.rule.id)
+    rule = world.revocations.rules.get(made.rule.id)
+    assert rule is not None
+    assert rule.number == 1
+
+
+def made_elsewhere(ordered: Order) -> Making:
+    """Return a rule as another process makes it."""
+    return making(ordered, rule_id="rule_elsewhere", block_id="blk_elsewhere", now=NOW, origin={})
