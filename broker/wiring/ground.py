@@ -97,6 +97,7 @@ async def open_ground(
         clock=clock,
         sign=checkpoint_signer(ring, clock, issuer=config.issuer),
         open_note=own_note_opener(ring),
+        family=place.family,
     )
     stack.push_async_callback(ledger.close)
     leadership = SoleLeader() if place.workers == 1 else FileLeadership.beside(config.ledger)

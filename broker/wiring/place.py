@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from broker.core.revoking import Making
+from broker.ledger.family import Family as LedgerFamily
 from broker.metrics import Family
 from broker.ports import ProofMemory, Siblings
 
@@ -30,12 +31,13 @@ class Place:
 
     ``workers`` is how many there are on this host. ``since`` (Unix seconds) is when the first of them can have begun;
     None: with this one. ``announces`` says that this one announces the requests that wait for approval when it starts.
-    ``proofs`` remembers used proofs, and ``gathered`` returns the metrics of all; None: this process does both alone.
+    ``family`` has the ledger's file for all of them. ``proofs`` remembers used proofs, and ``gathered`` returns the metrics of all; None: this process does both alone.
     """
 
     workers: int = 1
     since: float | None = None
     announces: bool = True
+    family: LedgerFamily | None = None
     proofs: ProofMemory | None = None
     siblings: Siblings = field(default_factory=NoSiblings)
     gathered: Gathered | None = None

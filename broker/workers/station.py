@@ -17,6 +17,8 @@ class Station(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     replaces: bool
     since: float
     channel: int
+    lock: int
+    board: int
     public: tuple[int, ...]
     private: tuple[int, ...]
 
@@ -31,4 +33,4 @@ class Station(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def descriptors(self) -> tuple[int, ...]:
         """Return every descriptor that was inherited."""
-        return (self.channel, *self.public, *self.private)
+        return (self.channel, self.lock, self.board, *self.public, *self.private)

@@ -13,6 +13,7 @@ from broker import __version__
 from broker.clock import SystemClock
 from broker.config import Config
 from broker.core.used_proofs import UsedProofs
+from broker.ledger.family import Elder
 from broker.logs import configure
 from broker.timing import SYSTEM
 from broker.workers.child import Command
@@ -32,8 +33,11 @@ async def supervise(config: Config, path: Path, port: int | None) -> int:
     Raises ``OSError`` if the address cannot be had, and ``Unavailable`` if the ledger cannot.
     """
     events = configure(config.log.level)
-    since = SystemClock().now()
+    clock = SystemClock()
+    since = clock.now()
     with ExitStack() as stack:
+        elder = await asyncio.to_thread(Elder.take, config.ledger, clock)
+        stack.callback(elder.release)
         public = [stack.enter_context(each) for each in listen(config.listen.host, config.listen.port)]
         private = []
         if config.listen.metrics is not None:
@@ -49,6 +53,8 @@ async def supervise(config: Config, path: Path, port: int | None) -> int:
                     replaces=replaces,
                     since=since,
                     channel=channel,
+                    lock=elder.family.lock,
+                    board=elder.family.board,
                     public=tuple(each.fileno() for each in public),
                     private=tuple(each.fileno() for each in private),
                 )
@@ -59,7 +65,7 @@ async def supervise(config: Config, path: Path, port: int | None) -> int:
         plan = Plan(
             count=config.workers.count,
             command=command,
-            inherits=[each.fileno() for each in (*public, *private)],
+            inherits=[each.fileno() for each in (*public, *private)] + list(elder.family.descriptors),
             stop_seconds=config.limits.stop_seconds + SPARE_SECONDS,
         )
         supervisor = Supervisor(plan, Switchboard(UsedProofs(since=since), events), SYSTEM, events)

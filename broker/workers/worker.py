@@ -12,7 +12,8 @@ from broker.config import Config
 from broker.core.errors import BrokerError
 from broker.core.revoking import Making
 from broker.core.used_proofs import ProofUse
-from broker.metrics import Family
+from broker.ledger.family import Family
+from broker.metrics import Family as Measurements
 from broker.serving import Running
 from broker.wiring import Place
 from broker.workers.channel import Channel
@@ -76,6 +77,7 @@ class Worker:
         return Place(
             workers=station.workers,
             since=station.since,
+            family=Family(station.lock, station.board),
             announces=station.place == 0 or station.replaces,
             proofs=self,
             siblings=self,
@@ -128,7 +130,7 @@ class Worker:
         """Forget a rule that was told; see ``Siblings``."""
         await self._say(Settled(rule_id))
 
-    async def gathered(self) -> Sequence[Family]:
+    async def gathered(self) -> Sequence[Measurements]:
         """Return what all workers have measured; what this one has if the supervisor cannot say."""
         measured = await self._call(Gather())
         return measured.families if isinstance(measured, Measured) else ()

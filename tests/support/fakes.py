@@ -626,10 +626,12 @@ class ToldSiblings:
 
     told: list[Making] = field(default_factory=list)
     settled_rules: list[str] = field(default_factory=list)
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def tell(self, made: Making) -> None:
         """Hear it."""
         self.told.append(made)
+        self.heard.set()
 
     async def settled(self, rule_id: str) -> None:
         """Hear it."""

@@ -604,9 +604,7 @@ async def test_a_rule_that_takes_long_to_write_is_told_meanwhile(world: World) -
     """A disk that hangs holds up nobody's protection: the others know the rule before its commit has ended."""
     world.memory.held = asyncio.Event()
     revoking = asyncio.ensure_future(world.revoke(agent="triage"))
-    async with asyncio.timeout(30):
-        while not world.siblings.told:
-            await asyncio.sleep(0.01)
+    await asyncio.wait_for(world.siblings.heard.wait(), 30)
     assert not revoking.done()
     world.memory.held.set()
     outcome = await revoking
