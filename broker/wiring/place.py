@@ -31,7 +31,8 @@ class Place:
 
     ``workers`` is how many there are on this host. ``since`` (Unix seconds) is when the first of them can have begun;
     None: with this one. ``announces`` says that this one announces the requests that wait for approval when it starts.
-    ``family`` has the ledger's file for all of them. ``proofs`` remembers used proofs, and ``gathered`` returns the metrics of all; None: this process does both alone.
+    ``family`` has the ledger's file for all of them; ``proofs`` remembers used proofs, and ``gathered`` returns the
+    metrics, of all of them. Without these, this process does it for itself.
     """
 
     workers: int = 1

@@ -22,7 +22,7 @@ from broker.workers.switchboard import Switchboard
 GIVE_UP: Final = 5
 """So many workers in a row that ended before they served, while no other serves, end the supervisor."""
 
-STEADY_SECONDS: Final = 10.0
+STEADY_SECONDS: Final = 1.0
 """A worker that ends sooner than this has failed at once: the next one starts after a pause, which grows."""
 
 PAUSES: Final = Backoff(first=0.5, longest=30.0)
@@ -102,7 +102,7 @@ class Supervisor:
         await asyncio.wait({stopping, ready}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if ready.done() and ready.result():
-            self._serving[0] = child
+            self._serves(0, child)
             return True
         ready.cancel()
         code = await self._end(child)
@@ -138,11 +138,14 @@ class Supervisor:
         if self._serving.get(place) is not old:  # which died meanwhile, and somebody else was or is being put there
             await child.ask(Retire())
             return self._serving.get(place)
+        self._serves(place, child)
+        return child
+
+    def _serves(self, place: int, child: Child) -> None:
         self._serving[place] = child
         self._events.info("worker.serving", place=place, process=child.pid)
         if len(self._serving) == self._plan.count:
             notify("READY=1")
-        return child
 
     def _note_failure(self, place: int, process: int, code: int) -> None:
         self._failed += 1

@@ -105,6 +105,7 @@ class RunningBroker:
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
     metrics: int | None = None
+    workers: int = 1
 
     @property
     def issuer(self) -> str:
@@ -142,7 +143,7 @@ class RunningBroker:
         """Start the process and do not wait for it."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "broker", "serve", "--config", str(self.config)],
+                [sys.executable, "-m", "broker", "serve", "--config", str(self.config), "--workers", str(self.workers)],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -161,6 +162,17 @@ class RunningBroker:
             except (urllib.error.URLError, OSError):
                 time.sleep(0.02)
         raise AssertionError(f"the broker did not start:\n{self.log.read_text()[-4000:]}")
+
+    def worker_ids(self) -> list[int]:
+        """Return the process ids of the workers that there are."""
+        assert self.process is not None
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """Return what was logged of an event, over all starts."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == event]
 
     def stop(self) -> int:
         """Stop gracefully; returns the exit code."""
