@@ -14,6 +14,9 @@ from broker.core.errors import BrokerError
 from broker.workers.channel import Channel
 from broker.workers.messages import DONE, Message, Ready
 
+ASK_SECONDS: Final = 20.0
+"""How long a worker may take to do what it is asked: to load a policy and make rules for what that narrows."""
+
 _SUPERVISORS_OWN: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 """Variables by which systemd speaks to the supervisor alone."""
 
@@ -86,12 +89,13 @@ class Child:
             await asyncio.gather(ready, ended, return_exceptions=True)
 
     async def ask(self, message: Message) -> bool:
-        """Ask it for something; whether it was done."""
+        """Ask it for something; whether it was done, within :data:`ASK_SECONDS`."""
         if self._channel is None:
             return False
         try:
-            await self._channel.call(message)
-        except BrokerError:
+            async with asyncio.timeout(ASK_SECONDS):
+                await self._channel.call(message)
+        except (BrokerError, TimeoutError):
             return False
         return True
 

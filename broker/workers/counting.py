@@ -29,6 +29,7 @@ class Counting:
         """Nothing was counted."""
         self._latest: dict[int, Sequence[Family]] = {}
         self._ended: Sequence[Family] = ()
+        self._ends = 0
 
     def counted(self, worker: int, families: Sequence[Family]) -> None:
         """Remember what a worker has counted since it began."""
@@ -36,12 +37,25 @@ class Counting:
 
     def ended(self, worker: int) -> None:
         """Keep what a worker has counted; what it *was like* is of no interest any more."""
+        self._ends += 1
         counts = [family for family in self._latest.pop(worker, ()) if family.across is Across.SUM and _counts(family)]
         self._ended = combined([self._ended, counts])
 
     def total(self) -> Sequence[Family]:
-        """Return what all of them come to."""
-        return combined([self._ended, *self._latest.values()])
+        """Return what all of them come to, and how many there are and were."""
+        return combined([self._own(), self._ended, *self._latest.values()])
+
+    def _own(self) -> Sequence[Family]:
+        living, ends = float(len(self._latest)), float(self._ends)
+        return (
+            _one("broker_workers", "Workers that serve.", "gauge", Sample("broker_workers", (), living)),
+            _one(
+                "broker_workers_ended",
+                "Workers that have ended, whatever the reason.",
+                "counter",
+                Sample("broker_workers_ended_total", (), ends),
+            ),
+        )
 
 
 def combined(parts: Iterable[Sequence[Family]]) -> Sequence[Family]:
@@ -73,6 +87,10 @@ def _ordered(samples: Iterable[Sample]) -> tuple[Sample, ...]:
         own = tuple(label for label in sample.labels if label[0] != "le")
         groups.setdefault(own, []).append(sample)
     return tuple(sample for group in groups.values() for sample in group)
+
+
+def _one(name: str, meaning: str, kind: str, sample: Sample) -> Family:
+    return Family(name, meaning, kind, Across.SUM, (sample,))
 
 
 def _counts(family: Family) -> bool:

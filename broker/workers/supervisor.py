@@ -129,7 +129,13 @@ class Supervisor:
                 await self._timing.sleep(PAUSES.delay(failures - 2, self._timing.spread()))
 
     async def _new(self, place: int, old: Child | None, *, replaces: bool) -> Child | None:
-        """Start a worker that takes the place of ``old`` once it serves; return who has the place, None if it ends."""
+        """Start a worker that takes the place of ``old`` once it serves; return who has the place, None if it ends.
+
+        It will read the policy file as it is now. So another worker does that before, which knows the policy that is in
+        force until then, and can see to what the new one narrows.
+        """
+        if replaces or old is not None:
+            await self._take_policy()
         child = await self._start(place, replaces=replaces)
         if not await child.ready_or_ended():
             self._note_failure(place, child.pid, await child.ended())
@@ -180,12 +186,19 @@ class Supervisor:
 
     # --- what signals ask for ---------------------------------------------------------------------------------------
 
+    async def _take_policy(self) -> None:
+        """Let one worker take the policy for all; the ledger tells the others."""
+        for child in tuple(self._serving.values()):
+            if await child.ask(Reload(policy=True)):
+                return
+
     async def _reload(self) -> None:
-        """One worker takes the policy for all, since the ledger tells the others; each takes the certificate."""
+        """Let one worker take the policy, and each take the certificate."""
         notify(f"RELOADING=1\nMONOTONIC_USEC={int(self._timing.elapsed() * 1_000_000)}")
         async with self._rolling:
-            for number, (place, child) in enumerate(sorted(self._serving.items())):
-                if not await child.ask(Reload(policy=number == 0)):
+            await self._take_policy()
+            for place, child in sorted(self._serving.items()):
+                if not await child.ask(Reload(policy=False)):
                     self._events.error("worker.not_reloaded", place=place, process=child.pid)
         notify("READY=1")
 

@@ -12,6 +12,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -23,7 +24,7 @@ from tests.support.client_load import LOST, Seen, active, load, read_key, record
 from tests.support.running_broker import TICKETS, RunningBroker, free_port
 
 PATIENCE = 60.0
-KILLS = 8
+KILLS = 5
 OPERATING = "operator:read revocations:read revocations:write policy:write"
 
 
@@ -52,6 +53,12 @@ def until(holds: Callable[[], object], what: str) -> None:
 def serving(broker: RunningBroker) -> list[int]:
     """Return the process ids of the workers that the supervisor has seen serving, and that live."""
     return [pid for pid in (line["process"] for line in broker.logged("worker.serving")) if pid in broker.worker_ids()]
+
+
+def is_replaced(broker: RunningBroker, worker: int) -> bool:
+    """Whether two workers serve, and this one is not among them."""
+    there = serving(broker)
+    return worker not in there and len(there) == 2
 
 
 @contextlib.asynccontextmanager
@@ -113,9 +120,7 @@ async def test_workers_are_killed_under_load(broker: RunningBroker) -> None:
             await asyncio.sleep(random.uniform(0.05, 0.6))
             victim = random.choice(serving(broker))
             os.kill(victim, signal.SIGKILL)
-            await asyncio.to_thread(
-                until, lambda gone=victim: gone not in serving(broker) and len(serving(broker)) == 2, "no replacement"
-            )
+            await asyncio.to_thread(until, partial(is_replaced, broker, victim), "no replacement")
     assert seen.undead == [], "a token was accepted after its revocation was acknowledged"
     assert len(seen.tokens) > KILLS, "the load was too small to mean anything"
     assert seen.dead
@@ -133,7 +138,8 @@ async def test_workers_are_killed_under_load(broker: RunningBroker) -> None:
 async def test_a_rolling_restart_loses_no_request(broker: RunningBroker) -> None:
     """All workers are others afterwards; every request that was sent meanwhile was answered as ever."""
     key = read_key(broker.agent("alpha"))
-    answered, failed = 0, []
+    answered = 0
+    failed: list[str] = []
 
     async def ask(session: aiohttp.ClientSession) -> None:
         nonlocal answered
@@ -202,6 +208,34 @@ async def test_a_rule_that_cannot_be_written_is_in_force_in_all_workers(broker: 
         session.get(f"{broker.issuer}/v1/revocations/1", headers=headers) as response,
     ):
         assert (await response.json())["id"] == made["id"]
+    assert broker.stop() == 0
+
+
+async def test_metrics_are_those_of_all_workers(broker: RunningBroker) -> None:
+    """Whoever answers; and what a worker has counted stays counted when it is killed."""
+    key = read_key(broker.agent("alpha"))
+    first, second = serving(broker)
+    counted = measured(broker, "broker_tokens_issued_total")
+    for worker in (first, second, second):
+        async with connected(broker, worker) as session:
+            assert await token_for(session, broker.issuer, "alpha", key, resource=TICKETS, scope="tickets:read")
+    assert measured(broker, "broker_tokens_issued_total") == counted + 3
+    os.kill(second, signal.SIGKILL)
+    await asyncio.to_thread(until, partial(is_replaced, broker, second), "no replacement")
+    for _ in range(4):
+        assert measured(broker, "broker_tokens_issued_total") == counted + 3
+    assert measured(broker, "broker_workers ") == 2
+    assert measured(broker, "broker_workers_ended_total") == 1
+    assert measured(broker, "broker_ledger_sound") == 1
+
+
+def test_the_workers_end_with_their_supervisor(broker: RunningBroker) -> None:
+    """Until then the ledger is nobody else's; afterwards it, and the port, can be had at once."""
+    workers = serving(broker)
+    broker.command("serve", "--port", str(free_port()), expect=3)
+    broker.kill()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "workers go on without a supervisor")
+    broker.start()
     assert broker.stop() == 0
 
 
