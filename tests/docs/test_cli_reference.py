@@ -24,6 +24,7 @@ from broker.config import (
     MasterKey,
     OperatorSettings,
     VaultSignIn,
+    WorkerSettings,
     load_config,
 )
 
@@ -32,6 +33,7 @@ CLI = (DOCS / "reference" / "cli.md").read_text()
 SETTINGS = (DOCS / "reference" / "configuration.md").read_text()
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "listen": Listen,
+    "workers": WorkerSettings,
     "ledger": LedgerSettings,
     "master_key": MasterKey,
     "limits": Limits,

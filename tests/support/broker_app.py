@@ -29,7 +29,7 @@ from broker.http.app import create_app, create_metrics_app
 from broker.http.server import Bounds, Certificate, Door, HttpServer
 from broker.http.surface import Services
 from broker.ports import Backend, Caller
-from broker.wiring import Broker, open_broker
+from broker.wiring import ALONE, Broker, Place, open_broker
 from tests.support.running_broker import free_port
 
 TICKETS = "https://tickets.internal"
@@ -275,16 +275,17 @@ async def running_app(
     settings: str = "",
     own_backends: Mapping[str, Backend] | None = None,
     port: int | None = None,
+    place: Place = ALONE,
 ) -> AsyncIterator[BrokerApp]:
     """Run a broker on a copy of ``template``, composed as in production; ``adjust`` may put a fault in a part of it.
 
-    ``settings`` are lines to put at the head of its settings file.
+    ``settings`` are lines to put at the head of its settings file; ``place`` is where it stands among others.
     """
     shutil.copytree(template.folder, folder, dirs_exist_ok=True)
     (folder / "broker.toml").write_text(settings + (folder / "broker.toml").read_text())
     config = load_config(folder / "broker.toml", {}, port=free_port() if port is None else port)
     events = KeptEvents()
-    async with open_broker(config, events, own_backends=own_backends) as opened:
+    async with open_broker(config, events, own_backends=own_backends, place=place) as opened:
         broker = replace(opened, services=adjust(opened.services), site=replace(opened.site, **(site or {})))
         server = _server(broker, config, bounds or Bounds(stop_seconds=5.0), certificate, metrics=metrics)
         await server.start()
