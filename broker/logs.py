@@ -146,7 +146,7 @@ class _Foreign(logging.Handler):
 def configure(level: str, stream: TextIO | None = None) -> structlog.stdlib.BoundLogger:
     """Set up logging for this process and return the logger that implements the ``Events`` port."""
     logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
-        structlog.PrintLogger(stream or sys.stderr),
+        structlog.WriteLogger(stream or sys.stderr),  # a line is one write, so that processes can share a log
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),

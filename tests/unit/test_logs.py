@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -61,6 +62,17 @@ def test_an_event_is_one_line_of_json(log: Log) -> None:
         "none": None,
         "many": ["a", "b"],
     }
+
+
+@pytest.mark.usefixtures("log")
+def test_a_line_is_one_write() -> None:
+    """Processes that share a log do not write into each other's lines, also where nothing is buffered."""
+    reading, writing = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with reading, io.TextIOWrapper(io.FileIO(writing.detach(), "w"), write_through=True) as stream:
+        configure("info", stream).info("worker.serving", place=1)
+        written = reading.recv(4096)
+    assert written.endswith(b"\n")
+    assert json.loads(written)["place"] == 1
 
 
 @pytest.mark.parametrize("text", ["a\nb", 'a"}\n{"event":"forged"', "a\r\nb", "\x1b[31m", "\x00", "\u2028x", "\u202ex"])
