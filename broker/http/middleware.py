@@ -107,8 +107,12 @@ class Gate:
         return response
 
     def retire(self) -> None:
-        """Close each connection with the next answer on it; the client's next one leads to another process."""
+        """Close each connection with the next answer on it; the client's next one leads to another process.
+
+        What does not end by itself ends.
+        """
         self._retiring = True
+        self._services.feed.end()
 
     def drain(self) -> None:
         """Refuse what comes from now on; what was let in goes on, but what does not end by itself."""

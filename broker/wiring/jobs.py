@@ -75,7 +75,12 @@ def watch(ground: Ground, check: SelfCheck) -> None:
     ledger.observe(ground.metrics.batched)
     ground.metrics.watch("epoch", "The number of the last revocation rule", lambda: rules.epoch)
     ground.metrics.watch("live_rules", "Revocation rules in force", lambda: len(rules))
-    ground.metrics.watch("feed_followers", "Who follow the feed of revocation rules", lambda: ground.feed.followers)
+    ground.metrics.watch(
+        "feed_followers",
+        "Who follow the feed of revocation rules",
+        lambda: ground.feed.followers,
+        across=Across.SUM,
+    )
     ground.metrics.watch("ledger_entries", "Entries in the ledger", lambda: ledger.size)
     ground.metrics.watch(
         "ledger_writable",

@@ -211,6 +211,30 @@ async def test_a_rule_that_cannot_be_written_is_in_force_in_all_workers(broker: 
     assert broker.stop() == 0
 
 
+async def test_a_follower_hears_of_every_rule_until_its_worker_is_replaced(broker: RunningBroker) -> None:
+    """A rule that one worker made is told by the other; a stream does not outlive the worker, nor hold it up."""
+    operator = await operator_token(broker)
+    first, second = serving(broker)
+    headers = {"Authorization": f"Bearer {operator}", "Idempotency-Key": str(uuid.uuid4())}
+    body = {"selector": {"agent": "alpha"}, "reason": "hijacked"}
+    async with (
+        connected(broker, first) as one,
+        connected(broker, second) as other,
+        other.get(f"{broker.issuer}/v1/revocations/stream", headers=headers) as stream,
+    ):
+        assert stream.status == 200
+        async with one.post(f"{broker.issuer}/v1/revocations", json=body, headers=headers) as response:
+            assert response.status == 201
+        async with asyncio.timeout(PATIENCE):
+            async for line in stream.content:
+                if line == b"event: rule\n":
+                    break
+            assert broker.process is not None
+            broker.process.send_signal(signal.SIGUSR2)
+            await stream.read()
+    await asyncio.to_thread(until, partial(is_replaced, broker, second), "no replacement")
+
+
 async def test_metrics_are_those_of_all_workers(broker: RunningBroker) -> None:
     """Whoever answers; and what a worker has counted stays counted when it is killed."""
     key = read_key(broker.agent("alpha"))
