@@ -59,7 +59,7 @@ def count(
     if before is not None:
         candidates.append(_table.epoch < before)
     if len(rules) > rules_in_sql:
-        return replace(_count_one_by_one(connection, candidates, RuleIndex(rules)), leases=leases)
+        return replace(_count_one_by_one(connection, candidates, rules), leases=leases)
     candidates += [not_(_killed(rule)) for rule in rules]
     query = select(
         func.count(),
@@ -76,16 +76,18 @@ def supposed(selectors: Sequence[Selector], now: float) -> tuple[Rule, ...]:
     return tuple(Rule(f"supposed_{place}", each, None, now, "", "") for place, each in enumerate(selectors))
 
 
-def _count_one_by_one(connection: Connection, candidates: Sequence[ColumnElement[bool]], rules: RuleIndex) -> Hits:
+def _count_one_by_one(connection: Connection, candidates: Sequence[ColumnElement[bool]], rules: Sequence[Rule]) -> Hits:
     names = ("expires_at", "epoch", "ref", "task", "agent", "role", "issuer", "audience", "tier", "scope")
     columns = [_table[name] for name in (*names, "key", "bound_key", "lineage")]
     tokens, latest = 0, None
     tasks: set[str | None] = set()
     agents: set[str | None] = set()
     rows = connection.execute(select(*columns).where(*candidates))
+    index: RuleIndex | None = None  # which is worth making only if there is a token to look up
     for piece in rows.partitions(_PIECE):
+        index = RuleIndex(rules) if index is None else index
         for row in piece:
-            if rules.killer(_facts(row), row.epoch) is None:
+            if index.killer(_facts(row), row.epoch) is None:
                 tokens += 1
                 tasks.add(row.task)
                 agents.add(row.agent)

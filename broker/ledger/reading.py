@@ -33,18 +33,22 @@ class Reader:
 
         Raises :class:`Unavailable` if the store cannot be read, and lets the query's own :class:`Refused` pass.
         """
-        if self._closed:
-            raise Unavailable(Code.STOPPING, "the broker is stopping")
+        self._check_open()
         return await asyncio.get_running_loop().run_in_executor(self._slow if slow else self._quick, self._run, query)
 
     async def close(self) -> None:
-        """Wait for running reads, then close the connections."""
+        """Wait for running reads, then close the connections. Those that have not begun are refused."""
         self._closed = True
         await asyncio.to_thread(self._quick.shutdown)
         await asyncio.to_thread(self._slow.shutdown)
         self._engine.dispose()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable(Code.STOPPING, "the broker is stopping")
+
     def _run(self, query: Callable[[Connection], T]) -> T:
+        self._check_open()
         try:
             with self._engine.begin() as connection:
                 return query(connection)
