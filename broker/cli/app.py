@@ -16,6 +16,7 @@ from broker.cli import (
     agent,
     approvals,
     blocks,
+    database,
     demo,
     init,
     keys,
@@ -61,6 +62,7 @@ app.add_typer(present.verifiers, name="verifiers")
 app.add_typer(present.replicas, name="replicas")
 app.add_typer(policy.app, name="policy")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(database.app, name="db")
 app.add_typer(keys.app, name="keys")
 app.add_typer(secret.app, name="secret")
 app.command("report")(report.command)

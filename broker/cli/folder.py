@@ -11,10 +11,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from broker.cli.keyfile import create_private_key, write_new
 from broker.cli.outcome import unusable
 from broker.clock import SystemClock
-from broker.config import Config, load_config
+from broker.config import Config, ConfigError, load_config
 from broker.core.change import Change, PutKey
 from broker.core.entry import Kind, entry
 from broker.core.jwk import public_jwk
@@ -35,12 +37,15 @@ LEDGER: Final = "ledger.db"
 OPERATOR_KEY: Final = "operator.pem"
 FILES: Final = (CONFIG, POLICY, MASTER_KEY, LEDGER, OPERATOR_KEY)
 
+_IN_FILE: Final = f'path = "{LEDGER}"'
 _BY: Final = "init"
 _SIDE_FILES: Final = tuple(LEDGER + ending for ending in ("-wal", "-shm", "-journal", ".lock"))
 
 
-def make_folder(folder: Path) -> Config:
+def make_folder(folder: Path, ledger_url: str | None = None) -> Config:
     """Make everything that a broker needs in ``folder``, all of it or nothing, and return its settings.
+
+    With ``ledger_url`` the ledger is made in that database instead; what was made there stays there.
 
     Raises ``Failure`` if any of the files is there already (then nothing is touched), if others may write to the
     folder, or if something cannot be made (then what was made is removed again).
@@ -51,17 +56,20 @@ def make_folder(folder: Path) -> Config:
         raise unusable(text, "already_initialised")
     is_new = _enter(folder)
     try:
-        return asyncio.run(_fill(folder))
+        return asyncio.run(_fill(folder, ledger_url))
     except BaseException as error:
         _clear(folder, remove=is_new)
+        if isinstance(error, ConfigError):
+            raise unusable(str(error), "config_invalid") from error
         if isinstance(error, MasterKeyError):
             raise unusable(str(error), "master_key_unusable") from error
         raise
 
 
-async def _fill(folder: Path) -> Config:
+async def _fill(folder: Path, ledger_url: str | None) -> Config:
     for name in (CONFIG, POLICY):
-        write_new(folder / name, (files("broker") / "templates" / name).read_bytes())
+        text = (files("broker") / "templates" / name).read_text()
+        write_new(folder / name, (text if ledger_url is None else text.replace(_IN_FILE, _url(ledger_url))).encode())
     # Without the environment: what is made belongs to the file, not to the shell that made it.
     config = load_config(folder / CONFIG, {})
     create_master_key(folder / MASTER_KEY)
@@ -82,6 +90,11 @@ async def _fill(folder: Path) -> Config:
     finally:
         await ledger.close()
     return config
+
+
+def _url(ledger_url: str) -> str:
+    """Return the setting of a URL; a JSON text is one of TOML, too."""
+    return f"url = {msgspec.json.encode(ledger_url).decode()}"
 
 
 def _enter(folder: Path) -> bool:

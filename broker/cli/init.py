@@ -21,12 +21,17 @@ _MEANING = {
 
 def command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make; it may exist.")],
+    ledger_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Make the ledger in this PostgreSQL database instead of a file in DIR."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make settings, policy, master key, ledger and the first operator's key in DIR. Overwrites nothing."""
     from broker.cli.folder import make_folder  # noqa: PLC0415 - loads the ledger, which few commands need
 
-    config = make_folder(folder)
+    config = make_folder(folder, ledger_url)
+    made = {name: means for name, means in _MEANING.items() if ledger_url is None or name != "ledger.db"}
     settings = folder / "broker.toml"
     show(
         {
@@ -34,9 +39,9 @@ def command(
             "config": str(settings.resolve()),
             "issuer": config.issuer,
             "operator": config.operator.agent,
-            "files": sorted(_MEANING),
+            "files": sorted(made),
         },
-        Facts(f"A new broker in {folder}", list(_MEANING.items())),
+        Facts(f"A new broker in {folder}", list(made.items())),
         f"Next:  broker serve --config {settings}",
         f"Then:  broker agent list --config {settings}",
         as_json=as_json,

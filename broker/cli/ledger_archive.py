@@ -16,6 +16,7 @@ from broker.cli.output import Facts, Table, show
 from broker.clock import SystemClock
 from broker.config import Config
 from broker.core.inquiry import parse_moment
+from broker.ports import Place
 
 if TYPE_CHECKING:
     from broker.ledger.archiving import Made
@@ -70,21 +71,21 @@ def _limit(config: Config, before: str | None, now: float, *, remove: bool) -> f
     return min(asked, retained) if remove else asked
 
 
-def _written(path: Path, folder: Path, limit: float, now: float) -> list[Made]:
+def _written(ledger: Place, folder: Path, limit: float, now: float) -> list[Made]:
     from broker.ledger import archiving  # noqa: PLC0415 - loads the ledger, which few commands need
 
-    return list(archiving.archives(path, folder, limit, now))
+    return list(archiving.archives(ledger, folder, limit, now))
 
 
-async def _removed(path: Path, folder: Path, limit: float, reason: str) -> list[Made]:
+async def _removed(place: Place, folder: Path, limit: float, reason: str) -> list[Made]:
     """Archive with the ledger held for this process, so that no broker is reading what goes away."""
     from broker.ledger import SqlLedger, archiving  # noqa: PLC0415 - as above
     from broker.ports import Revocations  # noqa: PLC0415 - as above
 
     clock, made = SystemClock(), list["Made"]()
-    ledger = await SqlLedger.open(path, Revocations(), clock=clock)
+    ledger = await SqlLedger.open(place, Revocations(), clock=clock)
     try:
-        for each in archiving.archives(path, folder, limit, clock.now()):
+        for each in archiving.archives(place, folder, limit, clock.now()):
             await ledger.commit(archiving.removal(each, _who(), reason, clock.now()))
             made.append(each)
     finally:

@@ -10,6 +10,7 @@ import typer
 from broker.cli.options import ConfigFile, Json, settings
 from broker.cli.outcome import ExitCode
 from broker.cli.output import Facts, moment, show
+from broker.ports import Place
 
 if TYPE_CHECKING:
     from broker.ledger.status import Status
@@ -25,8 +26,8 @@ def command(
     """Say whether the ledger is sound, by a first look and by the broker's last check of itself. Needs no broker."""
     from broker.ledger.status import status_of  # noqa: PLC0415 - loads the ledger, which few commands need
 
-    path = settings(config).ledger if file is None else file
-    answer = _answer(path, status_of(path))
+    place = settings(config).ledger if file is None else file
+    answer = _answer(place, status_of(place))
     problems = [f"  {problem}" for problem in answer["problems"]]
     told = [] if answer["sound"] else [*problems, f"What to do:  {answer['way_on']}"]
     show(answer, _facts(answer), *told, as_json=as_json)
@@ -34,10 +35,10 @@ def command(
         raise typer.Exit(ExitCode.INTEGRITY)
 
 
-def _answer(path: Path, status: Status) -> dict[str, Any]:
+def _answer(place: Place, status: Status) -> dict[str, Any]:
     unsound, last = status.unsound, status.last_check
     return {
-        "file": str(path),
+        "file": str(place),
         "sound": unsound is None,
         "fault": None if unsound is None else unsound.fault.value,
         "problems": [] if unsound is None else list(unsound.problems),

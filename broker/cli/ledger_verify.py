@@ -12,6 +12,7 @@ from broker.cli.options import ConfigFile, Json, settings
 from broker.cli.outcome import ExitCode, unusable
 from broker.cli.output import Facts, show
 from broker.cli.verifying import KeptNotes, VerifierKeys, described, kept_in, opener, processes_for, progress_bar
+from broker.ports import Place
 
 if TYPE_CHECKING:
     from broker.ledger.verify import Report
@@ -40,20 +41,20 @@ def command(
     """Derive everything that is stored again from the entries, and say what cannot be trusted. Needs no broker."""
     from broker.ledger.verify import verify_file  # noqa: PLC0415 - loads the ledger, which few commands need
 
-    path = settings(config).ledger if file is None else file
+    place = settings(config).ledger if file is None else file
     archives = list(dict.fromkeys(each.resolve() for place in archive or () for each in _archives(place)))
     opened = opener(vkey or ())
     kept = [each for place in note or () for each in kept_in(place, opened)]
     with progress_bar() as progress:
         report = verify_file(
-            path,
+            place,
             archives=archives,
             kept=kept,
             open_note=opened if vkey else None,
-            processes=processes or processes_for(path),
+            processes=processes or processes_for(place),
             progress=progress,
         )
-    answer = _answer(path, report)
+    answer = _answer(place, report)
     show(answer, _verdict(answer), *_trust(report), *_problems(report), as_json=as_json)
     if not report.sound:
         raise typer.Exit(ExitCode.INTEGRITY)
@@ -68,9 +69,9 @@ def _archives(place: Path) -> Sequence[Path]:
     return found
 
 
-def _answer(path: Path, report: Report) -> dict[str, Any]:
+def _answer(place: Place, report: Report) -> dict[str, Any]:
     return {
-        "file": str(path),
+        "file": str(place),
         "sound": report.sound,
         "ledger": report.ledger,
         "entries": report.size,

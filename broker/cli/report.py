@@ -16,6 +16,7 @@ from broker.cli.output import note as told
 from broker.cli.verifying import KeptNotes, VerifierKeys, described, kept_in, opener, processes_for, progress_bar
 from broker.clock import SystemClock
 from broker.core.inquiry import parse_moment
+from broker.ports import Place
 
 if TYPE_CHECKING:
     from broker.core.reporting import Integrity
@@ -45,13 +46,13 @@ def command(
 
     if form not in FORMATS:
         raise unusable(f"--format: one of {', '.join(FORMATS)}")
-    path, now = settings(config).ledger if file is None else file, SystemClock().now()
+    place, now = settings(config).ledger if file is None else file, SystemClock().now()
     first, last = parse_moment("--since", since, now), parse_moment("--until", until, now)
     start, end = first or 0.0, now if last is None else last
     if start >= end:
         raise unusable("--since: must be before --until")
-    integrity = _verified(path, note or (), vkey or ())
-    found = offline.read_file(path, lambda connection: evidence.gather(connection, start, end))
+    integrity = _verified(place, note or (), vkey or ())
+    found = offline.read_file(place, lambda connection: evidence.gather(connection, start, end))
     text = report(found, integrity, since=start, until=end, made_at=now)
     _write(text if form == "md" else _page(text), output)
     if not integrity.sound:
@@ -59,7 +60,7 @@ def command(
         raise typer.Exit(ExitCode.INTEGRITY)
 
 
-def _verified(path: Path, notes: Sequence[Path], vkeys: Sequence[str]) -> Integrity:
+def _verified(place: Place, notes: Sequence[Path], vkeys: Sequence[str]) -> Integrity:
     """Verify the whole ledger, whatever the time of the report is."""
     from broker.core.reporting import Integrity  # noqa: PLC0415 - as above
     from broker.ledger.verify import verify_file  # noqa: PLC0415 - as above
@@ -68,10 +69,10 @@ def _verified(path: Path, notes: Sequence[Path], vkeys: Sequence[str]) -> Integr
     kept = [each for place in notes for each in kept_in(place, opened)]
     with progress_bar() as progress:
         found = verify_file(
-            path,
+            place,
             kept=kept,
             open_note=opened if vkeys else None,
-            processes=processes_for(path),
+            processes=processes_for(place),
             progress=progress,
         )
     return Integrity(

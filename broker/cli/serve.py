@@ -17,6 +17,7 @@ from broker.cli.options import DEFAULT_CONFIG, ConfigFile, Json, Port, settings
 from broker.cli.outcome import ExitCode, Failure, unusable
 from broker.cli.output import note, show
 from broker.config import MAX_WORKERS, Config
+from broker.ports import Server
 
 _BINDING: Final = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM})
 
@@ -43,6 +44,9 @@ def command(config: ConfigFile = None, port: Port = None, workers: Workers = Non
     if workers is not None:
         count = msgspec.structs.replace(loaded.workers, count=workers)
         loaded = msgspec.structs.replace(loaded, workers=count)
+    if loaded.workers.count > 1 and isinstance(loaded.ledger, Server):
+        text = "workers share a ledger file; on a database ([ledger] url) run several brokers instead"
+        raise unusable(text, "workers_need_a_file")
     if as_json:
         show({"issuer": loaded.issuer, "port": loaded.listen.port, "process": os.getpid()}, as_json=True)
         sys.stdout.flush()

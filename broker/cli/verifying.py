@@ -13,6 +13,7 @@ import typer
 from broker.cli.outcome import unusable
 from broker.cli.output import is_interactive
 from broker.core.trust import Span, Trust
+from broker.ports import Place
 
 if TYPE_CHECKING:
     from broker.ledger.verify import Kept
@@ -88,9 +89,13 @@ def kept_in(place: Path, opened: Callable[[str], tuple[int, bytes]]) -> Sequence
     return kept
 
 
-def processes_for(path: Path) -> int:
-    """Return how many processes verify a file the fastest."""
-    return len(os.sched_getaffinity(0)) if path.is_file() and path.stat().st_size > _WORTH_IT else 1
+def processes_for(place: Place) -> int:
+    """Return how many processes verify a ledger the fastest; of a database, nobody can tell how large it is."""
+    return (
+        len(os.sched_getaffinity(0))
+        if isinstance(place, Path) and place.is_file() and place.stat().st_size > _WORTH_IT
+        else 1
+    )
 
 
 def described(span: Span, voucher: str | None) -> str:

@@ -14,6 +14,7 @@ import msgspec
 from broker.config.addresses import MAX_PORT, ORIGIN, is_loopback, issuer_problem, network_problem
 from broker.config.anchors import AnchorSettings, read_anchor
 from broker.config.backends import BackendSettings, read_backend
+from broker.config.ledger_place import place_of, place_problem
 from broker.config.problems import ConfigError, fail, key_of
 from broker.config.settings import WEBHOOK_EVENTS, Config, FeedSettings, LeaseSettings, Limits, SettingsFile
 from broker.core.propagation import LEAST_FORGETTING
@@ -129,7 +130,6 @@ def _check(raw: SettingsFile, path: Path) -> None:
         fail(path, f"limits.assertion_seconds: must be {MAX_ASSERTION} at most")
     named = {
         "policy": raw.policy,
-        "ledger.path": raw.ledger.path,
         "operator.agent": raw.operator.agent,
         "operator.key": raw.operator.key,
     }
@@ -142,7 +142,8 @@ def _check_numbers(raw: SettingsFile, path: Path) -> None:
     numbers = {f"limits.{field.name}": getattr(raw.limits, field.name) for field in msgspec.structs.fields(Limits)}
     numbers |= {f"leases.{f.name}": getattr(raw.leases, f.name) for f in msgspec.structs.fields(LeaseSettings)}
     numbers |= {f"feed.{field.name}": getattr(raw.feed, field.name) for field in msgspec.structs.fields(FeedSettings)}
-    numbers["ledger.check_entries_per_second"] = raw.ledger.check_entries_per_second
+    for key in ("check_entries_per_second", "connect_seconds", "statement_seconds", "max_clock_difference_seconds"):
+        numbers[f"ledger.{key}"] = getattr(raw.ledger, key)
     for name, number in numbers.items():
         if not 0 < number < math.inf:
             fail(path, f"{name}: must be a number above 0")
@@ -168,6 +169,9 @@ def _check_listen(raw: SettingsFile, path: Path) -> None:
 
 
 def _check_ledger(raw: SettingsFile, path: Path) -> None:
+    problem = place_problem(raw.ledger)
+    if problem is not None:
+        fail(path, problem)
     days = raw.ledger.personal_days
     if days is not None and not 0 < days <= MAX_DAYS:
         fail(path, f"ledger.personal_days: must be 1 to {MAX_DAYS}")
@@ -208,7 +212,7 @@ def _resolved(
         policy=Path(absolute(raw.policy)),
         listen=replace(raw.listen, certificate=maybe(raw.listen.certificate), key=maybe(raw.listen.key)),
         workers=raw.workers,
-        ledger=Path(absolute(raw.ledger.path)),
+        ledger=place_of(raw.ledger, folder),
         index_in_answers=raw.ledger.index_in_answers,
         personal_days=raw.ledger.personal_days,
         check_entries_per_second=raw.ledger.check_entries_per_second,

@@ -10,6 +10,7 @@ import msgspec
 
 from broker.config.anchors import AnchorSettings
 from broker.config.backends import BackendSettings
+from broker.ports import Place
 
 WEBHOOK_EVENTS: Final = ("requested", "approved", "denied", "break_glass", "reviewed")
 """What a webhook can be told of requests for approval."""
@@ -42,15 +43,25 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where the ledger is: a SQLite file. ``index_in_answers`` tells agents the place of each token's entry in it.
+    """Where the ledger is: a SQLite file at ``path``, or a PostgreSQL database at ``url``, which has no password.
 
-    After ``personal_days`` what is personal in an entry is erased. The broker goes through
-    ``check_entries_per_second`` to check itself. Entries older than ``retain_days`` may be removed once they are
-    archived; none may by default. The law in places demands six months (EU AI Act, articles 19 and 26): less needs
-    ``retain_less_than_six_months``.
+    ``index_in_answers`` tells agents the place of each token's entry in it. After ``personal_days`` what is personal in
+    an entry is erased. The broker goes through ``check_entries_per_second`` to check itself. Entries older than
+    ``retain_days`` may be removed once they are archived; none may by default. The law in places demands six months
+    (EU AI Act, articles 19 and 26): less needs ``retain_less_than_six_months``.
+
+    Of a PostgreSQL ledger: ``connect_seconds`` and ``statement_seconds`` bound connecting and each statement; after
+    ``max_staleness_seconds`` without a look at the database nothing is judged; with a clock that differs by more than
+    ``max_clock_difference_seconds`` from the database's, nothing is issued. ``allow_unsafe_server`` is for tests.
     """
 
-    path: str = "ledger.db"
+    path: str | None = None
+    url: str | None = None
+    connect_seconds: float = 5.0
+    statement_seconds: float = 30.0
+    max_staleness_seconds: float = 1.0
+    max_clock_difference_seconds: float = 5.0
+    allow_unsafe_server: bool = False
     index_in_answers: bool = False
     personal_days: int | None = None
     check_entries_per_second: float = 1700.0
@@ -165,7 +176,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     policy: Path
     listen: Listen
     workers: WorkerSettings
-    ledger: Path
+    ledger: Place
     index_in_answers: bool
     personal_days: int | None = None
     check_entries_per_second: float

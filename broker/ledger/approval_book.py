@@ -36,7 +36,8 @@ from broker.core.change import (
 )
 from broker.core.errors import Code, GuardFailed
 from broker.core.selector import fact_line
-from broker.ledger import schema, sqlite
+from broker.ledger import schema
+from broker.ledger.expressions import has_text
 from broker.ledger.rows import read_object
 from broker.ledger.task_rows import chunks
 
@@ -214,7 +215,7 @@ def latest_vote_end(connection: Connection, token: str | None = None) -> float:
         .where(requests.state.in_((PENDING, APPROVED)))
     )
     if token is not None:
-        query = query.where(sqlite.has_text(votes.vote, _encode(fact_line(("token", token))).decode().strip('"')))
+        query = query.where(has_text(votes.vote, _encode(fact_line(("token", token))).decode().strip('"')))
     latest = connection.scalar(query)
     return 0 if latest is None else float(latest + REDEEM_SECONDS)
 

@@ -37,6 +37,7 @@ from broker.ledger.verifying.course import Course
 from broker.ledger.verifying.lines import LinesEntries
 from broker.ledger.verifying.report import Found
 from broker.ledger.verifying.tree import Claim, Tree
+from broker.ports import Place
 
 ENTRIES: Final = TILE_WIDTH * TILE_WIDTH
 """The most entries in one archive: those of a tile of level 1."""
@@ -67,18 +68,18 @@ class Made:
         }
 
 
-def archives(path: Path, folder: Path, before: float, now: float, *, newest: int = NEWEST) -> Iterator[Made]:
-    """Write the archives of all that may leave a ledger file, one after the other; those that are there are verified.
+def archives(ledger: Place, folder: Path, before: float, now: float, *, newest: int = NEWEST) -> Iterator[Made]:
+    """Write the archives of all that may leave a ledger, one after the other; those that are there are verified.
 
     See :func:`broker.ledger.retention.border`. Each must be settled before the next one is asked for. Raises
     :class:`Unavailable`; what was yielded until then stays good.
     """
     with only_one(folder):
-        place = read_file(path, first_entry)
-        end = read_file(path, lambda connection: border(connection, before, now, newest=newest))
+        place = read_file(ledger, first_entry)
+        end = read_file(ledger, lambda connection: border(connection, before, now, newest=newest))
         while (found := next_range(folder, place, end)) is not None:
             first, place = found
-            yield read_file(path, partial(archive, folder=folder, first=first, end=place))
+            yield read_file(ledger, partial(archive, folder=folder, first=first, end=place))
 
 
 def removal(made: Made, by: str, reason: str, now: float) -> Change:

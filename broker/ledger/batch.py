@@ -13,7 +13,7 @@ from broker.core.change import Change, PutAgent, Receipt, RemoveAgent, Spend
 from broker.core.entry import Kind
 from broker.core.errors import BrokerError, Code, EpochMoved, Unavailable
 from broker.core.personal import SALT_SIZE
-from broker.ledger import records, sqlite
+from broker.ledger import records, statements
 from broker.ledger.guards import View, judge, load_view
 from broker.ledger.head import Head
 from broker.ledger.memory import Effects
@@ -69,7 +69,7 @@ def write_batch(connection: Connection, head: Head, proposals: Sequence[Proposal
             outcomes.append(verdict)
     if not rows:
         return Written(tuple(outcomes), head, Effects(head.size))
-    sqlite.insert_entries(connection, rows)
+    statements.of(connection).insert_entries(connection, rows)
     view.flush(connection)
     if writes.rules:
         # After all of that: the tokens, leases and votes of this very batch count, too.
@@ -77,7 +77,7 @@ def write_batch(connection: Connection, head: Head, proposals: Sequence[Proposal
         writes.end_task_rules(view.tasks, margin)
     writes.write(connection)
     frontier, nodes = head.frontier.extend([row[1] for row in rows])
-    sqlite.insert_nodes(connection, nodes)
+    statements.of(connection).insert_nodes(connection, nodes)
     effects = _effects(connection, frontier.size, writes, accepted)
     new = Head(frontier, view.epoch, frontier.size if _counts(effects, accepted) else head.changed)
     _move(connection, head, new)
@@ -94,7 +94,7 @@ def _left(view: View, change: Change) -> int | None:
 
 def _move(connection: Connection, old: Head, new: Head) -> None:
     nodes = new.frontier.to_bytes()
-    moved = sqlite.move_head(connection, new.size, nodes, new.epoch, new.changed, expected=old.size)
+    moved = statements.of(connection).move_head(connection, new.size, nodes, new.epoch, new.changed, expected=old.size)
     if not moved:
         raise Unavailable(Code.LEDGER_CORRUPT, "the ledger's head moved inside a transaction")
 

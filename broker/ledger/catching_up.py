@@ -10,7 +10,7 @@ from broker.core.entry import Kind, decode
 from broker.core.errors import BrokerError, Code, Unavailable
 from broker.core.merkle import verify_consistency
 from broker.core.rules import Rule
-from broker.ledger import records, schema, sqlite, tree
+from broker.ledger import records, schema, statements, tree
 from broker.ledger.head import Head
 from broker.ledger.memory import Effects, blocks_in_force
 from broker.ledger.rows import read_rule
@@ -55,7 +55,7 @@ def _continues(connection: Connection, known: Head, found: Head) -> bool:
     if found.changed <= known.size and found.epoch != known.epoch:
         return False
     if found.size - known.size <= _FEW:
-        leaves = sqlite.leaf_hashes(connection, known.size, found.size)
+        leaves = statements.of(connection).leaf_hashes(connection, known.size, found.size)
         if leaves is not None:  # else they are archived already
             return known.frontier.append(leaves) == found.frontier
     try:

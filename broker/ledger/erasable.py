@@ -10,10 +10,10 @@ from sqlalchemy import ColumnElement, Connection, literal, or_, select
 
 from broker.core.erasing import Forgetting
 from broker.ledger import schema
+from broker.ledger.expressions import has_bytes, member
 from broker.ledger.head import Head
 from broker.ledger.living import living
 from broker.ledger.records import read_record
-from broker.ledger.sqlite import has_bytes, member
 from broker.ports import Forgettable
 
 LOOKED_THROUGH: Final = 20_000

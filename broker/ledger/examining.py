@@ -20,18 +20,17 @@ from sqlalchemy.exc import DBAPIError
 from broker.core.entry import Kind, decode
 from broker.core.soundness import Fault, Unsound
 from broker.core.tree_head import KnownHead
-from broker.ledger import schema
+from broker.ledger import schema, statements
 from broker.ledger.derived_personal import opened
 from broker.ledger.failures import may_pass
 from broker.ledger.growing import stored_ids, told_since
 from broker.ledger.outside import accepted_heads
-from broker.ledger.sqlite import integrity_problems, read_entries, schema_problems
 from broker.ledger.verifying.checking import check_loaded
 from broker.ledger.verifying.claims import Claims, OpenNote
 from broker.ledger.verifying.course import Course
 from broker.ledger.verifying.database import tile_roots
 from broker.ledger.verifying.report import Contradiction, Found
-from broker.ledger.verifying.stored import Loaded, Stored
+from broker.ledger.verifying.stored import Loaded, stored
 from broker.ledger.verifying.tables import epoch_problems, head_problems, node_problems, state_problems
 from broker.ledger.verifying.tree import Claim, Tree
 
@@ -73,8 +72,8 @@ class Examination:
             if self._growing and self._head is not None:
                 self._until = self._head.size
                 self._course.derived.remember(stored_ids(connection))
-            self.found.add_all(integrity_problems(connection))
-            self.found.add_all(schema_problems(connection))
+            self.found.add_all(statements.of(connection).integrity_problems(connection))
+            self.found.add_all(statements.of(connection).schema_problems(connection))
             self._course.tree = Tree(self._outside, tile_roots(connection))
 
     def step(self, connection: Connection, limit: int) -> int:
@@ -85,7 +84,7 @@ class Examination:
         rows: Sequence[Any] = ()
         if self.is_readable:
             with self._reading():
-                rows = read_entries(connection, self._next, self._until, limit)
+                rows = statements.of(connection).read_entries(connection, self._next, self._until, limit)
                 self._claim(connection, rows[-1][0] + 1 if rows else self._course.tree.size)
                 self._take(rows)
         return len(rows)
@@ -148,7 +147,7 @@ class Examination:
         if rows:
             self._next = rows[-1][0] + 1
             self.entries += len(rows)
-            entries = [Stored(row[0], row[1], tuple(row[2:-2]), row[-2], row[-1]) for row in rows]
+            entries = [stored(row) for row in rows]
             self._course.take(check_loaded(Loaded(entries)))
 
     def _take_added(self, connection: Connection) -> bool:
@@ -158,11 +157,11 @@ class Examination:
         """
         erased = False
         self._course.derived.remember(None)
-        for seq, body, stored in connection.execute(told_since(self._until)) if self._growing else ():
+        for seq, body, personal in connection.execute(told_since(self._until)) if self._growing else ():
             try:
                 leaf = decode(body)
                 erased = erased or leaf["kind"] == Kind.PERSONAL_ERASED
-                self._course.hear(seq, opened(leaf, stored))
+                self._course.hear(seq, opened(leaf, personal))
             except (ValueError, TypeError) as error:
                 self.found.add(f"entry {seq}: its bytes are not an entry ({error})")
         return erased

@@ -16,11 +16,10 @@ from broker.core.merkle import Frontier, leaf_hash, node_count, root_of
 from broker.core.soundness import Fault, Unsound
 from broker.core.tiles import TILE_WIDTH
 from broker.core.tree_head import KnownHead
-from broker.ledger import schema, sqlite, tree
+from broker.ledger import schema, statements, tree
 from broker.ledger.failures import may_pass
 from broker.ledger.head import Head
 from broker.ledger.outside import contradictions
-from broker.ledger.sqlite import schema_problems
 
 _CHECKED_LEAVES: Final = 65_536
 """How many of the last leaves are hashed again at most."""
@@ -54,7 +53,7 @@ def first_look(connection: Connection) -> list[str]:
 
 
 def _problems(connection: Connection) -> Iterator[str]:
-    yield from schema_problems(connection)
+    yield from statements.of(connection).schema_problems(connection)
     head = Head.read(connection)
     size = head.frontier.size
     last = connection.scalar(select(func.max(schema.entries.c.seq)))
@@ -94,7 +93,7 @@ def _fits_nodes(connection: Connection, start: int, end: int) -> bool:
     """Whether whole tiles of entries have the roots that are stored of them; of archived ones there is no more."""
     leaves = _leaves(connection, start, end)
     roots = [root_of(leaves[place : place + TILE_WIDTH]) for place in range(0, end - start, TILE_WIDTH)]
-    return roots == sqlite.node_hashes(connection, 1, start // TILE_WIDTH, end // TILE_WIDTH)
+    return roots == statements.of(connection).node_hashes(connection, 1, start // TILE_WIDTH, end // TILE_WIDTH)
 
 
 def _leaves(connection: Connection, start: int, end: int) -> Sequence[bytes]:

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, func, literal, select, update
 from broker.core.entry import Kind
 from broker.core.personal import PERSONAL
 from broker.ledger import schema
+from broker.ledger.expressions import member
 from broker.ledger.rows import read_object
-from broker.ledger.sqlite import member
 from broker.ledger.task_rows import chunks
 
 _LEASE: Final = "lease."

@@ -37,6 +37,11 @@ class AnnouncedFreshness:
             # That look may have begun before we asked. This one did not; what it does not find, is not there.
             await self._looked()
 
+    async def close(self) -> None:
+        """Wait for a look that is being taken."""
+        if self._looking is not None:
+            await asyncio.wait([self._looking])
+
     async def _looked(self) -> None:
         """Wait for a look, which all share who ask meanwhile. Raises :class:`Unavailable` (``RULES_STALE``)."""
         if self._looking is None or self._looking.done():

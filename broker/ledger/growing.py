@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Select, and_, or_, select
 from broker.core.entry import Kind
 from broker.ledger import schema
 from broker.ledger.derived import BY_THEMSELVES
-from broker.ledger.sqlite import has_bytes
+from broker.ledger.expressions import has_bytes
 
 
 def stored_ids(connection: Connection) -> frozenset[str]:

@@ -34,7 +34,7 @@ from broker.core.change import (
     Write,
 )
 from broker.core.errors import BrokerError, Code, EpochMoved, GuardFailed
-from broker.ledger import schema, sqlite
+from broker.ledger import schema, statements
 from broker.ledger.approval_book import APPROVAL_GUARDS, APPROVAL_WRITES, ApprovalBook
 from broker.ledger.lease_book import LEASE_GUARDS, LEASE_WRITES, LeaseBook
 from broker.ledger.task_book import TASK_GUARDS, TASK_WRITES, TaskBook
@@ -142,10 +142,10 @@ def load_view(connection: Connection, changes: Sequence[Change], epoch: int) -> 
     view = View(epoch)
     view.open_books(connection, guards, writes)
     if unused := _of(Unused, guards):
-        view.used = sqlite.used_keys(connection, [guard.key for guard in unused])
+        view.used = statements.of(connection).used_keys(connection, [guard.key for guard in unused])
     if rates := _of(RateWithin, guards):
         oldest = _last_uncounted_step(min(guard.at for guard in rates))
-        view.rates = sqlite.rate_counts(connection, list({guard.key for guard in rates}), oldest)
+        view.rates = statements.of(connection).rate_counts(connection, list({guard.key for guard in rates}), oldest)
     if absent := _of(AgentAbsent, guards):
         names = schema.agents.c.name
         view.agents = set(connection.scalars(select(names).where(names.in_([guard.name for guard in absent]))))

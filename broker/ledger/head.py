@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from broker.core.errors import Code, Unavailable
 from broker.core.merkle import Frontier
-from broker.ledger import sqlite
+from broker.ledger import statements
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Head:
     @classmethod
     def read(cls, connection: Connection) -> Self:
         """Read the head. Raises :class:`Unavailable` (``LEDGER_CORRUPT``) if what is stored is not a head."""
-        row = sqlite.read_head(connection)
+        row = statements.of(connection).read_head(connection)
         if row is None:
             raise Unavailable(Code.LEDGER_CORRUPT, "the ledger has no head")
         size, frontier, epoch, changed = row

@@ -19,7 +19,7 @@ from broker.core.entry import Kind
 from broker.core.rules import Rule, RuleIndex
 from broker.core.selector import Fact, Selector, fact_line
 from broker.ledger import lease_records, schema
-from broker.ledger.sqlite import has_scope, has_text
+from broker.ledger.expressions import has_scope, has_text
 from broker.ports import Hits
 
 RULES_IN_SQL: Final = 40

@@ -12,10 +12,10 @@ from broker.core.entry import Kind
 from broker.core.inquiry import EntryFilter, Related, is_about
 from broker.core.selector import fact_line
 from broker.ledger import schema, task_records
+from broker.ledger.expressions import has_bytes, has_text, member
 from broker.ledger.head import Head
 from broker.ledger.records import ENTRY, read_record
 from broker.ledger.rows import MAX_PAGE
-from broker.ledger.sqlite import has_bytes, has_text, member
 from broker.ledger.task_rows import below
 from broker.ports import FoundRecords, Record
 

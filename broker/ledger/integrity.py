@@ -10,7 +10,8 @@ from sqlalchemy import Connection
 from broker.core.errors import Code, Unavailable
 from broker.core.soundness import Fault, Unsound
 from broker.core.tree_head import KnownHead
-from broker.ledger import outside, sqlite
+from broker.ledger import outside
+from broker.ledger.engines import examining_engine
 from broker.ledger.examining import Examination
 from broker.ledger.high_water import HighWater
 from broker.ledger.last_check import LastCheck, LastCheckFile
@@ -18,7 +19,7 @@ from broker.ledger.opening import Opened
 from broker.ledger.reading import Reader
 from broker.ledger.verifying.claims import OpenNote
 from broker.ledger.writer import Writer
-from broker.ports import Clock
+from broker.ports import Clock, beside
 
 
 class Integrity:
@@ -29,9 +30,9 @@ class Integrity:
         self._writer = writer
         self._clock = clock
         self._open_note = open_note
-        self._high_water = HighWater(opened.path)
-        self._last_check = LastCheckFile(opened.path)
-        self._reader = Reader(sqlite.examining_engine(opened.path))
+        self._high_water = HighWater(beside(opened.place))
+        self._last_check = LastCheckFile(beside(opened.place))
+        self._reader = Reader(examining_engine(opened.place))
         self._known_problem = opened.unsound
         self._is_remembered = opened.is_remembered
         if opened.unsound is not None:

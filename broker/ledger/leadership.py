@@ -1,4 +1,4 @@
-"""Which of the processes that share a ledger's file leads: the one that has the lock on ``<ledger>.leader``.
+"""Which of the processes that share a ledger leads; of a file, the one that has the lock on ``<ledger>.leader``.
 
 The kernel gives the lock back when its process ends, however that happens, so that another one can have it at once.
 """
@@ -9,6 +9,9 @@ import fcntl
 import os
 from pathlib import Path
 from typing import Self
+
+from broker.ledger.database_leadership import DatabaseLeadership
+from broker.ports import Place, Server
 
 
 class SoleLeader:
@@ -51,3 +54,10 @@ class FileLeadership:
             self._leads = False
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def take_part(place: Place, processes: int) -> SoleLeader | FileLeadership | DatabaseLeadership:
+    """Return who leads among the processes of a ledger, of which so many are on this host. Raises ``OSError``."""
+    if isinstance(place, Server):
+        return DatabaseLeadership(place)
+    return SoleLeader() if processes == 1 else FileLeadership.beside(place)

@@ -28,7 +28,8 @@ from broker.core.errors import Code, GuardFailed
 from broker.core.lease import REVOKED, Lease, LeaseState, LeaseStatus
 from broker.core.rules import Rule
 from broker.core.selector import fact_line, facts_text, read_facts
-from broker.ledger import schema, sqlite
+from broker.ledger import schema
+from broker.ledger.expressions import has_text
 from broker.ledger.rows import read_object
 from broker.ledger.task_rows import chunks, path_text
 
@@ -252,7 +253,7 @@ def latest_end(connection: Connection, token: str | None = None) -> float:
     table = schema.leases.c
     query = select(func.max(table.ends_by)).where(table.settled_at.is_(None))
     if token is not None:
-        query = query.where(sqlite.has_text(table.facts, fact_line(("token", token))))
+        query = query.where(has_text(table.facts, fact_line(("token", token))))
     return float(connection.scalar(query) or 0)
 
 

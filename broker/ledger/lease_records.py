@@ -10,9 +10,9 @@ from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select,
 from broker.core.lease import LeaseState, LeaseStatus
 from broker.core.selector import Selector, fact_line
 from broker.ledger import schema
+from broker.ledger.expressions import has_text
 from broker.ledger.lease_book import load_leases, read_lease
 from broker.ledger.rows import page_of
-from broker.ledger.sqlite import has_text
 from broker.ports import LeaseFilter, LeaseHits
 
 _table: Final = schema.leases.c

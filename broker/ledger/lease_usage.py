@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, func, literal, select, union_a
 from broker.core.entry import Kind
 from broker.core.usage import SecretUse
 from broker.ledger import schema
-from broker.ledger.sqlite import each_member, lesser, member
+from broker.ledger.expressions import each_item, lesser, member, number
 
 MOST: Final = 10_000
 """How many secrets of roles are listed; what is beyond is not known to be unused."""
@@ -46,7 +46,7 @@ class LeaseUsageCount:
 
         It ended when its agent, a rule or the reaper said so, and at the latest when it was to end if not renewed.
         """
-        last = select(_table.ref, func.max(member(_table.body, "until")).label("until")).where(
+        last = select(_table.ref, func.max(number(_table.body, "until")).label("until")).where(
             _table.kind == Kind.LEASE_RENEWED.value
         )
         renewed = last.group_by(_table.ref).subquery().c
@@ -54,7 +54,7 @@ class LeaseUsageCount:
         ended = first.group_by(_table.ref).subquery().c
         sealed = schema.entries.outerjoin(renewed.ref.table, renewed.ref == _table.ref)
         sealed = sealed.outerjoin(ended.ref.table, ended.ref == _table.ref)
-        until = func.coalesce(renewed.until, member(_table.body, "until")) * _MILLISECONDS
+        until = func.coalesce(renewed.until, number(_table.body, "until")) * _MILLISECONDS
         held = lesser(until, func.coalesce(ended.at, until)) - _table.at
         secret = member(_table.body, "secret")
         query = (
@@ -98,7 +98,7 @@ class LeaseUsageCount:
                 self.peaks[role] = most
 
     def _read_ceilings(self, connection: Connection) -> None:
-        named = each_member(_table.body, "secrets")
+        named = each_item(_table.body, "secrets")
         query = (
             select(_table.role, named.c.value)
             .select_from(schema.entries, named)

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, insert, select
 
 from broker.core.errors import Code, Unavailable
 from broker.core.merkle import Frontier
-from broker.ledger import schema
+from broker.ledger import schema, statements
 
 _SCRIPTS: Final = Path(__file__).parent / "migrations"
 
@@ -26,8 +26,9 @@ def migrate(engine: Engine) -> None:
     one unnoticed, or when its schema is one that this version does not know.
     """
     with engine.begin() as connection:
+        statements.of(connection).prepare_schema(connection)
         if not MigrationContext.configure(connection).get_current_heads():
-            raise Unavailable(Code.LEDGER_CORRUPT, "the file holds no ledger")
+            raise Unavailable(Code.LEDGER_CORRUPT, "there is no ledger in it")
         _upgrade(connection)
 
 
@@ -37,10 +38,23 @@ def create_schema(engine: Engine, now: float) -> str:
     empty = Frontier()
     first = {"one": 1, "ledger": ledger, "compatibility": schema.COMPATIBILITY, "created_at": now}
     with engine.begin() as connection:
-        _upgrade(connection)
+        make_schema(connection)
         connection.execute(insert(schema.head).values(one=1, size=0, frontier=empty.to_bytes(), epoch=0, changed=0))
         connection.execute(insert(schema.meta).values(first))
     return ledger
+
+
+def make_schema(connection: Connection) -> None:
+    """Make all tables, none of which has a row. Raises :class:`Unavailable` if there is a ledger already."""
+    statements.of(connection).prepare_schema(connection)
+    if MigrationContext.configure(connection).get_current_heads():
+        raise Unavailable(Code.LEDGER_UNAVAILABLE, "there is a ledger already")
+    _upgrade(connection)
+
+
+def newest_revision() -> str:
+    """Return the revision of the schema that this version makes."""
+    return str(ScriptDirectory.from_config(_config()).get_current_head())
 
 
 def ledger_id(connection: Connection) -> str:
@@ -58,15 +72,24 @@ def ledger_id(connection: Connection) -> str:
 
 
 def _upgrade(connection: Connection) -> None:
-    config = Config(attributes={"connection": connection})
-    # A percent sign would be read as the start of an interpolation.
-    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    config = _config(connection=connection)
     scripts = ScriptDirectory.from_config(config)
     current = MigrationContext.configure(connection).get_current_heads()
     if current == tuple(scripts.get_heads()):
         return
     known = {script.revision for script in scripts.walk_revisions()}
     if not known.issuperset(current):
+        if statements.of(connection).ALLOWS_NEWER_SCHEMA:
+            ledger_id(connection)  # raises if its meaning is another one, too
+            return
         text = f"the ledger's schema {', '.join(current)} is newer than this version of the broker"
         raise Unavailable(Code.LEDGER_CORRUPT, text)
     command.upgrade(config, "head")
+    statements.of(connection).finish_schema(connection)
+
+
+def _config(**attributes: object) -> Config:
+    config = Config(attributes=attributes)
+    # A percent sign would be read as the start of an interpolation.
+    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    return config

@@ -12,6 +12,7 @@ from broker.core.errors import BrokerError, Code, Unavailable
 from broker.core.merkle import Frontier
 from broker.core.rules import Rule
 from broker.core.soundness import Fault, Unsound
+from broker.ledger.engines import migrating_engine, reader_engine
 from broker.ledger.examining import Examination
 from broker.ledger.failures import unavailable
 from broker.ledger.first_look import first_verdict
@@ -21,7 +22,8 @@ from broker.ledger.last_check import LastCheck, LastCheckFile
 from broker.ledger.memory import Effects, load_live, recorded_rules
 from broker.ledger.migrate import create_schema, ledger_id, migrate
 from broker.ledger.premises import Premises
-from broker.ledger.sqlite import BUSY_SECONDS, reader_engine, writer_engine
+from broker.ledger.sqlite import BUSY_SECONDS
+from broker.ports import Place, beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Opened:
     earlier process.
     """
 
-    path: Path
+    place: Place
     ledger: str
     head: Head
     effects: Effects
@@ -40,19 +42,14 @@ class Opened:
     is_remembered: bool
 
 
-def create_ledger(path: Path, now: float) -> str:
-    """Make a new, empty ledger that only this user can read; return its id.
+def create_ledger(place: Place, now: float) -> str:
+    """Make a new, empty ledger, a file one so that only this user can read it; return its id.
 
-    Raises :class:`Unavailable` if there is a file already, or if it cannot be written.
+    Raises :class:`Unavailable` if there is a file or a ledger already, or if it cannot be written.
     """
-    try:
-        # Exclusively, so that no existing file is ever overwritten or given a schema.
-        path.touch(mode=0o600, exist_ok=False)
-    except FileExistsError as error:
-        raise Unavailable(Code.LEDGER_UNAVAILABLE, f"there is a file at {path} already") from error
-    except OSError as error:
-        raise Unavailable(Code.LEDGER_UNAVAILABLE, f"no ledger can be made at {path}: {error.strerror}") from error
-    engine = writer_engine(path)
+    if isinstance(place, Path):
+        _touch(place)
+    engine = migrating_engine(place)
     try:
         return create_schema(engine, now)
     except DBAPIError as error:
@@ -61,32 +58,39 @@ def create_ledger(path: Path, now: float) -> str:
         engine.dispose()
 
 
-def open_ledger(path: Path, premises: Premises, now: float, *, busy_seconds: float = BUSY_SECONDS) -> Opened:
+def _touch(path: Path) -> None:
+    try:
+        # Exclusively, so that no existing file is ever overwritten or given a schema.
+        path.touch(mode=0o600, exist_ok=False)
+    except FileExistsError as error:
+        raise Unavailable(Code.LEDGER_UNAVAILABLE, f"there is a file at {path} already") from error
+    except OSError as error:
+        raise Unavailable(Code.LEDGER_UNAVAILABLE, f"no ledger can be made at {path}: {error.strerror}") from error
+
+
+def open_ledger(place: Place, premises: Premises, now: float, *, busy_seconds: float = BUSY_SECONDS) -> Opened:
     """Migrate the ledger, take a first look at it, and load what is in force at ``now``.
 
-    Others of its family may go on writing: what they do after it was read is caught up with in the first transaction.
+    Others that share it may go on writing: what they do after it was read is caught up with in the first transaction.
     Of a ledger that must not be built upon, what can be read is still in force. Raises :class:`Unavailable`:
     ``LEDGER_UNAVAILABLE`` if it cannot be used now, ``LEDGER_CORRUPT`` if its rules cannot be read.
     """
-    if not path.is_file():
-        raise Unavailable(Code.LEDGER_UNAVAILABLE, f"there is no ledger at {path}; broker init makes one")
-    if path.stat().st_size == 0:
-        # SQLite would take an empty file for a new database.
-        raise _corrupt("its file is empty")
-    engine = reader_engine(path, busy_seconds=busy_seconds)
+    if isinstance(place, Path):
+        _require_file(place)
+    engine = reader_engine(place, busy_seconds)
     try:
         with premises.turn():
             premises.check()
             with premises.disconnecting():
-                _migrate(path, busy_seconds)
+                _migrate(place, busy_seconds)
         with engine.connect() as connection:  # without a commit, which a damaged file may refuse
             ledger, effects = ledger_id(connection), load_live(connection, now)
             head = _head(connection, effects)
-            unsound, is_remembered = _soundness(connection, path, now)
+            unsound, is_remembered = _soundness(connection, beside(place), now)
             if unsound is not None and unsound.fault is Fault.DAMAGED:
                 lost = _lost(connection, effects, head.epoch, now)
                 effects = replace(effects, rules=(*effects.rules, *lost))
-            return Opened(path, ledger, head, effects, unsound, is_remembered)
+            return Opened(place, ledger, head, effects, unsound, is_remembered)
     except Unavailable:
         raise
     except DBAPIError as error:
@@ -97,8 +101,16 @@ def open_ledger(path: Path, premises: Premises, now: float, *, busy_seconds: flo
         engine.dispose()
 
 
-def _migrate(path: Path, busy_seconds: float) -> None:
-    engine = writer_engine(path, busy_seconds=busy_seconds)
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise Unavailable(Code.LEDGER_UNAVAILABLE, f"there is no ledger at {path}; broker init makes one")
+    if path.stat().st_size == 0:
+        # SQLite would take an empty file for a new database.
+        raise _corrupt("its file is empty")
+
+
+def _migrate(place: Place, busy_seconds: float) -> None:
+    engine = migrating_engine(place, busy_seconds)
     try:
         migrate(engine)
     finally:

@@ -64,3 +64,7 @@ class Premises(Protocol):
     def empty_log(self, connection: Connection) -> bool:
         """Copy the log back and cut it to nothing; whether that was possible now. Raises like :meth:`copy_back`."""
         ...
+
+    def close(self) -> None:
+        """Give up what was taken. The last call, from any thread."""
+        ...

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from broker.core.errors import Code, Refused, Unavailable
 from broker.ledger.failures import unavailable
@@ -50,9 +51,19 @@ class Reader:
     def _run(self, query: Callable[[Connection], T]) -> T:
         self._check_open()
         try:
-            with self._engine.begin() as connection:
-                return query(connection)
+            return self._read(query)
         except Refused:
             raise
         except Exception as error:
             raise unavailable(error) from error
+
+    def _read(self, query: Callable[[Connection], T]) -> T:
+        try:
+            with self._engine.begin() as connection:
+                return query(connection)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+        # The server ended that session since it was used last. The others in the pool are gone with it.
+        with self._engine.begin() as connection:
+            return query(connection)

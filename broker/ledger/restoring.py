@@ -15,18 +15,19 @@ from broker.core.errors import Code, Unavailable
 from broker.core.tree_head import KnownHead
 from broker.ledger import records
 from broker.ledger.batch import Proposal
+from broker.ledger.engines import migrating_engine, writer_engine
 from broker.ledger.examining import Examination
 from broker.ledger.failures import unavailable
-from broker.ledger.file_premises import FilePremises
 from broker.ledger.head import Head
 from broker.ledger.high_water import HighWater
 from broker.ledger.last_check import LastCheck, LastCheckFile
 from broker.ledger.migrate import migrate
-from broker.ledger.sqlite import writer_engine
+from broker.ledger.premises import Premises
 from broker.ledger.store import RULE_MARGIN
+from broker.ledger.taking import take_premises
 from broker.ledger.verifying.claims import OpenNote
 from broker.ledger.writer import Writer
-from broker.ports import Clock
+from broker.ports import Clock, Place, beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,9 @@ class Situation:
 class RestoredLedger:
     """A ledger that this process has for itself. Use :func:`taken`."""
 
-    def __init__(self, path: Path, engine: Engine, premises: FilePremises, clock: Clock) -> None:
-        """``premises`` are those of the ledger at ``path``, and are held."""
-        self._path = path
+    def __init__(self, place: Place, engine: Engine, premises: Premises, clock: Clock) -> None:
+        """``premises`` are those of the ledger, and are held."""
+        self._beside = beside(place)
         self._engine = engine
         self._premises = premises
         self._clock = clock
@@ -66,7 +67,7 @@ class RestoredLedger:
         Raises ``Unavailable``, with ``LEDGER_CORRUPT`` if the ledger is not sound in itself: no operator can accept
         that, another backup is needed.
         """
-        everything = {**HighWater(self._path).known(), **known}
+        everything = {**HighWater(self._beside).known(), **known}
         examination = Examination(open_note, everything)
         with self._engine.begin() as connection:
             examination.all_of(connection)
@@ -93,22 +94,30 @@ class RestoredLedger:
             writer.close()
         if not isinstance(outcome, Receipt):
             raise outcome
-        LastCheckFile(self._path).write(LastCheck(at=self._clock.now(), entries=outcome.seq + 1))
+        LastCheckFile(self._beside).write(LastCheck(at=self._clock.now(), entries=outcome.seq + 1))
         return outcome
 
 
 @contextmanager
-def taken(path: Path, clock: Clock) -> Iterator[RestoredLedger]:
+def taken(place: Place, clock: Clock) -> Iterator[RestoredLedger]:
     """Take a ledger for this process, and give it back. Raises ``Unavailable`` if a broker has it, or it is none."""
-    if not path.is_file():
-        raise Unavailable(Code.LEDGER_UNAVAILABLE, f"there is no ledger at {path}")
-    premises = FilePremises.take(path, clock, None)
-    engine = writer_engine(path)
+    if isinstance(place, Path) and not place.is_file():
+        raise Unavailable(Code.LEDGER_UNAVAILABLE, f"there is no ledger at {place}")
+    premises = take_premises(place, clock)
+    engine = writer_engine(place)
     try:
-        migrate(engine)
-        yield RestoredLedger(path, engine, premises, clock)
+        _migrate(place)
+        yield RestoredLedger(place, engine, premises, clock)
     except DBAPIError as error:
         raise unavailable(error) from error
     finally:
         engine.dispose()
         premises.close()
+
+
+def _migrate(place: Place) -> None:
+    engine = migrating_engine(place)
+    try:
+        migrate(engine)
+    finally:
+        engine.dispose()

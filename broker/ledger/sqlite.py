@@ -14,31 +14,25 @@ from urllib.parse import quote
 
 import msgspec
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Engine,
-    LargeBinary,
     NullPool,
     Pool,
     QueuePool,
     Row,
-    TableValuedAlias,
-    Text,
-    cast,
     create_engine,
     event,
-    func,
-    literal,
 )
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
-from broker.core.errors import Code, Unavailable
 from broker.ledger.schema import ENTRY_COLUMNS, metadata
 
 T = TypeVar("T")
 
 BUSY_SECONDS: Final = 2.0
 """How long a transaction waits for a lock that another process holds, before it fails as locked."""
+
+ALLOWS_NEWER_SCHEMA: Final = False
 
 _CACHED_STATEMENTS: Final = 256
 
@@ -166,14 +160,6 @@ def insert_nodes(connection: Connection, rows: Sequence[tuple[int, int, bytes]])
     _insert(connection, "INSERT INTO nodes (level, number, hash) VALUES", rows)
 
 
-def remove_entries(connection: Connection, first: int, end: int) -> None:
-    """Remove the entries from ``first`` up to ``end`` if they are the first ones and all there, else raise."""
-    removed = connection.exec_driver_sql("DELETE FROM entries WHERE seq < ?", (end,)).rowcount
-    if removed != end - first:
-        msg = f"the entries {first} to {end - 1} are not the first ones that there are"
-        raise Unavailable(Code.LEDGER_CORRUPT, msg)
-
-
 def leaf_hashes(connection: Connection, start: int, end: int) -> list[bytes] | None:
     """Return the leaf hashes of the entries from one place to before another, or None if they are not all there."""
     sql = "SELECT json_group_array(json_array(seq, hex(leaf))) FROM entries WHERE seq >= ? AND seq < ?"
@@ -234,39 +220,14 @@ def add_rates(connection: Connection, counts: Mapping[tuple[str, int], int]) -> 
     connection.exec_driver_sql(sql, (_json([(*pair, count) for pair, count in counts.items()]),))
 
 
-def has_scope(column: ColumnElement[str | None], scope: str) -> ColumnElement[bool]:
-    """Return the condition that a space-separated list contains a scope as a whole."""
-    return func.instr(literal(" ").concat(column).concat(literal(" ")), f" {scope} ") > 0
+def prepare_schema(connection: Connection) -> None:
+    """Let nobody else change the schema: the transaction has the write lock already."""
+    del connection
 
 
-def has_text(column: ColumnElement[str | None], text: str) -> ColumnElement[bool]:
-    """Return the condition that a column contains a text; not of one that is NULL."""
-    return func.coalesce(func.instr(column, text), 0) > 0
-
-
-def has_bytes(column: ColumnElement[bytes], sequence: bytes) -> ColumnElement[bool]:
-    """Return the condition that a column contains a sequence of bytes."""
-    return func.instr(column, literal(sequence, LargeBinary)) > 0
-
-
-def member(body: ColumnElement[bytes], path: str) -> ColumnElement[Any]:
-    """Return a member of an entry's body, such as ``budget.tokens``; NULL if it is not there."""
-    return func.json_extract(cast(body, Text), f"$.{path}")
-
-
-def last_item(body: ColumnElement[bytes], path: str) -> ColumnElement[Any]:
-    """Return the last item of a list in an entry's body."""
-    return func.json_extract(cast(body, Text), f"$.{path}[#-1]")
-
-
-def each_member(body: ColumnElement[bytes], path: str) -> TableValuedAlias:
-    """Return the members of an object, or the items of a list, in an entry's body as rows of ``key`` and ``value``."""
-    return func.json_each(cast(body, Text), f"$.{path}").table_valued("key", "value", joins_implicitly=True)
-
-
-def lesser(one: ColumnElement[T], other: ColumnElement[T]) -> ColumnElement[T]:
-    """Return the lesser of two values."""
-    return func.min(one, other)
+def finish_schema(connection: Connection) -> None:
+    """Do nothing: what the migrations make is what SQLite needs."""
+    del connection
 
 
 def _engine(connect: Callable[[], sqlite3.Connection], settings: Iterable[str], begin: str, pool: type[Pool]) -> Engine:

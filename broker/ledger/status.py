@@ -1,9 +1,8 @@
-"""What can be said of a ledger file at a glance, whether or not a broker is using it."""
+"""What can be said of a ledger at a glance, whether or not a broker is using it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from sqlalchemy import Connection, func, select
 
@@ -13,6 +12,7 @@ from broker.ledger.first_look import first_verdict
 from broker.ledger.high_water import HighWater
 from broker.ledger.last_check import LastCheck, LastCheckFile
 from broker.ledger.offline import read_file
+from broker.ports import Place, beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class Status:
     unsound: Unsound | None
 
 
-def status_of(path: Path) -> Status:
-    """Return the status of the ledger at ``path``. Raises ``Unavailable`` if it cannot be read as a ledger at all."""
-    known, last_check = HighWater(path).known(), LastCheckFile(path).read()
+def status_of(place: Place) -> Status:
+    """Return the status of a ledger. Raises ``Unavailable`` if it cannot be read as a ledger at all."""
+    known, last_check = HighWater(beside(place)).known(), LastCheckFile(beside(place)).read()
 
     def query(connection: Connection) -> Status:
         head = connection.execute(select(schema.head)).one_or_none()
@@ -44,4 +44,4 @@ def status_of(path: Path) -> Status:
             unsound=unsound if unsound is not None or last_check is None else last_check.unsound,
         )
 
-    return read_file(path, query)
+    return read_file(place, query)

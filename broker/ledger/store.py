@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from math import inf
 from typing import Final, Self
 
 from broker.core.action import ActionState
@@ -32,19 +34,26 @@ from broker.ledger import (
     presence,
     records,
     sqlite,
+    statements,
     stories,
     task_records,
     tree,
 )
 from broker.ledger.checkpoints import Checkpoints, Sign
+from broker.ledger.clock_difference import ClockDifference, difference
 from broker.ledger.compaction import forget_ended_rows
+from broker.ledger.database_premises import DatabasePremises
+from broker.ledger.engines import reader_engine, writer_engine
 from broker.ledger.family import Family
 from broker.ledger.file_premises import FilePremises
 from broker.ledger.freshness import AnnouncedFreshness
 from broker.ledger.group_commit import GroupCommit
 from broker.ledger.integrity import Integrity
+from broker.ledger.listening import Listener
 from broker.ledger.opening import Opened, create_ledger, open_ledger
 from broker.ledger.reading import Reader
+from broker.ledger.recent import RecentFreshness
+from broker.ledger.taking import take_premises
 from broker.ledger.task_book import tree_holds_until
 from broker.ledger.usage import UsageCount
 from broker.ledger.verifying.claims import OpenNote
@@ -59,6 +68,7 @@ from broker.ports import (
     Idempotent,
     LeaseFilter,
     Left,
+    Place,
     Placement,
     Proven,
     Record,
@@ -82,9 +92,9 @@ class _Notes:
 
 
 class SqlLedger:
-    """Implements ``Ledger`` and the ports for reading it on one SQLite file. Belongs to the loop that opened it.
+    """Implements ``Ledger`` and the ports for reading it wherever it is. Belongs to the loop that opened it.
 
-    The file is this process's own, or that of a family of processes of this host.
+    A file is this process's own, or that of a family of processes of this host; a database may have many replicas.
     """
 
     def __init__(
@@ -92,7 +102,7 @@ class SqlLedger:
         opened: Opened,
         writer: Writer,
         reader: Reader,
-        premises: FilePremises,
+        premises: FilePremises | DatabasePremises,
         revocations: Revocations,
         clock: Clock,
         notes: _Notes,
@@ -107,11 +117,13 @@ class SqlLedger:
         self._agents: dict[str, RegisteredAgent | None] = {}
         self._agents_age = 0
         self._rules_age = 0
+        self._clock = clock
+        self._clocks = ClockDifference(inf)
         self._forgotten_at = clock.now()
         self._measured = 0
         self._closed = False
         self.view = View(opened.effects, revocations, clock)
-        self.freshness = AnnouncedFreshness(lambda: premises.announced, lambda: self.view.size, self._look)
+        self.freshness = self._freshness(premises)
         memory.forget_ended(revocations, clock.now())
         self._group = GroupCommit(writer, self._take_effect)
         self._checkpoints = Checkpoints(
@@ -119,14 +131,14 @@ class SqlLedger:
         )
 
     @staticmethod
-    def create(path: Path, now: float) -> str:
-        """Make a new, empty ledger; return its id. Raises ``Unavailable`` if there is a file already."""
-        return create_ledger(path, now)
+    def create(place: Place, now: float) -> str:
+        """Make a new, empty ledger; return its id. Raises ``Unavailable`` if there is one already."""
+        return create_ledger(place, now)
 
     @classmethod
     async def open(  # noqa: PLR0913 - a composition root passes each port by name
         cls,
-        path: Path,
+        place: Place,
         revocations: Revocations,
         *,
         clock: Clock,
@@ -146,16 +158,18 @@ class SqlLedger:
 
         Raises ``Unavailable`` with a text for the operator if another broker has it, or if it cannot be read.
         """
-        premises = await asyncio.to_thread(FilePremises.take, path, clock, family)
+        premises = await asyncio.to_thread(take_premises, place, clock, family)
         try:
-            opened = await asyncio.to_thread(open_ledger, path, premises, clock.now(), busy_seconds=busy_seconds)
+            opened = await asyncio.to_thread(open_ledger, place, premises, clock.now(), busy_seconds=busy_seconds)
         except BaseException:
             await asyncio.to_thread(premises.close)
             raise
-        engine = sqlite.writer_engine(path, busy_seconds=busy_seconds)
-        writer = Writer(engine, premises, opened.head, clock, margin=margin)
-        reader = Reader(sqlite.reader_engine(path, busy_seconds=busy_seconds))
-        return cls(opened, writer, reader, premises, revocations, clock, _Notes(sign, open_note))
+        writer = Writer(writer_engine(place, busy_seconds), premises, opened.head, clock, margin=margin)
+        reader = Reader(reader_engine(place, busy_seconds))
+        ledger = cls(opened, writer, reader, premises, revocations, clock, _Notes(sign, open_note))
+        with suppress(Unavailable):  # of a ledger that must not be built upon, say
+            await ledger.freshness.ensure()
+        return ledger
 
     async def close(self) -> None:
         """Finish what was accepted, make a last checkpoint, and give the ledger back. May be called twice."""
@@ -163,6 +177,7 @@ class SqlLedger:
             return
         self._closed = True
         await self._checkpoints.close()
+        await self.freshness.close()
         await self._group.close()
         await self.integrity.close()
         await self._reader.close()
@@ -185,17 +200,19 @@ class SqlLedger:
     # --- writing ----------------------------------------------------------------------------------------------------
 
     async def commit(self, change: Change) -> Receipt:
-        """Apply a change; see the port for what is promised."""
+        """Apply a change; see the port for what is promised. With a wrong clock, only urgent ones are."""
+        if not change.urgent:
+            self._require_clock()
         return await self._group.submit(change)
 
     def healthy(self) -> str | None:
         """Return why the ledger cannot be written, in public words, or None if the last transaction was durable."""
-        return self._writer.trouble
+        return self._writer.trouble or self._clocks.problem
 
     async def probe(self) -> str | None:
         """Try a transaction that changes nothing; return :meth:`healthy` after it."""
         try:
-            await self._group.run(sqlite.touch)
+            await self._group.run(lambda connection: statements.of(connection).touch(connection))
         except Unavailable as error:
             return error.public
         return self.healthy()
@@ -211,6 +228,7 @@ class SqlLedger:
 
     async def forget_ended(self, now: float) -> None:
         """Forget the rules and blocks in memory that have ended before ``now``. Raises ``Unavailable``."""
+        self._require_clock()
         await self.recall(now)
         memory.forget_ended(self._revocations, now)
         self._forgotten_at = now
@@ -482,6 +500,23 @@ class SqlLedger:
     async def idempotent(self, key: str) -> Idempotent | None:
         """Return what an idempotency key was used for, if it is remembered."""
         return await self._reader.read(lambda connection: records.idempotent(connection, key))
+
+    def _freshness(self, premises: FilePremises | DatabasePremises) -> AnnouncedFreshness | RecentFreshness:
+        if isinstance(premises, FilePremises):
+            return AnnouncedFreshness(lambda: premises.announced, lambda: self.view.size, self._look)
+        self._clocks = ClockDifference(premises.server.max_clock_difference)
+        return RecentFreshness(
+            premises.server.max_staleness, self._look_and_compare, partial(Listener, premises.server)
+        )
+
+    def _require_clock(self) -> None:
+        if self._clocks.problem is not None:
+            raise Unavailable(Code.LEDGER_UNAVAILABLE, f"nothing is issued: {self._clocks.problem}", retry_after=1)
+
+    async def _look_and_compare(self) -> None:
+        """Bring the view up to date, and compare the clocks by the way."""
+        self._clocks.note(await self._reader.read(lambda connection: difference(connection, self._clock.now)))
+        await self._look()
 
     async def _look(self) -> None:
         self._take_effect(await self.view.look(self._reader, self._writer.head))

@@ -23,7 +23,7 @@ from broker.core.merkle import (
     verify_inclusion,
 )
 from broker.core.tiles import TILE_WIDTH, Tile, bundle, subtree_root
-from broker.ledger import schema, sqlite
+from broker.ledger import schema, statements
 from broker.ledger.head import Head
 from broker.ledger.records import record
 from broker.ports import Proven, SignedHead
@@ -110,11 +110,11 @@ class _Tiles:
 def _hashes(connection: Connection, level: int, start: int, end: int) -> Sequence[bytes]:
     """Return hashes of a level. Raises :class:`Refused` or :class:`Unavailable` rather than returning fewer."""
     if level:
-        found = sqlite.node_hashes(connection, level, start, end)
+        found = statements.of(connection).node_hashes(connection, level, start, end)
         if found is None:
             raise _damaged("nodes of the tree are missing")
     else:
-        found = sqlite.leaf_hashes(connection, start, end)
+        found = statements.of(connection).leaf_hashes(connection, start, end)
         if found is None:
             raise _gone(start, end)
     if any(len(digest) != HASH_SIZE for digest in found):

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, func, literal, select, union, union_all
+from sqlalchemy import BigInteger, ColumnElement, Connection, Select, cast, func, literal, select, union, union_all
 
 from broker.core.entry import Kind, decode
 from broker.core.task import ACTION, TOKENS
 from broker.core.usage import WINDOW, AgentUse, Asked, Load, RoleUse, ScopeUse, Usage
 from broker.ledger import schema
+from broker.ledger.expressions import each_item, each_member, has_text, last_item, lesser, member, number, total
 from broker.ledger.lease_usage import LeaseUsageCount
-from broker.ledger.sqlite import each_member, has_text, last_item, lesser, member
 
 MOST: Final = 10_000
 """How many scopes, and how many agents, are listed; what is beyond is not known to be unused."""
@@ -142,8 +142,8 @@ class UsageCount:
             by_step.role,
             by_step.agent,
             func.max(by_step.issuer),
-            func.sum(by_step.n),
-            func.sum(by_step.leases),
+            total(by_step.n),
+            total(by_step.leases),
             func.max(by_step.n),
             func.coalesce(func.max(by_step.token), func.max(by_step.seq)),
         ).group_by(by_step.role, by_step.agent)
@@ -193,13 +193,13 @@ class UsageCount:
             select(member(_table.body, "closes"), _table.at).where(_table.kind == Kind.RULE_ADDED.value),
         ).subquery()
         closed = select(ends.c.task, func.min(ends.c.at).label("at")).group_by(ends.c.task).subquery()
-        deadline = member(_table.body, "deadline") * _MILLISECONDS
+        deadline = number(_table.body, "deadline") * _MILLISECONDS
         end = lesser(deadline, func.coalesce(closed.c.at, deadline))
         joined = schema.entries.outerjoin(closed, closed.c.task == _table.ref)
         query = self._opened(_table.role, func.count(), func.max(end - _table.at)).select_from(joined)
         for role, tasks, longest in connection.execute(query.group_by(_table.role)):
             self._note(role, tasks=tasks, longest_task=-(-longest // _MILLISECONDS))
-        parents = each_member(_table.body, "path")
+        parents = each_item(_table.body, "path")
         above = self._opened(parents.c.value).select_from(schema.entries, parents)
         sharing = select(_table.role).where(_table.kind == Kind.TASK_OPENED.value, _table.ref.in_(above))
         for role in connection.scalars(sharing.distinct()):
@@ -208,17 +208,17 @@ class UsageCount:
     def _count_asked(self, connection: Connection) -> None:
         named = each_member(_table.body, "budget.actions")
         queries = (
-            self._opened(_table.role, literal(TASK_TTL), member(_table.body, "deadline") - _table.at // _MILLISECONDS),
-            self._opened(_table.role, literal(TOKENS), member(_table.body, "budget.tokens")),
-            self._opened(_table.role, literal(ACTION).concat(named.c.key), named.c.value).select_from(
+            self._opened(_table.role, literal(TASK_TTL), number(_table.body, "deadline") - _table.at // _MILLISECONDS),
+            self._opened(_table.role, literal(TOKENS), number(_table.body, "budget.tokens")),
+            self._opened(_table.role, literal(ACTION).concat(named.c.key), cast(named.c.value, BigInteger)).select_from(
                 schema.entries, named
             ),
         )
         for query in queries:
-            for role, what, number in _gently(connection, query.distinct()):
-                if number is not None:
+            for role, what, asked in _gently(connection, query.distinct()):
+                if asked is not None:
                     known = self._asked.get((role, what))
-                    self._asked[role, what] = Asked(number) if known is None else known.with_one_more(number)
+                    self._asked[role, what] = Asked(asked) if known is None else known.with_one_more(asked)
 
     def _read_ceilings(self, connection: Connection) -> None:
         listed = each_member(_table.body, "scopes")
@@ -236,7 +236,7 @@ class UsageCount:
             Kind.ACTION_RESERVED,
             _table.task,
             member(_table.body, "action").label("action"),
-            func.sum(member(_table.body, "count")).label("n"),
+            total(number(_table.body, "count")).label("n"),
         )
         counted = reserved.group_by(_table.task, member(_table.body, "action")).cte("counted")
         tasks = select(counted.c.task)

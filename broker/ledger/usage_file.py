@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from broker.core.usage import Usage
 from broker.ledger.offline import read_file
 from broker.ledger.usage import UsageCount
+from broker.ports import Place
 
 
-def count_usage(path: Path, since: float) -> Usage:
+def count_usage(place: Place, since: float) -> Usage:
     """Count what was used, in a ledger file that a broker may be using at the same time.
 
     Raises ``Unavailable`` if the file cannot be read as a ledger.
     """
     counting = UsageCount(since)
     for one in counting.passes():
-        read_file(path, one)
+        read_file(place, one)
     return counting.result()

@@ -14,20 +14,21 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from broker.core.errors import Code, Unavailable
 from broker.core.merkle import Frontier
 from broker.core.tree_head import KnownHead
-from broker.ledger import schema
+from broker.ledger import schema, statements
 from broker.ledger.archive_file import Archive
+from broker.ledger.engines import offline_engine
 from broker.ledger.failures import is_store_failure, unavailable
 from broker.ledger.outside import accepted_heads
-from broker.ledger.sqlite import integrity_problems, schema_problems
 from broker.ledger.verifying.checking import pool_of
 from broker.ledger.verifying.claims import Claims, Kept, OpenNote
 from broker.ledger.verifying.course import Course, Progress
-from broker.ledger.verifying.database import DatabaseEntries, engine, tile_roots
+from broker.ledger.verifying.database import DatabaseEntries, tile_roots
 from broker.ledger.verifying.lines import LinesEntries
 from broker.ledger.verifying.report import Found, Report
 from broker.ledger.verifying.stored import Source
 from broker.ledger.verifying.tables import epoch_problems, head_problems, node_problems, state_problems
 from broker.ledger.verifying.tree import Claim, Tree
+from broker.ports import Place, Server
 
 __all__ = ["Kept", "OpenNote", "Report", "verify_file"]
 
@@ -35,7 +36,7 @@ _SQLITE: Final = b"SQLite format 3\x00"
 
 
 def verify_file(
-    path: Path,
+    place: Place,
     *,
     archives: Sequence[Path] = (),
     kept: Sequence[Kept] = (),
@@ -49,20 +50,20 @@ def verify_file(
     entries at the same time; what is found does not depend on their number. Raises :class:`Unavailable` if there is
     nothing that can be read as a ledger.
     """
-    if not path.is_file():
-        raise Unavailable(Code.LEDGER_UNAVAILABLE, f"there is no ledger at {path}")
+    if isinstance(place, Path) and not place.is_file():
+        raise Unavailable(Code.LEDGER_UNAVAILABLE, f"there is no ledger at {place}")
     before = _ordered(map(_archive, archives))
     with pool_of(processes) as pool:
         run = _Verification(kept, open_note, pool, progress)
-        if _is_database(path):
-            return _in_database(path, lambda connection: run.of_database(path, before, connection))
-        archive = Archive.read(path)
-        return run.of_export(path, before) if archive is None else run.of_archives(_ordered([*before, archive]))
+        if isinstance(place, Server) or _is_database(place):
+            return _in_database(place, lambda connection: run.of_database(place, before, connection))
+        archive = Archive.read(place)
+        return run.of_export(place, before) if archive is None else run.of_archives(_ordered([*before, archive]))
 
 
-def _in_database(path: Path, verify: Callable[[Connection], Report]) -> Report:
+def _in_database(place: Place, verify: Callable[[Connection], Report]) -> Report:
     try:
-        with engine(path).connect() as connection:  # without a commit, which a damaged file may refuse
+        with offline_engine(place).connect() as connection:  # without a commit, which a damaged file may refuse
             return verify(connection)
     except SQLAlchemyError as error:
         if is_store_failure(error):
@@ -120,14 +121,14 @@ class _Verification:
         self._claims = Claims(open_note, self._found)
         self._course = self._begin(())
 
-    def of_database(self, path: Path, archives: Sequence[Archive], connection: Connection) -> Report:
+    def of_database(self, place: Place, archives: Sequence[Archive], connection: Connection) -> Report:
         """Verify a database with everything that it derives from the entries."""
         meta = connection.execute(select(schema.meta)).one_or_none()
         head = connection.execute(select(schema.head.c.size, schema.head.c.frontier)).one_or_none()
         if meta is None or head is None:
             raise Unavailable(Code.LEDGER_CORRUPT, "this is not a ledger: it has no head or no identity")
         try:
-            self._verify(path, archives, connection, head)
+            self._verify(place, archives, connection, head)
         except DBAPIError as error:
             # Not readable to the end: say so beside what was found until then.
             self._found.add(f"the database file itself is damaged ({type(error.orig).__name__}): {error.orig}")
@@ -155,12 +156,13 @@ class _Verification:
         self._same_ledger(ledger, archives)
         return self._report(ledger)
 
-    def _verify(self, path: Path, archives: Sequence[Archive], connection: Connection, head: Any) -> None:  # noqa: ANN401 - a row of the head table, whose values are not trusted
-        self._found.add_all((*integrity_problems(connection), *schema_problems(connection)))
+    def _verify(self, place: Place, archives: Sequence[Archive], connection: Connection, head: Any) -> None:  # noqa: ANN401 - a row of the head table, whose values are not trusted
+        offered = statements.of(connection)
+        self._found.add_all((*offered.integrity_problems(connection), *offered.schema_problems(connection)))
         claims = [*self._claims.of_database(connection), *(kept.claim() for kept in self._kept)]
         first = connection.scalar(select(func.min(schema.entries.c.seq)))
         self._course = self._begin(claims, archives, limit=first, nodes=tile_roots(connection))
-        self._follow(DatabaseEntries(path, connection, head.size))
+        self._follow(DatabaseEntries(place, connection, head.size))
         self._finish(accepted_heads(connection))
         self._found.add_all(head_problems(self._course, head))
         self._found.add_all(self._course.personal.compare())

@@ -28,8 +28,9 @@ from broker.core.change import (
     Unused,
 )
 from broker.core.entry import Kind
+from broker.core.errors import Code, Unavailable
 from broker.core.rules import Block, Rule
-from broker.ledger import schema, sqlite
+from broker.ledger import schema, statements
 from broker.ledger.approval_book import latest_vote_end
 from broker.ledger.forgetting import forget
 from broker.ledger.guards import counted
@@ -138,9 +139,9 @@ class Writes:
     def write(self, connection: Connection) -> None:
         """Execute everything, one statement for each kind that occurs."""
         if self.single_use:
-            sqlite.insert_single_use(connection, list(self.single_use.items()))
+            statements.of(connection).insert_single_use(connection, list(self.single_use.items()))
         if self.rates:
-            sqlite.add_rates(connection, self.rates)
+            statements.of(connection).add_rates(connection, self.rates)
         if self.rules:
             connection.execute(insert(schema.rules), [rule_row(rule) for rule in self.rules])
         self._write_blocks(connection)
@@ -157,7 +158,7 @@ class Writes:
         if self.erased:
             forget(connection, self.erased)
         for archived in self.archived:
-            sqlite.remove_entries(connection, archived.first, archived.end)
+            _remove_entries(connection, archived)
 
     def _write_blocks(self, connection: Connection) -> None:
         if self.blocks:
@@ -200,6 +201,14 @@ def _write_accepted(connection: Connection, accepted: AcceptRestore) -> None:
         connection.execute(delete(table).where(same))
         connection.execute(insert(table).values(size=head.size, root=head.root, rule=rule.number))
     hold_running(connection, rule)
+
+
+def _remove_entries(connection: Connection, archived: RemoveEntries) -> None:
+    """Remove the entries that were archived, if they are the first ones and all there, else raise."""
+    removed = connection.execute(delete(schema.entries).where(schema.entries.c.seq < archived.end)).rowcount
+    if removed != archived.end - archived.first:
+        msg = f"the entries {archived.first} to {archived.end - 1} are not the first ones that there are"
+        raise Unavailable(Code.LEDGER_CORRUPT, msg)
 
 
 def latest_committed_expiry(connection: Connection) -> float:

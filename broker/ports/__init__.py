@@ -6,6 +6,7 @@ from broker.ports.clock import Clock, Ids
 from broker.ports.evidence import Erasable, Examining, Forgettable, Proofs, Proven, SelfExamined, SignedHead
 from broker.ports.leases import Backend, Backends, Envelope, LeaseFilter, LeaseRecords, RevokesPrefixes
 from broker.ports.ledger import Freshness, Ledger, Revocations
+from broker.ports.places import Place, Server, beside
 from broker.ports.presence import Acknowledged, Left, Presence, PresenceMeter
 from broker.ports.records import FoundRecords, Hits, Idempotent, Inquiries, LeaseHits, Record, Records, TreeHead
 from broker.ports.siblings import Leadership, ProofMemory, Siblings
@@ -46,6 +47,7 @@ __all__ = [
     "Meter",
     "Minted",
     "Notifier",
+    "Place",
     "Placed",
     "Placement",
     "Presence",
@@ -59,10 +61,12 @@ __all__ = [
     "Revocations",
     "RevokesPrefixes",
     "SelfExamined",
+    "Server",
     "Siblings",
     "SignedHead",
     "Signer",
     "Statements",
     "TreeHead",
     "UnverifiedAssertion",
+    "beside",
 ]

@@ -21,14 +21,14 @@ from broker.core.tally import Tally
 from broker.feed import Feed, FeedBounds
 from broker.ids import RandomIds
 from broker.lease_backends import GatedBackends
-from broker.ledger.leadership import FileLeadership, SoleLeader
+from broker.ledger.leadership import take_part
 from broker.ledger.store import SqlLedger
 from broker.ledger.view import KeysFollower
 from broker.metrics import Metrics
 from broker.outbound import Destination, Outbound
 from broker.policy_control import PolicyControl
 from broker.policy_file import load_policy
-from broker.ports import Backend, Events, Revocations
+from broker.ports import Backend, Events, Leadership, Revocations
 from broker.revocation import Revocation
 from broker.signing.identity_token import IdentityTokenSigner
 from broker.signing.keyring import KeyRing
@@ -50,7 +50,7 @@ class Ground:
 
     config: Config
     place: Place
-    leadership: FileLeadership | SoleLeader
+    leadership: Leadership
     events: Events
     clock: SystemClock
     ids: RandomIds
@@ -100,7 +100,7 @@ async def open_ground(
         family=place.family,
     )
     stack.push_async_callback(ledger.close)
-    leadership = SoleLeader() if place.workers == 1 else FileLeadership.beside(config.ledger)
+    leadership = take_part(config.ledger, place.workers)
     stack.callback(leadership.close)
     ring.replace(ledger.view.keys)
     ledger.view.follow(keys=_following(ring, events))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from dataclasses import dataclass
 from typing import Final
@@ -13,7 +14,7 @@ from broker.core.propagation import Replica
 from broker.ledger.store import SqlLedger
 from broker.metrics import Metrics
 from broker.policy_control import PolicyControl
-from broker.ports import Events, Revocations
+from broker.ports import Events, Revocations, Server
 from broker.propagation import Acknowledging, Limits, OwnReplica, Propagations
 from broker.timing import SYSTEM
 
@@ -47,17 +48,20 @@ def open_propagation(
 ) -> OpenPropagation:
     """Return what follows rules. Nothing is told to anybody yet."""
     host, process = socket.gethostname(), os.getpid()
+    # A ledger in a file belongs to the processes of one host, none of which answers from older rules than its last.
+    own_id, max_staleness = LOCAL, 0.0
+    if isinstance(config.ledger, Server):
+        own_id, max_staleness = f"replica_{secrets.token_hex(8)}", config.ledger.max_staleness
 
     def now() -> Replica:
-        # A ledger in a file belongs to the processes of one host, none of which answers from older rules than its last.
         return Replica(
-            id=LOCAL,
+            id=own_id,
             host=host,
             pid=process,
             version=__version__,
             policy=policy_control.current().digest,
             epoch=revocations.rules.epoch,
-            max_staleness=0.0,
+            max_staleness=max_staleness,
         )
 
     own = OwnReplica(ledger, now, elapsed=SYSTEM.elapsed, events=events)

@@ -12,9 +12,11 @@ from pathlib import Path
 from broker import __version__
 from broker.clock import SystemClock
 from broker.config import Config
+from broker.core.errors import Code, Unavailable
 from broker.core.used_proofs import UsedProofs
 from broker.ledger.family import Elder
 from broker.logs import configure
+from broker.ports import Server
 from broker.timing import SYSTEM
 from broker.workers.child import Command
 from broker.workers.listening import listen
@@ -35,6 +37,8 @@ async def supervise(config: Config, path: Path, port: int | None) -> int:
     events = configure(config.log.level)
     clock = SystemClock()
     since = clock.now()
+    if isinstance(config.ledger, Server):
+        raise Unavailable(Code.LEDGER_UNAVAILABLE, "workers share a ledger file, and this ledger is in a database")
     with ExitStack() as stack:
         elder = await asyncio.to_thread(Elder.take, config.ledger, clock)
         stack.callback(elder.release)

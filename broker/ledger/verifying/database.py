@@ -1,22 +1,24 @@
-"""The entries of a ledger's database file, read in ranges of places by whoever checks them."""
+"""The entries of a ledger's database, read in ranges of places by whoever checks them."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Final, cast
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError
 
+from broker.core.errors import Unavailable
 from broker.core.merkle import HASH_SIZE
 from broker.core.tiles import TILE_WIDTH
-from broker.ledger import schema
-from broker.ledger.sqlite import lenient_text, offline_engine
-from broker.ledger.verifying.stored import Loaded, Piece, Stored
+from broker.ledger import schema, statements
+from broker.ledger.engines import offline_engine
+from broker.ledger.sqlite import lenient_text
+from broker.ledger.verifying.stored import Loaded, Piece, Stored, stored
+from broker.ports import Place, Server
 
 PIECE: Final = 32 * TILE_WIDTH
 """How many places a piece covers."""
@@ -37,7 +39,7 @@ class DatabasePiece:
         """Read the range in a transaction of its own: entries that were committed never change."""
         entries: list[Stored] = []
         try:
-            with engine(self.path).connect() as connection:
+            with offline_engine(self.path).connect() as connection:
                 try:
                     return Loaded(list(self._rows(connection, str)))
                 except sqlite3.Error:  # a text that is none, or a damaged page; reading with care is slow, and rare
@@ -54,15 +56,35 @@ class DatabasePiece:
         driver = cast("sqlite3.Connection", connection.connection.driver_connection)
         driver.text_factory = text
         for row in driver.execute(_SQL, (self.first, self.end - 1)):
-            yield Stored(row[0], row[1], row[2:-2], row[-2], row[-1])
+            yield stored(row)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPiece:
+    """The entries from ``first`` up to ``end`` of a database on a server."""
+
+    server: Server
+    first: int
+    end: int
+    share: float
+
+    def load(self) -> Loaded:
+        """Read the range in a transaction of its own: entries that were committed never change."""
+        try:
+            with offline_engine(self.server).connect() as connection:
+                rows = statements.of(connection).read_entries(connection, self.first, self.end, PIECE)
+        except (DBAPIError, Unavailable) as error:
+            text = f"entries from {self.first} on, up to {self.end - 1}, cannot be read ({type(error).__name__})"
+            return Loaded([], [text])
+        return Loaded([stored(row) for row in rows])
 
 
 class DatabaseEntries:
     """All entries that a database holds, wherever they are said to stand."""
 
-    def __init__(self, path: Path, connection: Connection, expected: int) -> None:
+    def __init__(self, place: Place, connection: Connection, expected: int) -> None:
         """``expected`` is how many entries there should be."""
-        self._path = path
+        self._place = place
         self._connection = connection
         self._expected = max(expected, 1)
 
@@ -75,7 +97,11 @@ class DatabaseEntries:
         first, last = self._connection.execute(select(func.min(seq), func.max(seq))).one()
         while first is not None:
             end = min(first - first % PIECE + PIECE, last + 1)
-            yield DatabasePiece(self._path, first, end, min(1.0, max(0, end) / self._expected))
+            share = min(1.0, max(0, end) / self._expected)
+            if isinstance(self._place, Server):
+                yield ServerPiece(self._place, first, end, share)
+            else:
+                yield DatabasePiece(self._place, first, end, share)
             first = self._connection.scalar(select(func.min(seq)).where(seq >= end))
 
 
@@ -84,17 +110,3 @@ def tile_roots(connection: Connection) -> dict[int, bytes]:
     table = schema.nodes.c
     rows = connection.execute(select(table.number, table.hash).where(table.level == 1))
     return {row.number: row.hash for row in rows if isinstance(row.hash, bytes) and len(row.hash) == HASH_SIZE}
-
-
-def engine(path: Path) -> Engine:
-    """Open the file so that nothing beside it is made or changed, unless a broker has it open.
-
-    A ledger in use has a log, through which it must be read. A log that is left beside a file that nobody uses is read,
-    too: it holds what was committed last. The engine keeps no connection.
-    """
-    return _engine(path, immutable=not Path(f"{path}-wal").exists())
-
-
-@lru_cache(maxsize=4)
-def _engine(path: Path, *, immutable: bool) -> Engine:
-    return offline_engine(path, immutable=immutable)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +18,11 @@ class Stored(NamedTuple):
     columns: tuple[Any, ...] | None
     body: Any
     personal: Any
+
+
+def stored(row: Sequence[Any]) -> Stored:
+    """Return an entry from its row in a database, which has the columns of ``ENTRY_COLUMNS``."""
+    return Stored(row[0], row[1], tuple(row[2:-2]), row[-2], row[-1])
 
 
 @dataclass(frozen=True, slots=True)
