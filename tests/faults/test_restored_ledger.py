@@ -90,7 +90,7 @@ def machine(template: Template, tmp_path: Path) -> Machine:
 def back_up(app: BrokerApp, place: Path) -> None:
     """Copy the ledger of a running broker, as an operator would."""
     with (
-        closing(sqlite3.connect(app.broker.config.ledger)) as source,
+        closing(sqlite3.connect(app.file)) as source,
         closing(sqlite3.connect(place)) as copy,
     ):
         source.backup(copy)
@@ -311,7 +311,7 @@ async def test_what_cannot_be_accepted(machine: Machine, restored: Restored, tmp
     """While a broker runs; without a person to ask; a ledger that is damaged itself; one of another broker."""
     before = recorded(machine.ledger)
     async with machine.running_without_reaper() as app:
-        config = app.broker.config.ledger.parent / "broker.toml"
+        config = app.file.parent / "broker.toml"
         command = ["ledger", "accept-restore", "--reason", "x", "--config", str(config), "--yes"]
         assert await asyncio.to_thread(run, command) == ExitCode.UNAVAILABLE
     assert await asyncio.to_thread(run, command[:-1]) == ExitCode.USAGE

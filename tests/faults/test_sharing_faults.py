@@ -25,6 +25,7 @@ from broker.core.selector import Selector
 from broker.ledger import SqlLedger
 from broker.ledger.board import Word
 from broker.ledger.family import Family
+from broker.ledger.file_premises import FilePremises
 from broker.ledger.verify import verify_file
 from tests.support.ledgers import NOW, Bench, added, family_bench, family_of, noted, opened
 
@@ -40,6 +41,13 @@ async def pair(tmp_path: Path) -> AsyncIterator[Sequence[Bench]]:
         for number, bench in enumerate(benches):
             await bench.issue(f"tok_{number}")
         yield benches
+
+
+def premises(bench: Bench) -> FilePremises:
+    """Return what a writer of a file stands on."""
+    found = bench.ledger._premises
+    assert isinstance(found, FilePremises)
+    return found
 
 
 @contextlib.contextmanager
@@ -98,7 +106,7 @@ async def test_a_batch_in_doubt_is_settled_although_others_wrote_since(pair: Seq
 async def test_a_change_that_was_announced_and_not_made_keeps_nobody_from_answering(pair: Sequence[Bench]) -> None:
     """It costs looks at the head, until anybody takes a turn."""
     one, other = pair
-    board = one.ledger._premises._board
+    board = premises(one)._board
     board[Word.ANNOUNCED] = 10**6
     for bench in pair:
         await bench.ledger.freshness.ensure()
@@ -204,7 +212,7 @@ async def test_a_family_whose_lock_file_was_taken_over_writes_no_more(pair: Sequ
     """Each of them sees by its next beat that another host has it."""
     Path(f"{pair[0].path}.lock").write_text('{"token":"t","boot":"b","host":"elsewhere","pid":7,"at":1.0}')
     for bench in pair:
-        bench.ledger._premises._lock.beat()
+        premises(bench)._lock.beat()
         await refused(bench)
 
 
