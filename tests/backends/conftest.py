@@ -1,4 +1,4 @@
-"""Real servers for the tests of backends: one PostgreSQL, one OpenBao, one moto."""
+"""Real servers for the tests of backends: one OpenBao, one moto."""
 
 from __future__ import annotations
 
@@ -9,13 +9,6 @@ import pytest
 from tests.support.moto_aws import Relay, environment, moto_server, relay_to, reset
 from tests.support.openbao import OpenBao
 from tests.support.postgres import Postgres
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """A real PostgreSQL."""
-    with Postgres() as server:
-        yield server
 
 
 @pytest.fixture(scope="session")

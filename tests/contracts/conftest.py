@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.backends.conftest import bao, postgres
+from tests.backends.conftest import bao
 from tests.support.moto_aws import moto_server
 
-__all__ = ["bao", "postgres"]
+__all__ = ["bao"]
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -27,7 +26,7 @@ from broker.core.jwk import thumbprint
 from broker.core.merkle import leaf_hash, verify_consistency, verify_inclusion
 from broker.core.rules import Block, Rule
 from broker.core.selector import Selector
-from broker.ports import Hits, Idempotent
+from broker.ports import Hits, Idempotent, Place
 from tests.support.ledgers import (
     NOW,
     TTL,
@@ -52,10 +51,10 @@ def sign(size: int, root: bytes) -> str:
     return f"{size} {root.hex()}"
 
 
-@pytest.fixture(params=["sqlite"])
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+@pytest.fixture
+async def bench(place: Place) -> AsyncIterator[Bench]:
     """An open ledger of each kind; whatever a test does to it, it verifies afterwards."""
-    async with opened(tmp_path / "ledger.db", sign=sign) as bench:
+    async with opened(place, sign=sign) as bench:
         yield bench
         await bench.verified()
 

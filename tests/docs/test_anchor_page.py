@@ -62,7 +62,7 @@ async def test_an_auditor_verifies_from_the_outside(template: Template, tmp_path
     async with running_app(template, tmp_path / "broker") as app:
         await app.token("alpha")
         vkey = await log_vkey(app.services.records, app.issuer)
-        ledger = app.broker.config.ledger
+        ledger = app.file
     commands = _blocks("sh")[-1].replace("/mnt/evidence/broker.jsonl", str(tmp_path / FILE)).replace("VKEY", vkey)
     script = commands.replace("ledger.db", str(ledger)).replace("docs/verify_ledger.py", str(VERIFIER))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -150,7 +150,7 @@ async def test_anchors_that_are_down_change_nothing(template: Template, tmp_path
         await eventually(failing)
         assert {state["failure"]["code"] for state in await anchors(app)} == {"anchor_unavailable"}
         await app.token("alpha")
-        ledger = app.broker.config.ledger
+        ledger = app.file
     assert verify_file(ledger).problems == ()
     file.parent.mkdir()
     later = Template(ledger.parent, template.keys)

@@ -72,7 +72,7 @@ async def erase(app: BrokerApp, **body: object) -> Reply:
 
 def held(app: BrokerApp) -> list[str]:
     """Return which files beside the ledger hold the canary."""
-    folder = app.broker.config.ledger.parent
+    folder = app.file.parent
     return [file.name for file in folder.glob("ledger.db*") if CANARY.encode() in file.read_bytes()]
 
 
@@ -130,7 +130,7 @@ async def test_all_that_is_personal_of_a_task_is_forgotten(app: BrokerApp) -> No
     trace = await app.call("GET", f"/v1/ledger/trace/{made['task']}", token=token)
     assert trace.status == 200
     assert trace.json["story"][0]["entry"]["personal_erased"] is True
-    path = app.broker.config.ledger
+    path = app.file
     report = await asyncio.to_thread(verify_file, path)
     assert report.problems == ()
     command = [sys.executable, str(SCRIPT), str(path)]
@@ -156,7 +156,7 @@ async def test_what_waits_for_a_review_keeps_its_reason(app: BrokerApp) -> None:
     assert held(app) == []
     (entry,) = [told for told in await app.entries("token.issued") if told["ref"] == issued["ref"]]
     assert entry["break_glass"] == "", "that it was one is still told"
-    assert (await asyncio.to_thread(verify_file, app.broker.config.ledger)).problems == ()
+    assert (await asyncio.to_thread(verify_file, app.file)).problems == ()
 
 
 async def test_an_erasure_is_recorded(app: BrokerApp) -> None:
@@ -245,7 +245,7 @@ async def test_what_is_old_is_erased_by_itself(app: BrokerApp) -> None:
     assert [(each["by"], each["reason"]) for each in told] == [("broker", "personal data is kept for 30 days")]
     await erasure.keep_up()
     assert len(await app.entries("personal.erased")) == 1
-    assert (await asyncio.to_thread(verify_file, app.broker.config.ledger)).problems == ()
+    assert (await asyncio.to_thread(verify_file, app.file)).problems == ()
 
 
 async def test_many_entries_are_erased_in_bounded_changes(app: BrokerApp, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +264,7 @@ async def test_many_entries_are_erased_in_bounded_changes(app: BrokerApp, monkey
         body["after"] = reply.json["next"]
     assert counts == [4, 4, 1]
     assert [each["entries"] for each in await app.entries("personal.erased")] == [2, 2, 2, 2, 1]
-    assert (await asyncio.to_thread(verify_file, app.broker.config.ledger)).problems == ()
+    assert (await asyncio.to_thread(verify_file, app.file)).problems == ()
 
 
 async def test_a_ledger_that_cannot_be_written_erases_nothing(app: BrokerApp) -> None:
@@ -276,5 +276,5 @@ async def test_a_ledger_that_cannot_be_written_erases_nothing(app: BrokerApp) ->
     with pytest.raises(BrokerError) as failure:
         await erasure.erase(order(agent="planner"), HERE)
     assert failure.value.code in {Code.STOPPING, Code.LEDGER_UNAVAILABLE}
-    assert (await asyncio.to_thread(verify_file, app.broker.config.ledger)).problems == ()
+    assert (await asyncio.to_thread(verify_file, app.file)).problems == ()
     assert json.dumps(held(app)) == "[]"

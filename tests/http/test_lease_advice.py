@@ -56,7 +56,7 @@ async def test_what_was_leased_is_told_and_the_rest_proposed_to_go(app: BrokerAp
 
     def offline() -> list[tuple[str, Any]]:
         policy = app.services.policy_control.current()
-        usage = count_usage(app.broker.config.ledger, reply.json["since"])
+        usage = count_usage(app.file, reply.json["since"])
         advice = advise(policy, usage, until=reply.json["until"], role="workers", force=True)
         return [(each.edit.value, each.name) for each in advice.proposals]
 

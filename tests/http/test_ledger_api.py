@@ -57,7 +57,7 @@ async def test_entries_are_found_by_reference(app: BrokerApp) -> None:
 async def test_entries_that_were_archived(app: BrokerApp) -> None:
     """One that is gone is not found, in other words than one that never was; lists begin with what is left."""
     token = await app.operator()
-    with contextlib.closing(sqlite3.connect(app.broker.config.ledger)) as database:
+    with contextlib.closing(sqlite3.connect(app.file)) as database:
         database.execute("DELETE FROM entries WHERE seq = 0")
         database.commit()
     gone = await app.call("GET", f"{PATH}/entries/0", token=token)

@@ -207,7 +207,7 @@ async def test_who_is_there_can_be_listed(app: BrokerApp, operator: str, gateway
 async def test_a_rule_that_is_not_written_is_applied_by_nobody(app: BrokerApp, operator: str, gateway: str) -> None:
     """It is in force here, and the answer says what is not known (law 1)."""
     await Listener(app, gateway, "gw").join()
-    with closing(sqlite3.connect(app.broker.config.ledger, isolation_level=None)) as other:
+    with closing(sqlite3.connect(app.file, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         reply = await revoke(app, operator, wait=60)
         assert reply.status == 202

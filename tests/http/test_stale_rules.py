@@ -10,6 +10,7 @@ import pytest
 
 from broker.ledger import SqlLedger
 from broker.ledger.board import Word
+from broker.ledger.file_premises import FilePremises
 from tests.support.broker_app import TICKETS, BrokerApp, Template, running_app
 
 
@@ -24,6 +25,7 @@ def announce(app: BrokerApp, *, readable: bool) -> None:
     """Let somebody have announced a change that this process does not know, which it can look up or not."""
     ledger = app.services.records
     assert isinstance(ledger, SqlLedger)
+    assert isinstance(ledger._premises, FilePremises)
     ledger._premises._board[Word.ANNOUNCED] = 10**9
     ledger._reader._closed = not readable
 

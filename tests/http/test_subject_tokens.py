@@ -369,5 +369,5 @@ async def test_a_provider_that_is_down(app: BrokerApp, provider: IdentityProvide
 async def test_the_ledger_is_whole(app: BrokerApp, provider: IdentityProvider) -> None:
     """What is stored of such tasks and tokens is what the entries come to."""
     await child_of(app, provider.oidc("ann"))
-    report = await asyncio.to_thread(verify_file, app.broker.config.ledger)
+    report = await asyncio.to_thread(verify_file, app.file)
     assert report.problems == ()

@@ -143,7 +143,7 @@ async def test_a_tree_of_the_greatest_depth_and_a_width_of_1000_ends_by_one_call
     assert await tree.left(beside) == (1, 0, 9)
     again = await app.ask(app.form("planner", resource=TICKETS, scope="tickets:read", task=chain[-1]))
     assert again.json["code"] == "task_not_open"
-    assert (await asyncio.to_thread(verify_file, app.broker.config.ledger)).problems == ()
+    assert (await asyncio.to_thread(verify_file, app.file)).problems == ()
 
 
 async def test_tasks_that_close_one_by_one_give_back_what_they_did_not_use(app: BrokerApp) -> None:
@@ -163,4 +163,4 @@ async def test_tasks_that_close_one_by_one_give_back_what_they_did_not_use(app: 
     assert await tree.left(middle[0]) == (1 + 3 * 2, 0, 30 - 7)
     assert (await app.call("DELETE", f"/v1/tasks/{root}", token=own)).status == 200
     assert await tree.left(root) == (36, 0, 164)
-    assert (await asyncio.to_thread(verify_file, app.broker.config.ledger)).problems == ()
+    assert (await asyncio.to_thread(verify_file, app.file)).problems == ()

@@ -25,7 +25,7 @@ async def test_what_is_found_while_it_runs(template: Template, tmp_path: Path) -
     """Tokens are refused from then on; those that are alive are told of, and revoked."""
     async with running_app(template, tmp_path / "b", metrics=True) as app:
         token, operator = await app.token("alpha"), await app.operator()
-        change(app.broker.config.ledger, "UPDATE entries SET agent = 'eve' WHERE seq = 1")
+        change(app.file, "UPDATE entries SET agent = 'eve' WHERE seq = 1")
         await app.broker.self_check.go_through()
         reply = await app.ask(app.form("alpha", audience=TICKETS, scope="tickets:read"))
         assert (reply.status, reply.json["code"], reply.json["error"]) == (503, "ledger_corrupt", "server_error")

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from broker.ports import Place
+from tests.support.postgres import Postgres
 from tests.support.world import World, durable_world
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Let each law be tried on each kind of ledger, unless the test looks into the file itself."""
+    if "kind" in metafunc.fixturenames:
+        metafunc.parametrize("kind", ["sqlite"] if "file" in metafunc.fixturenames else ["sqlite", "postgresql"])
 
 
 @pytest.fixture
@@ -17,7 +25,16 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def world(file: Path) -> AsyncIterator[World]:
+def where(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Return where the ledger is, of any kind."""
+    if kind == "sqlite":
+        return tmp_path / "ledger.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.emptied_ledger(tmp_path / "ledger")
+
+
+@pytest.fixture
+async def world(where: Place) -> AsyncIterator[World]:
     """A broker of its own for each test."""
-    async with durable_world(file) as running:
+    async with durable_world(where) as running:
         yield running

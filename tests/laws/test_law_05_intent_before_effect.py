@@ -40,7 +40,7 @@ async def app(template: Template, tmp_path: Path, backend: ScriptedBackend) -> A
 
 def in_the_file(app: BrokerApp, kind: str) -> list[str]:
     """Return the leases that another process finds entries of a kind about."""
-    with closing(sqlite3.connect(f"file:{app.broker.config.ledger}?mode=ro", uri=True)) as other:
+    with closing(sqlite3.connect(f"file:{app.file}?mode=ro", uri=True)) as other:
         query = "SELECT ref FROM entries WHERE kind = ? ORDER BY seq"
         return [ref for (ref,) in other.execute(query, (kind,))]
 
@@ -59,7 +59,7 @@ async def test_the_intent_is_in_the_file_when_the_backend_is_asked(app: BrokerAp
     replies = await asyncio.gather(*(take(app, token) for _ in range(5)))
     assert {reply.status for reply in replies} == {201}
     assert found == {reply.json["lease_id"]: True for reply in replies}
-    with closing(sqlite3.connect(app.broker.config.ledger)) as other:
+    with closing(sqlite3.connect(app.file)) as other:
         assert other.execute("SELECT count(*) FROM leases WHERE handle = '{}'").fetchone() == (0,)
 
 
@@ -73,7 +73,7 @@ async def test_the_secret_is_handed_out_after_the_seal(app: BrokerApp) -> None:
 async def test_without_an_intent_the_backend_is_not_asked(app: BrokerApp, backend: ScriptedBackend) -> None:
     """The ledger cannot be written: 503, and nothing was made that would have to be ended."""
     token = await leasing_token(app)
-    with closing(sqlite3.connect(app.broker.config.ledger, isolation_level=None)) as other:
+    with closing(sqlite3.connect(app.file, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         reply = await take(app, token)
         other.execute("ROLLBACK")
@@ -98,7 +98,7 @@ async def test_what_a_dead_broker_began_the_next_one_ends(
         crashed = tmp_path / "crashed"
         shutil.copytree(template.folder, crashed)
         with (
-            closing(sqlite3.connect(app.broker.config.ledger)) as source,
+            closing(sqlite3.connect(app.file)) as source,
             closing(sqlite3.connect(crashed / "ledger.db")) as copy,
         ):
             source.backup(copy)

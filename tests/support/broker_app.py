@@ -152,6 +152,12 @@ class BrokerApp:
         return self.broker.config.issuer
 
     @property
+    def file(self) -> Path:
+        """The file of its ledger."""
+        assert isinstance(self.broker.config.ledger, Path)
+        return self.broker.config.ledger
+
+    @property
     def services(self) -> Services:
         """The composed use cases."""
         return self.broker.services

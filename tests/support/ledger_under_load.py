@@ -23,6 +23,7 @@ from broker.core.errors import EpochMoved
 from broker.core.selector import Selector
 from broker.ledger import sqlite
 from broker.ledger.family import Family
+from broker.ledger.file_premises import FilePremises
 from tests.support.ledgers import NOW, Bench, digest, opened
 
 ISSUERS = 16
@@ -63,6 +64,7 @@ def die() -> NoReturn:
 def die_at_commit(bench: Bench, *, applied: bool) -> None:
     """Die at the COMMIT of one of the next rules, before it did anything or after it did everything."""
     premises, dialect = bench.ledger._premises, bench.ledger._writer._engine.dialect
+    assert isinstance(premises, FilePremises)
     announce, commit, left = premises.announce, dialect.do_commit, [random.randrange(2, 8)]
     known = [premises.announced]
 

@@ -32,7 +32,8 @@ from broker.core.selector import Selector
 from broker.ledger import SqlLedger
 from broker.ledger.family import Elder, Family
 from broker.ledger.verify import Report, verify_file
-from broker.ports import Revocations
+from broker.ports import Place, Revocations, Server
+from tests.support.postgres import is_ledger
 
 NOW = 1_795_300_000.0
 TTL = 900
@@ -54,8 +55,14 @@ class Bench:
 
     ledger: SqlLedger
     revocations: Revocations
-    path: Path
+    place: Place
     clock: FixedClock = field(default_factory=FixedClock)
+
+    @property
+    def path(self) -> Path:
+        """The file of a ledger that is in one."""
+        assert isinstance(self.place, Path)
+        return self.place
 
     @property
     def epoch(self) -> int:
@@ -77,21 +84,26 @@ class Bench:
 
     async def verified(self) -> Report:
         """Verify the whole ledger as it is now, beside the running one."""
-        report = await asyncio.to_thread(verify_file, self.path)
+        report = await asyncio.to_thread(verify_file, self.place)
         assert report.problems == (), report.problems
         return report
 
 
+def is_there(place: Place) -> bool:
+    """Whether there is a ledger already."""
+    return is_ledger(place) if isinstance(place, Server) else place.exists()
+
+
 @asynccontextmanager
-async def opened(path: Path, *, clock: FixedClock | None = None, **options: Any) -> AsyncIterator[Bench]:  # noqa: ANN401 - passed on
-    """Open the ledger at ``path``, making it first if it is not there."""
+async def opened(place: Place, *, clock: FixedClock | None = None, **options: Any) -> AsyncIterator[Bench]:  # noqa: ANN401 - passed on
+    """Open a ledger, making it first if it is not there."""
     clock = clock or FixedClock()
-    if not path.exists():
-        SqlLedger.create(path, clock.now())
+    if not is_there(place):
+        SqlLedger.create(place, clock.now())
     revocations = Revocations()
-    ledger = await SqlLedger.open(path, revocations, clock=clock, **options)
+    ledger = await SqlLedger.open(place, revocations, clock=clock, **options)
     try:
-        yield Bench(ledger, revocations, path, clock)
+        yield Bench(ledger, revocations, place, clock)
     finally:
         await ledger.close()
 

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
+import signal
 import tempfile
 import warnings
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import psycopg
 
+from broker.ledger.opening import create_ledger
+from broker.ports import Server
+
+NOW = 1_795_300_000.0
+
+EMPTYING = """
+DO $$ DECLARE name text; BEGIN
+  FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = current_schema() LOOP
+    IF name NOT IN ('head', 'meta', 'alembic_version') THEN EXECUTE format('DELETE FROM %I', name); END IF;
+  END LOOP;
+  UPDATE head SET size = 0, frontier = '', epoch = 0, changed = 0;
+  UPDATE meta SET ledger = md5(random()::text);
+END $$
+"""
 HBA = """
 local all postgres trust
 local all all scram-sha-256
@@ -25,6 +43,7 @@ class Postgres:
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp")))
     host: str = ""
     _server: Any = None
+    _emptied: Server | None = None
 
     def __enter__(self) -> Self:
         os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
@@ -55,6 +74,33 @@ class Postgres:
             cursor = connection.execute(statement.encode(), parameters or None)
             return cursor.fetchall() if cursor.description else []
 
+    def ledger(self, beside: Path, **options: Any) -> Server:  # noqa: ANN401 - passed on
+        """Return a place for a ledger of its own: a schema that nobody has used."""
+        schema = f"ledger_{secrets.token_hex(6)}"
+        self.execute(f"CREATE SCHEMA {schema}")
+        url = f"postgresql://postgres@/postgres?host={quote(self.host)}&options=-csearch_path%3D{schema}"
+        return Server(url, beside, **{"max_clock_difference": 1e12, **options})
+
+    def emptied_ledger(self, beside: Path) -> Server:
+        """Return a place with an empty ledger, always the same one: making all the tables takes much longer."""
+        if self._emptied is None:
+            self._emptied = self.ledger(beside)
+            create_ledger(self._emptied, NOW)
+        with psycopg.connect(self._emptied.url) as connection:
+            connection.execute(EMPTYING)
+        return replace(self._emptied, beside=beside)
+
+    def end_sessions(self) -> None:
+        """End all sessions but the one that does it."""
+        self.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+
+    def crash(self) -> None:
+        """Kill a process of the server, whose others end by it at once; it recovers by itself."""
+        with psycopg.connect(host=self.host, user="postgres", dbname="postgres") as connection:
+            os.kill(connection.info.backend_pid, signal.SIGKILL)
+            with suppress(psycopg.OperationalError):
+                connection.execute("SELECT 1")
+
     def lets_in(self, user: str, password: str) -> bool:
         """Whether somebody can sign in and work with a user name and a password."""
         try:
@@ -62,3 +108,9 @@ class Postgres:
                 return connection.execute("SELECT current_user").fetchone() == (user,)
         except (psycopg.OperationalError, psycopg.errors.UndefinedObject):
             return False  # not let in, or dropped after that
+
+
+def is_ledger(server: Server) -> bool:
+    """Whether there is a ledger at a place."""
+    with psycopg.connect(server.url) as connection:
+        return connection.execute("SELECT to_regclass('head')").fetchone() != (None,)

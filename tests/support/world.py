@@ -6,7 +6,6 @@ import base64
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import jwt
@@ -28,7 +27,7 @@ from broker.introspection import Introspection
 from broker.issuance import Applicants, IdentityTokens, Intake, Issuance, Issued, TokenRequest
 from broker.ledger import SqlLedger
 from broker.ledger.family import Family
-from broker.ports import Ledger, Records, Revocations, UnverifiedAssertion
+from broker.ports import Ledger, Place, Records, Revocations, UnverifiedAssertion
 from broker.revocation import BlockFor, Order, Outcome, Revocation
 from broker.signing.access_token import AccessTokenSigner
 from broker.signing.identity_token import IdentityTokenSigner
@@ -48,6 +47,7 @@ from tests.support.fakes import (
     RecordingNotifier,
     ToldSiblings,
 )
+from tests.support.ledgers import is_there
 
 ISSUER = "https://broker.example"
 TOKEN_ENDPOINT = f"{ISSUER}/oauth2/token"
@@ -261,16 +261,16 @@ class World:
 
 
 @asynccontextmanager
-async def durable_world(path: Path, now: float = NOW, family: Family | None = None) -> AsyncIterator[World]:
-    """Run the use cases over a real ledger in the file ``path``, made first if it is not there.
+async def durable_world(place: Place, now: float = NOW, family: Family | None = None) -> AsyncIterator[World]:
+    """Run the use cases over a real ledger, made first if it is not there.
 
     With a ``family``, as one of the processes that share it.
     """
     world = World()
     world.clock.time = now
-    if not path.exists():
-        SqlLedger.create(path, world.clock.time)
-    ledger = await SqlLedger.open(path, world.revocations, clock=world.clock, family=family, busy_seconds=0.05)
+    if not is_there(place):
+        SqlLedger.create(place, world.clock.time)
+    ledger = await SqlLedger.open(place, world.revocations, clock=world.clock, family=family, busy_seconds=0.05)
     try:
         world.sql = ledger
         ledger.view.follow(keys=world.ring.replace)

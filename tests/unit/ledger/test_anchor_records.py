@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from broker.ledger.anchor_records import KEPT
-from broker.ports import Placed, Placement
+from broker.ports import Place, Placed, Placement
 from broker.signing.checkpoint import Checkpoint, open_note, sign_checkpoint, verifier_key
 from tests.support.anchors import ORIGIN
 from tests.support.ledgers import NOW, Bench, noted, opened
@@ -32,9 +30,9 @@ async def grow(bench: Bench) -> int:
     return bench.ledger.size
 
 
-async def test_the_youngest_of_each_anchor_outlives_the_process(tmp_path: Path) -> None:
+async def test_the_youngest_of_each_anchor_outlives_the_process(place: Place) -> None:
     """As it was noted; anchors know nothing of each other."""
-    path = tmp_path / "ledger.db"
+    path = place
     async with opened(path) as bench:
         assert await bench.ledger.placements() == []
         for size in (1, 5, 9):
@@ -45,9 +43,9 @@ async def test_the_youngest_of_each_anchor_outlives_the_process(tmp_path: Path) 
         await bench.verified()
 
 
-async def test_what_is_kept_is_bounded(tmp_path: Path) -> None:
+async def test_what_is_kept_is_bounded(place: Place) -> None:
     """Law 11: of each anchor the last ones, however many there were."""
-    async with opened(tmp_path / "ledger.db") as bench:
+    async with opened(place) as bench:
         for size in range(1, KEPT + 20):
             await bench.ledger.note_placement(placement("offsite", size))
         await bench.ledger.note_placement(placement("other", 1))
@@ -59,17 +57,17 @@ async def test_what_is_kept_is_bounded(tmp_path: Path) -> None:
         assert [tuple(row) for row in kept] == [("offsite", 20, KEPT), ("other", 1, 1)]
 
 
-async def test_a_smaller_tree_replaces_larger_ones(tmp_path: Path) -> None:
+async def test_a_smaller_tree_replaces_larger_ones(place: Place) -> None:
     """An anchor that has lost something is remembered with what it has, and placing twice leaves one."""
-    async with opened(tmp_path / "ledger.db") as bench:
+    async with opened(place) as bench:
         for size in (5, 9, 7, 7):
             await bench.ledger.note_placement(placement("offsite", size))
         assert await bench.ledger.placements() == [placement("offsite", 7)]
 
 
-async def test_the_newest_signed_checkpoint_is_known_without_asking(tmp_path: Path) -> None:
+async def test_the_newest_signed_checkpoint_is_known_without_asking(place: Place) -> None:
     """None before there is any; after a restart, once it was signed again."""
-    path = tmp_path / "ledger.db"
+    path = place
     async with opened(path, sign=sign) as bench:
         assert bench.ledger.signed_checkpoint() is None
         size = await grow(bench)
@@ -80,9 +78,9 @@ async def test_the_newest_signed_checkpoint_is_known_without_asking(tmp_path: Pa
         assert open_note(signed.note, verifier_key(ORIGIN, KEY.public_key())).size == size
 
 
-async def test_the_newest_cosigned_checkpoint(tmp_path: Path) -> None:
+async def test_the_newest_cosigned_checkpoint(place: Place) -> None:
     """With the lines of every witness that has cosigned that very size, and none of another."""
-    async with opened(tmp_path / "ledger.db", sign=sign) as bench:
+    async with opened(place, sign=sign) as bench:
         assert await bench.ledger.cosigned() is None
         notes = {}
         for _ in range(3):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from broker.core.approval import REDEEM_SECONDS, ApprovalRequest, Vote
 from broker.core.change import AddApproval, ApprovalGranted, ApprovalPending, CastVote, Change, EpochIs, Receipt
 from broker.core.entry import Kind, entry
 from broker.core.rules import Rule
 from broker.core.selector import Selector, facts_text
+from broker.ports import Place
 from tests.support.ledgers import NOW, added, opened, outcomes
 
 MARGIN = 300
@@ -51,9 +51,9 @@ def voting(name: str, *, approve: bool = True) -> Change:
     return Change(record, (EpochIs(0), ApprovalPending(name, "carol", NOW)), (CastVote(name, vote),))
 
 
-async def test_a_rule_lives_as_long_as_what_was_approved_before_it(tmp_path: Path) -> None:
+async def test_a_rule_lives_as_long_as_what_was_approved_before_it(place: Place) -> None:
     """Else the word of an approver who was revoked would count again once the rule is forgotten."""
-    async with opened(tmp_path / "ledger.db") as bench:
+    async with opened(place) as bench:
         await bench.issue("tok_carol", agent="carol")
         await bench.issue("tok_dave", agent="dave")
         await bench.ledger.commit(asking("apr_1"))
@@ -64,9 +64,9 @@ async def test_a_rule_lives_as_long_as_what_was_approved_before_it(tmp_path: Pat
         assert (await bench.revoke(Selector(token="tok_dave"))).ends_at == int(NOW) + 900 + MARGIN
 
 
-async def test_a_vote_counts_from_the_transaction_that_it_is_cast_in(tmp_path: Path) -> None:
+async def test_a_vote_counts_from_the_transaction_that_it_is_cast_in(place: Place) -> None:
     """A rule that is written together with it lives as long."""
-    async with opened(tmp_path / "ledger.db") as bench:
+    async with opened(place) as bench:
         await bench.ledger.commit(asking("apr_1"))
         rule = replace(added(Rule("rule_1", Selector(agent="carol"), 1, NOW, "op", "because")), urgent=False)
         assert all(isinstance(one, Receipt) for one in await outcomes(bench.ledger, [voting("apr_1"), rule]))
@@ -75,9 +75,9 @@ async def test_a_vote_counts_from_the_transaction_that_it_is_cast_in(tmp_path: P
         assert known.ends_at == LATE + REDEEM_SECONDS + MARGIN
 
 
-async def test_rules_wait_for_nothing_that_nobody_agreed_to_or_that_was_used(tmp_path: Path) -> None:
+async def test_rules_wait_for_nothing_that_nobody_agreed_to_or_that_was_used(place: Place) -> None:
     """Requests that wait, or were denied or used, keep no rule alive: agents could make as many as they like."""
-    async with opened(tmp_path / "ledger.db") as bench:
+    async with opened(place) as bench:
         for name in ("apr_1", "apr_2", "apr_3"):
             await bench.ledger.commit(asking(name))
         await bench.ledger.commit(voting("apr_2", approve=False))

@@ -263,6 +263,8 @@ async def test_an_older_ledger_gets_the_column(tmp_path: Path) -> None:
         await bench.issue("tok_1")
     with closing(sqlite3.connect(bench.path)) as database:
         database.execute("DROP TABLE accepted_heads")
+        database.execute("DROP TABLE verifiers")
+        database.execute("DROP TABLE replicas")
         database.execute("ALTER TABLE entries DROP COLUMN personal")
         database.execute("ALTER TABLE head DROP COLUMN changed")
         database.execute("UPDATE alembic_version SET version_num = '0005'")

@@ -18,6 +18,7 @@ from broker.core.errors import Code, EpochMoved, Unavailable
 from broker.core.rules import Block, Rule
 from broker.core.selector import Selector
 from broker.ledger import group_commit
+from broker.ports import Place
 from tests.support.ledgers import NOW, Bench, FixedClock, added, issued, noted, opened, outcomes
 
 
@@ -138,9 +139,9 @@ async def test_the_loop_goes_on_while_the_store_is_slow(bench: Bench) -> None:
     await task
 
 
-async def test_state_is_there_again_after_a_restart(tmp_path: Path) -> None:
+async def test_state_is_there_again_after_a_restart(place: Place) -> None:
     """Live rules and blocks and the epoch come back; ended ones do not, but the epoch counts them."""
-    path, clock = tmp_path / "ledger.db", FixedClock()
+    path, clock = place, FixedClock()
     async with opened(path, clock=clock) as bench:
         await bench.issue("tok_1", expires_at=int(NOW) + 5000)
         for number, until in ((1, None), (2, NOW + 60)):
@@ -208,7 +209,7 @@ async def test_a_log_is_cut_to_nothing_unless_somebody_reads_what_it_holds(bench
     assert (await bench.verified()).size == 3
 
 
-async def test_checkpoints_are_made_while_there_is_traffic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_checkpoints_are_made_while_there_is_traffic(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within a moment of a commit there is a signed checkpoint of it, made by itself; without news, none is made."""
     signed: list[int] = []
 
@@ -217,7 +218,7 @@ async def test_checkpoints_are_made_while_there_is_traffic(tmp_path: Path, monke
         return f"{size} {root.hex()}"
 
     monkeypatch.setattr("broker.ledger.checkpoints.EVERY_SECONDS", 0.02)
-    async with opened(tmp_path / "ledger.db", sign=sign) as bench:
+    async with opened(place, sign=sign) as bench:
         await bench.issue("tok_1")
         await until(lambda: 1 in signed)
         made = len(signed)
@@ -225,7 +226,7 @@ async def test_checkpoints_are_made_while_there_is_traffic(tmp_path: Path, monke
         assert len(signed) == made
         await bench.issue("tok_2")
     assert signed[-1] == 2, "closing makes a last one"
-    async with opened(tmp_path / "ledger.db", sign=sign) as bench:
+    async with opened(place, sign=sign) as bench:
         await bench.ledger.checkpoint()
     assert signed[-1] == 2
     assert signed.count(2) == 1, "what was signed before is not signed again"

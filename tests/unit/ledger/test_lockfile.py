@@ -12,6 +12,7 @@ import pytest
 
 from broker.core.errors import Code, Unavailable
 from broker.ledger import lockfile
+from broker.ledger.file_premises import FilePremises
 from broker.ledger.lockfile import FRESH_SECONDS, LedgerLock, Owner, filesystem_of, network_filesystem
 from tests.support.ledgers import NOW, FixedClock, opened
 
@@ -19,6 +20,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from broker.clock import SystemClock
+from broker.ledger.file_premises import FilePremises
 from broker.ledger.lockfile import LedgerLock
 lock = LedgerLock.acquire(Path(sys.argv[1]), SystemClock())
 print("held", flush=True)
@@ -149,6 +151,7 @@ async def test_a_broker_whose_ledger_was_taken_over_writes_no_more(tmp_path: Pat
     async with opened(path) as bench:
         await bench.issue("tok_1")
         record(path)
+        assert isinstance(bench.ledger._premises, FilePremises)
         bench.ledger._premises._lock.beat()
         with pytest.raises(Unavailable) as caught:
             await bench.issue("tok_2")

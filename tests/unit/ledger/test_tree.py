@@ -202,6 +202,8 @@ def age(path: Path) -> None:
     query(path, "ALTER TABLE entries DROP COLUMN personal")
     query(path, "ALTER TABLE head DROP COLUMN changed")
     query(path, "DROP TABLE accepted_heads")
+    query(path, "DROP TABLE verifiers")
+    query(path, "DROP TABLE replicas")
     query(path, "UPDATE alembic_version SET version_num = '0003'")
 
 

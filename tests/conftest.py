@@ -1,0 +1,27 @@
+"""The places that a ledger can be in; what holds for one holds for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.ports import Place
+from tests.support.postgres import Postgres
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL, one for each process that runs tests."""
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A place for a ledger, of each kind: where there is none yet, or an empty one."""
+    if request.param == "sqlite":
+        return tmp_path / "ledger.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.emptied_ledger(tmp_path / "ledger")
