@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any, Final, TypeGuard
 
 from broker.core.selector import Fact
+from broker.core.status_list import status_claim
 from broker.core.task import MAX_TASK_DEPTH
 
 PRIVATE_CLAIM: Final = "broker"
@@ -100,6 +101,9 @@ class AccessClaims:
             payload["authorization_details"] = [dict(element) for element in self.details]
         if self.jkt is not None:
             payload["cnf"] = {"jkt": self.jkt}
+        status = status_claim(self.iss, self.jti)
+        if status is not None:
+            payload["status"] = status
         return payload
 
     def facts(self, kid: str) -> frozenset[Fact]:
@@ -154,6 +158,9 @@ def parse_claims(payload: Mapping[str, Any]) -> AccessClaims:
         impersonates=bool(via),
     )
     _check_line(claims)
+    if payload.get("status") != status_claim(claims.iss, claims.jti):
+        msg = "status: must be the place in a status list that the token's id says, if it says one"
+        raise ClaimsError(msg)
     return claims
 
 

@@ -26,6 +26,7 @@ class Code(StrEnum):
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
     IDEMPOTENCY_KEY_IN_USE = "idempotency_key_in_use"
     UNSUPPORTED_GRANT_TYPE = "unsupported_grant_type"
+    HISTORY_NOT_KEPT = "history_not_kept"
 
     # Who is calling
     CLIENT_AUTHENTICATION_MISSING = "client_authentication_missing"

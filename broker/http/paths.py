@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from broker.core.status_list import uri_of
+
 API: Final = "/v1"
 """The broker's own API; with the issuer before it, its audience."""
 
@@ -12,6 +14,8 @@ REVOKE: Final = "/oauth2/revoke"
 INTROSPECT: Final = "/oauth2/introspect"
 AUTHORIZE: Final = "/oauth2/authorize"
 JWKS: Final = "/oauth2/jwks.json"
+
+STATUS_LIST: Final = uri_of("", "{id}")
 
 AUTHORIZATION_SERVER: Final = "/.well-known/oauth-authorization-server"
 OPENID_CONFIGURATION: Final = "/.well-known/openid-configuration"

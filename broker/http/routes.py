@@ -24,6 +24,7 @@ from broker.http import (
     presence,
     proofs,
     revocations,
+    status_lists,
     stream,
     tasks,
 )
@@ -124,6 +125,7 @@ def document_routes(documents: Discovery) -> tuple[Route, ...]:
         Route("GET", paths.API_METADATA, PUBLIC, documents.resource),
         Route("GET", paths.JWKS, PUBLIC, discovery.jwks),
         Route("GET", "/problems/{code}", PUBLIC, discovery.problem),
+        Route("GET", paths.STATUS_LIST, PUBLIC, status_lists.show),
     )
     asked_first = tuple(Route("OPTIONS", route.path, PUBLIC, discovery.preflight) for route in readable)
     return (*readable, *asked_first)

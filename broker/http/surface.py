@@ -28,6 +28,7 @@ from broker.receipts import Receipts
 from broker.registration import Registration
 from broker.revocation import Revocation
 from broker.right_sizing import RightSizing
+from broker.status_lists import StatusLists
 from broker.tasks import Tasks
 
 Network = IPv4Network | IPv6Network
@@ -74,6 +75,7 @@ class Services:
     proofs: Proofs
     receipts: Receipts
     revocations: Revocations
+    status_lists: StatusLists
     token_check: TokenCheck
     freshness: Freshness
     jwks: Callable[[float], dict[str, Any]]

@@ -4,6 +4,7 @@ from broker.issuance.applicants import Applicants, Exchange, TokenRequest
 from broker.issuance.conductor import MAX_ATTEMPTS, Issuance, Issued
 from broker.issuance.identities import IdentityTokens, IssuedIdentity
 from broker.issuance.intake import RECORDED_REFUSALS, Intake
+from broker.issuance.token_ids import TokenIds
 
 __all__ = [
     "MAX_ATTEMPTS",
@@ -15,5 +16,6 @@ __all__ = [
     "Issuance",
     "Issued",
     "IssuedIdentity",
+    "TokenIds",
     "TokenRequest",
 ]

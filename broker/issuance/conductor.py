@@ -19,6 +19,7 @@ from broker.issuance.case import Case, judge_case
 from broker.issuance.intake import Intake
 from broker.issuance.leave import Leave, Leaves, Plea
 from broker.issuance.records import issued_entry
+from broker.issuance.token_ids import TokenIds
 from broker.ports import Caller, Clock, Ids, Ledger, Meter, Records, Revocations, Signer
 
 MAX_ATTEMPTS: Final = 16
@@ -52,6 +53,7 @@ class Issuance:
         records: Records,
         clock: Clock,
         ids: Ids,
+        token_ids: TokenIds,
         meter: Meter,
     ) -> None:
         """``issuer`` is the configured public URL; ``policy`` returns the one in force."""
@@ -66,6 +68,7 @@ class Issuance:
         self._ledger = ledger
         self._clock = clock
         self._ids = ids
+        self._token_ids = token_ids
         self._meter = meter
 
     async def issue(self, request: TokenRequest, caller: Caller) -> Issued:
@@ -139,7 +142,7 @@ class Issuance:
             client_id=agent.id,
             iat=iat,
             exp=iat + granted.ttl,
-            jti=self._ids.new("tok"),
+            jti=self._token_ids.new(applicant.now, listed=case.policy.audiences[granted.audience].status_list),
             scopes=granted.scopes,
             epoch=case.epoch,
             task=self._ids.new("task") if task is None else task.id,

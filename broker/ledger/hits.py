@@ -8,12 +8,12 @@ index of the rules, in pieces, so that the event loop never waits long for the l
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import isinf
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, distinct, false, func, not_, or_, select, true
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, distinct, false, func, not_, or_, select, true
 
 from broker.core.entry import Kind
 from broker.core.rules import Rule, RuleIndex
@@ -37,6 +37,8 @@ _EQUAL: Final = {
     "audience": _table.audience,
     "tier": _table.tier,
 }
+FACTS: Final = (*_EQUAL.values(), _table.scope, _table.key, _table.bound_key, _table.lineage, _table.epoch)
+"""The columns that say what kills a token."""
 
 
 def count(
@@ -60,7 +62,7 @@ def count(
         candidates.append(_table.epoch < before)
     if len(rules) > rules_in_sql:
         return replace(_count_one_by_one(connection, candidates, rules), leases=leases)
-    candidates += [not_(_killed(rule)) for rule in rules]
+    candidates += [not_(killed(rule)) for rule in rules]
     query = select(
         func.count(),
         func.count(distinct(_table.task)),
@@ -77,23 +79,25 @@ def supposed(selectors: Sequence[Selector], now: float) -> tuple[Rule, ...]:
 
 
 def _count_one_by_one(connection: Connection, candidates: Sequence[ColumnElement[bool]], rules: Sequence[Rule]) -> Hits:
-    names = ("expires_at", "epoch", "ref", "task", "agent", "role", "issuer", "audience", "tier", "scope")
-    columns = [_table[name] for name in (*names, "key", "bound_key", "lineage")]
     tokens, latest = 0, None
     tasks: set[str | None] = set()
     agents: set[str | None] = set()
-    rows = connection.execute(select(*columns).where(*candidates))
     index: RuleIndex | None = None  # which is worth making only if there is a token to look up
-    for piece in rows.partitions(_PIECE):
+    for row in in_pieces(connection, select(_table.expires_at, *FACTS).where(*candidates)):
         index = RuleIndex(rules) if index is None else index
-        for row in piece:
-            if index.killer(_facts(row), row.epoch) is None:
-                tokens += 1
-                tasks.add(row.task)
-                agents.add(row.agent)
-                latest = row.expires_at if latest is None else max(latest, row.expires_at)
-        time.sleep(_PAUSE)  # hand the interpreter lock to the event loop
+        if index.killer(facts_of(row), row.epoch) is None:
+            tokens += 1
+            tasks.add(row.task)
+            agents.add(row.agent)
+            latest = row.expires_at if latest is None else max(latest, row.expires_at)
     return Hits(tokens, len(tasks - {None}), len(agents - {None}), latest)
+
+
+def in_pieces(connection: Connection, query: Select[Any]) -> Iterator[Row[Any]]:
+    """Yield rows with pauses in between, in which the event loop gets the interpreter lock."""
+    for piece in connection.execute(query).partitions(_PIECE):
+        yield from piece
+        time.sleep(_PAUSE)
 
 
 def _covered(selector: Selector) -> ColumnElement[bool]:
@@ -117,14 +121,16 @@ def _has_itself(name: str, value: str) -> ColumnElement[bool] | None:
     return has_scope(_table.scope, value) if name == "scope" else None
 
 
-def _killed(rule: Rule) -> ColumnElement[bool]:
+def killed(rule: Rule) -> ColumnElement[bool]:
+    """Return the condition that a rule kills a token."""
     covered = _covered(rule.selector)
-    killed = covered if isinf(rule.rank) else and_(_table.epoch < rule.rank, covered)
+    hit = covered if isinf(rule.rank) else and_(_table.epoch < rule.rank, covered)
     # What a token does not have is NULL, and so would be the negation of asking for it.
-    return func.coalesce(killed, false())
+    return func.coalesce(hit, false())
 
 
-def _facts(row: Row[Any]) -> frozenset[Fact]:
+def facts_of(row: Row[Any]) -> frozenset[Fact]:
+    """Return the facts of a token from a row with :data:`FACTS`."""
     single = [(name, getattr(row, column.name)) for name, column in _EQUAL.items()]
     keys = [("key", row.key), ("key", row.bound_key)]
     scopes = [("scope", scope) for scope in (row.scope or "").split(" ")]

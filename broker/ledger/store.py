@@ -35,6 +35,7 @@ from broker.ledger import (
     records,
     sqlite,
     statements,
+    status_lists,
     stories,
     task_records,
     tree,
@@ -68,6 +69,7 @@ from broker.ports import (
     Idempotent,
     LeaseFilter,
     Left,
+    Listed,
     Place,
     Placement,
     Proven,
@@ -286,6 +288,16 @@ class SqlLedger:
         live = (*self._revocations.rules.live(), *hits.supposed(apart_from, now))
         return await self._reader.read(
             lambda connection: hits.count(connection, selector, now, before, live), slow=True
+        )
+
+    async def listed(self, list_id: str) -> Listed | None:
+        """Return one of the tokens in a status list."""
+        return await self._reader.read(lambda connection: status_lists.listed(connection, list_id))
+
+    async def dead_in(self, list_id: str, rules: Sequence[Rule], now: float) -> bytes:
+        """Return the bits of the tokens in a status list that some rules kill."""
+        return await self._reader.read(
+            lambda connection: status_lists.dead_in(connection, list_id, rules, now), slow=True
         )
 
     async def record(self, seq: int) -> Record | None:

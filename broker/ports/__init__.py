@@ -11,6 +11,7 @@ from broker.ports.presence import Acknowledged, Left, Presence, PresenceMeter
 from broker.ports.records import FoundRecords, Hits, Idempotent, Inquiries, LeaseHits, Record, Records, TreeHead
 from broker.ports.siblings import Leadership, ProofMemory, Siblings
 from broker.ports.signing import IdentitySigner, Minted, Signer, Statements
+from broker.ports.status_lists import Listed, StatusRecords
 from broker.ports.telling import Events, FeedMeter, Meter, Notifier
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "LeaseRecords",
     "Ledger",
     "Left",
+    "Listed",
     "Meter",
     "Minted",
     "Notifier",
@@ -66,6 +68,7 @@ __all__ = [
     "SignedHead",
     "Signer",
     "Statements",
+    "StatusRecords",
     "TreeHead",
     "UnverifiedAssertion",
     "beside",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 
 from broker.actions import Actions
@@ -17,7 +18,7 @@ from broker.erasure import Erasure
 from broker.http.pressure import Pressure
 from broker.http.surface import Services, Site
 from broker.introspection import Introspection
-from broker.issuance import Applicants, IdentityTokens, Intake, Issuance
+from broker.issuance import Applicants, IdentityTokens, Intake, Issuance, TokenIds
 from broker.key_rotation import KeyRotation
 from broker.leasing import Holdings, Leasing, Oversight
 from broker.metrics import exposition
@@ -25,7 +26,9 @@ from broker.receipts import Receipts
 from broker.registration import Registration
 from broker.right_sizing import RightSizing
 from broker.signing.access_token import AccessTokenSigner
+from broker.signing.status_list import StatusListSigner
 from broker.signing.tlog_proof import write_receipt
+from broker.status_lists import StatusLists
 from broker.tasks import Tasks
 from broker.timing import SYSTEM
 from broker.wiring.backends import JweEnvelope
@@ -99,6 +102,13 @@ def compose_services(ground: Ground, site: Site) -> Services:
         proofs=ledger,
         receipts=Receipts(proofs=ledger, records=ledger, write=write_receipt),
         revocations=revocations,
+        status_lists=StatusLists(
+            issuer=ground.issuer,
+            records=ledger,
+            revocations=revocations,
+            sign=StatusListSigner(ground.ring).sign,
+            clock=clock,
+        ),
         token_check=check,
         freshness=ledger.freshness,
         jwks=ground.ring.jwks,
@@ -151,6 +161,7 @@ def _issuance(ground: Ground, applicants: Applicants, intake: Intake) -> Issuanc
         records=ground.ledger,
         clock=ground.clock,
         ids=ground.ids,
+        token_ids=TokenIds(ground.ids, ground.revocations, secrets.randbelow),
         meter=ground.metrics,
     )
 

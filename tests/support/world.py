@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,7 +25,7 @@ from broker.core.tally import Tally
 from broker.core.token_check import TokenCheck
 from broker.core.used_proofs import UsedProofs
 from broker.introspection import Introspection
-from broker.issuance import Applicants, IdentityTokens, Intake, Issuance, Issued, TokenRequest
+from broker.issuance import Applicants, IdentityTokens, Intake, Issuance, Issued, TokenIds, TokenRequest
 from broker.ledger import SqlLedger
 from broker.ledger.family import Family
 from broker.ports import Ledger, Place, Records, Revocations, UnverifiedAssertion
@@ -187,6 +188,7 @@ class World:
             records=self.records,
             clock=self.clock,
             ids=self.ids,
+            token_ids=TokenIds(self.ids, self.revocations, secrets.randbelow),
             meter=self.meter,
         )
         self.identities = IdentityTokens(

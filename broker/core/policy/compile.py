@@ -96,12 +96,13 @@ def _audiences(
             own |= _broker_scopes(entry, tiers)
             continue
         _check_uri(uri, entry, broker_audience)
-        found = entry.members("served_by", "details", required=("scopes",))
+        found = entry.members("served_by", "details", "status_list", required=("scopes",))
         audiences[uri] = Audience(
             uri=uri,
             scopes=_scopes(found["scopes"], tiers) if "scopes" in found else {},
             served_by=compile_members(found["served_by"], issuers) if "served_by" in found else (),
             details=compile_details(found["details"]) if "details" in found else {},
+            status_list="status_list" in found and found["status_list"].flag() is True,
         )
     audiences[broker_audience] = Audience(uri=broker_audience, scopes=own)
     return audiences

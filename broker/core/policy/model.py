@@ -78,13 +78,14 @@ class Audience:
     """A resource server: its URI, the tier of each scope, and the agents that serve it.
 
     Those may introspect its tokens and reserve actions with them. ``details`` are the types of authorization details
-    that it understands, by name.
+    that it understands, by name. With ``status_list`` its tokens have a place in a Token Status List.
     """
 
     uri: str
     scopes: Mapping[str, Tier]
     served_by: tuple[Member, ...] = ()
     details: Mapping[str, DetailType] = field(default_factory=dict)
+    status_list: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
