@@ -17,6 +17,7 @@ audiences:
       "tickets:read": {tier: read}
       "tickets:list": {tier: read}
       "tickets:comment": {tier: write}
+    status_list: true
   https://payments.internal:
     scopes: {"refunds:create": {tier: sensitive}}
 tiers:

@@ -63,3 +63,10 @@ def test_openid_client(npm: Path, broker: RunningBroker, key: Path, helper_key: 
     assert answer["client_id"] == "alpha"
     assert answer["exchanged"] == "tickets:read"
     assert (answer["before"], answer["after"]) == (True, False)
+
+
+def test_sd_jwt_status_list(npm: Path, broker: RunningBroker, key: Path, helper_key: Path) -> None:
+    """A reader of status lists that knows nothing of rules finds the one token dead that was revoked."""
+    answer = _node(npm, "status-list.mjs", broker, key, helper_key)
+    valid = {"status": 0, "ttl": 30, "type": "application/statuslist+jwt"}
+    assert answer == {"before": [valid, valid], "after": [{**valid, "status": 1}, valid]}

@@ -49,6 +49,8 @@ FULL = replace(
 IMPERSONATING = replace(FULL, impersonates=True)
 
 
+AT = "/status/lists/tok_01M8QXKBGK84V1T7AXNBXWJ8BD"
+LISTED = replace(CLAIMS, jti="tok_01M8QXKBGK84V1T7AXNBXWJ8BD.4711")
 RETURNED = replace(
     FULL, parents=("tok_a", "tok_b", "tok_c"), agents=("prod/support/triage", "prod/planner", "prod/support/triage")
 )
@@ -56,8 +58,8 @@ RETURNED = replace(
 
 @pytest.mark.parametrize(
     "claims",
-    [CLAIMS, FULL, IMPERSONATING, RETURNED, replace(RETURNED, impersonates=True)],
-    ids=["own", "full", "impersonating", "returned", "returned impersonating"],
+    [CLAIMS, FULL, IMPERSONATING, RETURNED, replace(RETURNED, impersonates=True), LISTED],
+    ids=["own", "full", "impersonating", "returned", "returned impersonating", "listed"],
 )
 def test_claims_come_back_from_their_payload(claims: AccessClaims) -> None:
     """What is minted is what is read."""
@@ -313,3 +315,24 @@ def test_every_kind_of_inherited_fact_comes_back() -> None:
     read = parse_claims(replace(FULL, inherited=facts).to_payload())
     assert read.inherited == facts
     assert set(facts) <= read.facts("kid")
+
+
+@pytest.mark.parametrize(
+    ("claims", "status"),
+    [
+        (LISTED, None),
+        (LISTED, {"status_list": {"idx": 4712, "uri": f"https://broker.example{AT}"}}),
+        (LISTED, {"status_list": {"idx": 4711, "uri": f"https://evil.example{AT}"}}),
+        (LISTED, {"status_list": {"idx": 4711}}),
+        (LISTED, "valid"),
+        (CLAIMS, LISTED.to_payload()["status"]),
+    ],
+    ids=["left out", "another place", "another list", "half", "text", "none of its own"],
+)
+def test_a_status_is_where_the_id_says(claims: AccessClaims, status: object) -> None:
+    """A verifier of lists and one of rules judge the same token, or none."""
+    payload = claims.to_payload() | {"status": status}
+    if status is None:
+        del payload["status"]
+    with pytest.raises(ClaimsError, match="status"):
+        parse_claims(payload)

@@ -70,10 +70,14 @@ def test_the_hot_statements_sync_each_commit(tmp_path: Path) -> None:
     [
         ("SELECT max(expires_at) FROM entries WHERE kind = ?", "entries_token_expiry"),
         ("SELECT seq, body FROM entries WHERE ref = ? ORDER BY seq LIMIT 1", "entries_ref"),
+        (
+            "SELECT ref FROM entries WHERE kind = ? AND ref > 't.' AND ref < 't/' AND expires_at > 1 AND agent = 'a'",
+            "entries_ref",
+        ),
     ],
 )
 def test_what_must_not_depend_on_the_number_of_tokens_has_an_index(tmp_path: Path, query: str, index: str) -> None:
-    """When a rule ends, and which entry a reference names, is looked up, not searched for (law 3)."""
+    """When a rule ends, what a reference names or a status list holds is looked up, not searched for (law 3)."""
     path = tmp_path / "ledger.db"
     SqlLedger.create(path, NOW)
     with contextlib.closing(sqlite3.connect(path)) as database:

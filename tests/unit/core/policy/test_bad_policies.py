@@ -84,6 +84,7 @@ BAD: list[tuple[list[str | int], object, str, str]] = [
         "'no' is not a tier",
     ),
     (["audiences", TICKETS, "scopes", "x"], {}, f"audiences['{TICKETS}'].scopes.x", "must not be empty"),
+    (["audiences", TICKETS, "status_list"], "yes", f"audiences['{TICKETS}'].status_list", "must be true or false"),
     # authorization details
     (DETAILS, {}, AT_DETAILS, "must not be empty"),
     (DETAILS, ["ticket"], AT_DETAILS, "must be a mapping"),
