@@ -22,6 +22,9 @@ from tests.bench.load import write_requests
 from tests.support.running_broker import TICKETS, RunningBroker
 
 CONNECTIONS, SECONDS = 1200, 5
+FLOODS = 6
+"""So many floods come at most, until one was too much: beside other work, who floods gets little of the machine."""
+
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
@@ -70,6 +73,7 @@ async def test_issuing_gives_way_and_revoking_does_not(broker: RunningBroker) ->
     signing_in: Counter[int] = Counter()
     revoking: Counter[int] = Counter()
     asking: Counter[int] = Counter()
+    flooded: Counter[str] = Counter()
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
 
         async def ask(form: dict[str, str]) -> tuple[int, dict[str, str]]:
@@ -84,7 +88,8 @@ async def test_issuing_gives_way_and_revoking_does_not(broker: RunningBroker) ->
         headers = {"Authorization": f"Bearer {answer['access_token']}"}
         form = _form(broker, "alpha", key, TICKETS, "tickets:read")
         _, answer = await ask(form)
-        with _flood(broker, form) as flood:
+
+        async def work_during(flood: subprocess.Popen[bytes]) -> None:
             while flood.poll() is None:
                 signing_in[(await sign_in())[0]] += 1
                 body = {"selector": {"token": f"tok_{sum(revoking.values()):026}"}, "reason": "overload"}
@@ -94,8 +99,14 @@ async def test_issuing_gives_way_and_revoking_does_not(broker: RunningBroker) ->
                 token = {"token": answer["access_token"]}
                 async with http.post(f"{broker.issuer}/oauth2/introspect", data=token, headers=headers) as reply:
                     asking[reply.status] += 1
-            assert flood.stdout is not None
-            flooded = json.load(flood.stdout)
+
+        for _ in range(FLOODS):
+            with _flood(broker, form) as flood:
+                await work_during(flood)
+                assert flood.stdout is not None
+                flooded.update(json.load(flood.stdout))
+            if flooded["overloaded"]:
+                break
     assert flooded["overloaded"] > 0
     assert flooded["answers"] > 0  # something was let in as well
     assert set(revoking) == {201}
