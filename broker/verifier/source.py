@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 from urllib.parse import urlencode
@@ -14,7 +16,7 @@ from broker.core.errors import Code, Unavailable
 from broker.core.jwk import KeySet, parse_jwks
 from broker.core.pacing import Timing, retry_after
 from broker.core.snapshot import MAX_SNAPSHOT
-from broker.outbound import Destination, Outbound, Reply
+from broker.outbound import TOTAL_SECONDS, Destination, NoReply, Outbound, Reply, Streamed
 
 READ_SCOPE: Final = "revocations:read"
 MAX_JWKS: Final = 64 * 1024
@@ -54,6 +56,10 @@ class BearerTokens:
 
 class _Problem(msgspec.Struct):
     code: str
+
+
+class StreamBroke(Unavailable):
+    """A stream that had begun ended before its end, as when a process is killed (``ISSUER_UNAVAILABLE``)."""
 
 
 class Source:
@@ -104,22 +110,36 @@ class Source:
     async def stream(self, epoch: int | None) -> AsyncIterator[AsyncIterator[bytes]]:
         """Open the stream of rules, which goes on after ``epoch`` if it can, and return its bytes as they come.
 
-        Raises ``BrokerError`` here and in the iteration. The token that was used is not used again after it is refused.
+        Raises ``BrokerError``; in the iteration, :class:`StreamBroke`. The token that was used is not used again after
+        it is refused.
         """
+        resumed = {} if epoch is None else {"Last-Event-ID": str(epoch)}
+        async with AsyncExitStack() as stack:
+            streamed, refused = await self._streamed(stack, resumed)
+            if refused is not None and _is_stopping(refused):
+                streamed, refused = await self._streamed(stack, resumed)
+            if refused is not None:
+                raise self._refused(refused)
+            if streamed.headers.get("Content-Type", "").partition(";")[0].strip().lower() != _EVENTS:
+                raise _unusable("the broker's stream of rules is no stream of events")
+            yield _until_broken(streamed.chunks)
+
+    async def _streamed(self, stack: AsyncExitStack, resumed: Mapping[str, str]) -> tuple[Streamed, Reply | None]:
+        """Ask for the stream; return what came, and the whole answer if it is a refusal."""
         url = f"{self._issuer}/v1/revocations/stream"
         headers = dict(await self._credentials.authorize("GET", url, self._audience, (READ_SCOPE,)))
         token = _token(headers)
-        headers["Accept"] = _EVENTS
-        if epoch is not None:
-            headers["Last-Event-ID"] = str(epoch)
-        async with self._http.stream(url, self._destination, headers=headers) as streamed:
-            if streamed.status == HTTPStatus.UNAUTHORIZED:
-                self._credentials.invalidate(token)
-            if streamed.status != HTTPStatus.OK:
-                raise self._refused(Reply(streamed.status, streamed.headers, b""))
-            if streamed.headers.get("Content-Type", "").partition(";")[0].strip().lower() != _EVENTS:
-                raise _unusable("the broker's stream of rules is no stream of events")
-            yield streamed.chunks
+        headers |= {"Accept": _EVENTS, **resumed}
+        try:
+            streamed = await stack.enter_async_context(self._http.stream(url, self._destination, headers=headers))
+            if streamed.status == HTTPStatus.OK:
+                return streamed, None
+            refused = Reply(streamed.status, streamed.headers, await _read(streamed.chunks))
+        except Unavailable as error:
+            raise _unusable(f"the broker cannot be asked: {error.public}") from error
+        if streamed.status == HTTPStatus.UNAUTHORIZED:
+            self._credentials.invalidate(token)
+        return streamed, refused
 
     async def acknowledge(self, told: Mapping[str, Any]) -> None:
         """Tell the broker which rules are applied here. Raises ``BrokerError``."""
@@ -137,9 +157,12 @@ class Source:
     async def _authorized(
         self, method: str, url: str, max_bytes: int, body: bytes = b"", content_type: str | None = None
     ) -> Reply:
-        """Ask with our token; once more with a new one if the broker does not accept it, as it may be revoked."""
+        """Ask with our token; once more with a new one if the broker does not accept it, as it may be revoked.
+
+        And once more if we got to a process of the broker that is stopping: another one may serve in its place.
+        """
         reply = await self._once(method, url, max_bytes, body, content_type)
-        if reply.status == HTTPStatus.UNAUTHORIZED:
+        if reply.status == HTTPStatus.UNAUTHORIZED or _is_stopping(reply):
             reply = await self._once(method, url, max_bytes, body, content_type)
         return reply
 
@@ -184,13 +207,43 @@ def _token(headers: Mapping[str, str]) -> str:
     return headers.get("Authorization", "").partition(" ")[2]
 
 
-def _reason(reply: Reply) -> str:
-    """Return the broker's own code for a refusal (it is one of ours, or nothing), for the log."""
+async def _until_broken(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     try:
-        problem = msgspec.json.decode(reply.body, type=_Problem)
-        return f" ({Code(problem.code).value})"
+        async for chunk in chunks:
+            yield chunk
+    except NoReply as error:
+        raise StreamBroke(error.code, error.public) from error
+
+
+async def _read(chunks: AsyncIterator[bytes]) -> bytes:
+    """Return the body of a refusal; of one that is too long, or too slow, no more than its beginning."""
+    body = bytearray()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(TOTAL_SECONDS):
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > MAX_ANSWER:
+                    break
+    return bytes(body)
+
+
+def _is_stopping(reply: Reply) -> bool:
+    """Whether this answer comes of a process of the broker that ends, and with it its connections."""
+    return reply.status == HTTPStatus.SERVICE_UNAVAILABLE and _code(reply) is Code.STOPPING
+
+
+def _reason(reply: Reply) -> str:
+    """Return the broker's own code for a refusal in words, for the log."""
+    code = _code(reply)
+    return "" if code is None else f" ({code.value})"
+
+
+def _code(reply: Reply) -> Code | None:
+    """Return the broker's own code for a refusal; it is one of ours, or None."""
+    try:
+        return Code(msgspec.json.decode(reply.body, type=_Problem).code)
     except (msgspec.DecodeError, ValueError):
-        return ""
+        return None
 
 
 def _unusable(text: str) -> Unavailable:

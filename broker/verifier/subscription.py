@@ -17,7 +17,7 @@ from broker.core.snapshot import MAX_SNAPSHOT, Snapshot
 from broker.core.statement import StatementError
 from broker.verifier.events import Event, EventReader, EventTooLong
 from broker.verifier.recording import Recording
-from broker.verifier.source import Source
+from broker.verifier.source import Source, StreamBroke
 from broker.verifier.statements import Statement, Statements
 from broker.verifier.view import News, Reading, RolledBack, View
 
@@ -86,7 +86,10 @@ class Subscription:
             self._recalled = True
 
     async def follow(self) -> None:
-        """Follow one stream to its end. Raises ``BrokerError`` if it ended badly, or made the view no younger."""
+        """Follow one stream until it ends or breaks. Raises ``BrokerError`` if it was no good.
+
+        That is, if it told what is not believed, told no news for too long, or made the view no younger at all.
+        """
         await self.recall()
         began = self._timing.elapsed()
         try:
@@ -94,6 +97,8 @@ class Subscription:
                 await self._read(bound)
         except TimeoutError as error:
             raise _unusable("nothing that is news came by the stream of rules in time") from error
+        except StreamBroke as error:
+            _log.info("the stream of rules broke: %s", error.public)
         if self._confirmed_at < began:
             raise _unusable("the stream of rules ended at once")
 

@@ -32,6 +32,7 @@ class FeedingBroker(FakeBroker):
         self.acks: list[dict[str, Any]] = []
         self.greets = True
         self.subscribers: list[web.StreamResponse] = []
+        self._connections: set[asyncio.BaseTransport] = set()
         self._over = asyncio.Event()
 
     def add_routes(self, app: web.Application) -> None:
@@ -88,6 +89,13 @@ class FeedingBroker(FakeBroker):
         self._over.set()
         self._over = asyncio.Event()
 
+    async def die(self) -> None:
+        """Reset all streams, as a process that is killed does."""
+        for connection in self._connections:
+            assert isinstance(connection, asyncio.Transport)
+            connection.abort()
+        await self.hang_up()
+
     # --- what it serves
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
@@ -101,9 +109,13 @@ class FeedingBroker(FakeBroker):
                 await response.write(f"event: snapshot\ndata: {self.snapshot()}\n\n".encode())
             await response.write(f"event: heartbeat\ndata: {self.heartbeat_token()}\n\n".encode())
         self.subscribers.append(response)
+        connection = request.transport
+        assert connection is not None
+        self._connections.add(connection)
         try:
             await over.wait()
         finally:
+            self._connections.discard(connection)
             if response in self.subscribers:
                 self.subscribers.remove(response)
         return response

@@ -12,7 +12,7 @@ from aiohttp import web
 from broker.core.errors import BrokerError, Code
 from broker.verifier import Verifier
 from tests.support.fake_broker import JWKS, SNAPSHOT, SigningKey, answering
-from tests.support.feeding_broker import STREAM, FeedingBroker
+from tests.support.feeding_broker import ACKS, STREAM, FeedingBroker
 from tests.support.until import until
 from tests.support.virtual_time import VirtualTime
 
@@ -138,6 +138,34 @@ async def test_a_cut_stream_is_taken_up_where_it_ended(
     await until(lambda: bool(broker.subscribers))
     await news(verifier, broker, time)
     assert await refusal(verifier, token) is (None if resumed else Code.TOKEN_REVOKED)
+
+
+async def test_a_stream_that_broke_is_taken_up_at_once_however_often_it_breaks(
+    verifier: Verifier, broker: FeedingBroker, time: VirtualTime
+) -> None:
+    """Processes of the broker are killed and proxies lose patience: no reason to stay away from one that worked."""
+    for breaks in range(1, 9):
+        await until(lambda: len(broker.subscribers) == 1)
+        await news(verifier, broker, time)
+        await broker.die()
+        await until(lambda: not broker.subscribers)
+        broken = time.elapsed
+        while len(broker.resumed) == breaks:
+            time.advance(0.1)
+            await asyncio.sleep(0.001)
+        assert time.elapsed - broken < 2, breaks
+
+
+@pytest.mark.parametrize("begins", [True, False])
+async def test_a_process_that_stops_sends_everybody_to_the_next_one(
+    broker: FeedingBroker, time: VirtualTime, own_token: Callable[[], Awaitable[str]], begins: bool
+) -> None:
+    """Another one listens at the same address, and is asked at once, whatever the one that stops advises."""
+    stopping = answering(503, {"code": "stopping"}, {"Retry-After": "30"}, times=1)
+    broker.faults[STREAM if begins else ACKS] = stopping
+    async with Verifier(broker.url, AUDIENCE, credentials=own_token, timing=time.timing()):
+        await until(lambda: bool(broker.subscribers) and bool(broker.acks))
+    assert broker.asked[STREAM if begins else ACKS] >= 2
 
 
 async def test_a_key_rotation_in_the_middle_of_a_stream(
