@@ -13,6 +13,8 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from math import inf
 from typing import Final
 
 MAX_AGE: Final = 600.0
@@ -50,6 +52,11 @@ class Replica:
     max_staleness: float
     silent: float = 0.0
     known: float = 0.0
+
+    @property
+    def label(self) -> str:
+        """Its id."""
+        return self.id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,11 +110,6 @@ class Propagation:
     refusing: tuple[str, ...] = ()
     slowest: float | None = None
 
-    @property
-    def confirmed(self) -> int:
-        """How many have said that they applied it."""
-        return self.replicas_applied + self.verifiers_applied
-
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
@@ -121,22 +123,52 @@ def propagation_of(number: int, since: float, present: Present) -> Propagation:
 
     ``since`` is how many seconds ago the rule was committed; fewer may be said, never more.
     """
-    lag = max((replica.max_staleness for replica in present.replicas), default=0.0)
-    late = [each for each in present.replicas if each.max_staleness and each.epoch < number]
-    behind = [each for each in present.verifiers if each.epoch < number]
-    bounds = [(each.id, each.max_staleness) for each in late]
-    bounds += [(each.label, lag + each.max_age) for each in behind]
-    waiting = [label for label, bound in bounds if since <= bound + MARGIN]
-    refusing = [label for label, bound in bounds if since > bound + MARGIN]
+    late, behind = _behind(number, present)
+    bounds = [*late, *behind]
+    waiting = [each for each, bound in bounds if since <= bound + MARGIN]
+    refusing = [each for each, bound in bounds if since > bound + MARGIN]
     return Propagation(
         applied=not waiting,
         replicas=len(present.replicas),
         replicas_applied=len(present.replicas) - len(late),
         verifiers=len(present.verifiers),
         verifiers_applied=len(present.verifiers) - len(behind),
-        waiting_for=tuple(waiting[:NAMED]),
-        refusing=tuple(refusing[:NAMED]),
+        waiting_for=tuple(each.label for each in waiting[:NAMED]),
+        refusing=tuple(each.label for each in refusing[:NAMED]),
     )
+
+
+class Ranking:
+    """Everybody, by how far each has got: what :func:`propagation_of` says of one rule, in short, of many.
+
+    Whoever can make both rules and verifiers must not make their product expensive (law 11).
+    """
+
+    def __init__(self, present: Present) -> None:
+        """Sort them, which is what costs time."""
+        late, behind = _behind(inf, present)
+        ranked = sorted((each.epoch, bound) for each, bound in (*late, *behind))
+        self._epochs = [epoch for epoch, _ in ranked]
+        self._longest = list(accumulate((bound for _, bound in ranked), max))
+
+    def behind(self, number: int) -> int:
+        """Return how many have not said that they applied a rule."""
+        return bisect_left(self._epochs, number)
+
+    def is_applied(self, number: int, since: float) -> bool:
+        """Whether nobody accepts what a rule hits that was committed ``since`` seconds ago."""
+        behind = self.behind(number)
+        return not behind or since > self._longest[behind - 1] + MARGIN
+
+
+def _behind(
+    number: float, present: Present
+) -> tuple[list[tuple[Replica | Verifier, float]], list[tuple[Replica | Verifier, float]]]:
+    """Return the replicas and the verifiers that have not said that they applied a rule, each with its bound."""
+    lag = max((replica.max_staleness for replica in present.replicas), default=0.0)
+    replicas = (each for each in present.replicas if each.max_staleness and each.epoch < number)
+    verifiers = (each for each in present.verifiers if each.epoch < number)
+    return [(each, each.max_staleness) for each in replicas], [(each, lag + each.max_age) for each in verifiers]
 
 
 def is_verifier_name(text: str) -> bool:

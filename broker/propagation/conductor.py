@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from math import inf
 from typing import Final
 
 from broker.background import Background
 from broker.core.change import Change
 from broker.core.errors import BrokerError, Unavailable
 from broker.core.pacing import Timing
-from broker.core.propagation import Moments, Present, Propagation, Unknown, propagation_of
+from broker.core.propagation import Moments, Present, Propagation, Ranking, Unknown, propagation_of
 from broker.core.rules import Rule
 from broker.core.tally import Places
 from broker.ports import Events, Ledger, Presence, PresenceMeter, Revocations
+from broker.propagation.followed import Followed
 from broker.propagation.own_replica import OwnReplica
 from broker.propagation.records import propagated_entry
 
@@ -33,7 +35,7 @@ RECORD_SECONDS: Final = 60.0
 """When it is recorded how far a rule has got, although somebody may still accept what it hits."""
 
 MAX_FOLLOWED: Final = 1_000
-"""How many rules are followed at once (law 11): of more, nothing is recorded."""
+"""How many rules are followed at once (law 11): of more, nothing is recorded, but they can be waited for."""
 
 REMEMBERED: Final = 1_000
 
@@ -41,21 +43,6 @@ ANSWER_SECONDS: Final = 0.5
 """How long an answer waits to learn who has applied a rule. A slow store must not delay a revocation."""
 
 NOT_DURABLE: Final = "the rule is in force here, but not written yet: nobody can acknowledge it"
-
-
-@dataclass(slots=True)
-class _Followed:
-    """A rule on its way. ``latest`` is what was seen last.
-
-    ``own`` says that it was made here, ``shared`` that somebody had to be told: then its outcome becomes an entry.
-    """
-
-    rule: Rule
-    own: bool
-    shared: bool = False
-    waiting: int = 0
-    latest: Propagation | None = None
-    done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Propagations:
@@ -81,7 +68,7 @@ class Propagations:
         self._meter = meter
         self._events = events
         self._moments = Moments(revocations.rules.epoch, timing.elapsed())
-        self._followed: dict[int, _Followed] = {}
+        self._followed: dict[int, Followed] = {}
         self._done: OrderedDict[int, Propagation] = OrderedDict()
         self._news = asyncio.Event()
         self._looking = False
@@ -115,8 +102,7 @@ class Propagations:
         except TimeoutError:
             return Unknown("who has applied it is not known: the ledger is not read in time")
         followed = self._followed.get(rule.number)
-        latest = None if followed is None else followed.latest
-        return seen if latest is None else replace(seen, slowest=latest.slowest)
+        return seen if followed is None else replace(seen, slowest=followed.slowest)
 
     async def ahead(self) -> Propagation | Unknown:
         """Return whom a rule would have to get to: it is as if it was made and nobody had heard of it."""
@@ -136,10 +122,10 @@ class Propagations:
         """
         number = rule.number
         if seconds > 0 and number is not None and number not in self._done:
-            followed = self._follow(rule, own=False)
             with self._places.taking(by) as has_place:
-                if followed is not None and has_place:
-                    await self._wait(followed, seconds)
+                followed = self._follow(rule, own=False, at_most=inf) if has_place else None
+                if followed is not None:
+                    await self._wait(number, followed, seconds)
         return await self.of(rule)
 
     async def present(self) -> Present:
@@ -190,23 +176,23 @@ class Propagations:
         self._heard()
         return propagation_of(number, self._since(number), present)
 
-    def _follow(self, rule: Rule, *, own: bool) -> _Followed | None:
+    def _follow(self, rule: Rule, *, own: bool, at_most: float = MAX_FOLLOWED) -> Followed | None:
         number = rule.number
         if number is None:
             return None
         followed = self._followed.get(number)
         if followed is not None:
             return followed
-        if len(self._followed) >= MAX_FOLLOWED:
+        if len(self._followed) >= at_most:
             return None
-        followed = self._followed[number] = _Followed(rule, own)
+        followed = self._followed[number] = Followed(rule, own)
         self.news()
         if not self._looking:
             self._looking = True
             self._background.begin(self._go_on())
         return followed
 
-    async def _wait(self, followed: _Followed, seconds: float) -> None:
+    async def _wait(self, number: int, followed: Followed, seconds: float) -> None:
         followed.waiting += 1
         self.news()
         try:
@@ -216,6 +202,8 @@ class Propagations:
             pass
         finally:
             followed.waiting -= 1
+            if not (followed.own or followed.waiting) and len(self._followed) > MAX_FOLLOWED:
+                self._followed.pop(number, None)
 
     async def _go_on(self) -> None:
         """Look again and again, as long as a rule is followed."""
@@ -252,16 +240,27 @@ class Propagations:
         """
         looked_for = list(self._followed.items())
         present = await self.present()
-        ended: list[_Followed] = []
+        ranking = Ranking(present)
+        self._heard()
+        ended: list[tuple[Followed, int, float]] = []
         for number, followed in looked_for:
-            seen = followed.latest = _slowed(followed.latest, self._judged(number, present), self._since(number))
+            since = self._since(number)
+            followed.looked(ranking.behind(number), since)
             followed.shared |= not present.is_alone
-            if seen.applied or ending or (not followed.waiting and self._since(number) >= RECORD_SECONDS):
-                ended.append(followed)
-                self._end(number, self._followed.pop(number), seen)
-        await asyncio.gather(*(self._record(each) for each in ended if each.own and each.shared))
+            late = not followed.waiting and since >= RECORD_SECONDS
+            if ranking.is_applied(number, since) or ending or late:
+                ended.append((followed, number, since))
+        own: list[tuple[Rule, Propagation]] = []
+        for followed, number, since in ended:
+            seen = replace(propagation_of(number, since, present), slowest=followed.slowest)
+            self._end(number, followed, seen)
+            if followed.own and followed.shared:
+                own.append((followed.rule, seen))
+            await asyncio.sleep(0)  # many may end at once, and others are to get on
+        await asyncio.gather(*(self._record(rule, seen) for rule, seen in own))
 
-    def _end(self, number: int, followed: _Followed, seen: Propagation) -> None:
+    def _end(self, number: int, followed: Followed, seen: Propagation) -> None:
+        self._followed.pop(number, None)
         if seen.applied:
             self._done[number] = seen
             if len(self._done) > REMEMBERED:
@@ -276,18 +275,9 @@ class Propagations:
             self._followed.pop(number).done.set()
             self._events.error("propagation.not_recorded", rule=number)
 
-    async def _record(self, followed: _Followed) -> None:
-        if followed.latest is None:
-            return
-        record = propagated_entry(followed.rule, followed.latest, self._timing.wall())
+    async def _record(self, rule: Rule, seen: Propagation) -> None:
+        record = propagated_entry(rule, seen, self._timing.wall())
         try:
             await self._background.to_the_end(self._ledger.commit(Change(record)))
         except BrokerError as error:
-            self._events.error("propagation.not_recorded", rule=followed.rule.id, code=error.code.value)
-
-
-def _slowed(before: Propagation | None, seen: Propagation, since: float) -> Propagation:
-    """Return what is seen, with the time of the last look at which one more had applied the rule."""
-    if before is not None and before.confirmed >= seen.confirmed:
-        return replace(seen, slowest=before.slowest)
-    return replace(seen, slowest=since)
+            self._events.error("propagation.not_recorded", rule=rule.id, code=error.code.value)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from broker.core.propagation import (
     LEAST_FORGETTING,
@@ -12,6 +14,7 @@ from broker.core.propagation import (
     NAMED,
     Moments,
     Present,
+    Ranking,
     Replica,
     Verifier,
     is_verifier_name,
@@ -53,6 +56,27 @@ def test_a_replica_that_is_behind_can_keep_a_verifier_young() -> None:
     assert (seen.waiting_for, seen.refusing) == (("k8s/payments#a",), ("rep_b",))
     assert propagation_of(7, 40.0 + MARGIN + 0.1, present).applied
     assert (seen.replicas, seen.replicas_applied) == (2, 1)
+
+
+BOUNDS = st.sampled_from([0.0, 1.0, 2.0, 15.0, 600.0])
+EPOCHS = st.integers(0, 5)
+
+
+@given(
+    st.lists(st.tuples(EPOCHS, BOUNDS), max_size=5),
+    st.lists(st.tuples(EPOCHS, BOUNDS), max_size=8),
+    st.integers(1, 6),
+    st.sampled_from([0.0, 1.0, 2.0, 2.1, 3.0, 16.0, 16.1, 17.5, 601.0, 602.0, 1300.0]),
+)
+def test_of_many_rules_the_same_is_said_as_of_each(
+    replicas: list[tuple[int, float]], verifiers: list[tuple[int, float]], number: int, since: float
+) -> None:
+    """Whether it is applied, and how many are behind."""
+    there = [replica(f"rep_{place}", epoch, bound) for place, (epoch, bound) in enumerate(replicas)]
+    present = Present(there, [verifier(f"v{place}", *said) for place, said in enumerate(verifiers)])
+    ranking, seen = Ranking(present), propagation_of(number, since, present)
+    behind = seen.replicas - seen.replicas_applied + seen.verifiers - seen.verifiers_applied
+    assert (ranking.is_applied(number, since), ranking.behind(number)) == (seen.applied, behind)
 
 
 def test_only_some_are_named_but_all_are_counted() -> None:

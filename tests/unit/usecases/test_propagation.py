@@ -200,7 +200,7 @@ async def test_what_nobody_applies_in_a_minute_is_recorded_so(process: Process) 
     """Once; who applies it later is told of all the same."""
     await process.bench.ledger.heard([ack("slow")[0]])
     rule = await process.revoke()
-    await until(lambda: process.propagations._followed[1].latest)
+    await until(lambda: process.propagations._followed[1].behind is not None)
     process.time.advance(RECORD_SECONDS)
     await until(lambda: not process.propagations._followed)
     await process.propagations._background.finish()
@@ -328,6 +328,35 @@ async def test_how_many_rules_are_followed_is_bounded(process: Process) -> None:
     await until(lambda: not process.propagations._followed)
 
 
+async def test_who_waits_does_so_however_many_rules_are_followed(process: Process) -> None:
+    """Agents make rules, too: with many of them they must not keep an operator from hearing when one is applied."""
+    await process.bench.ledger.heard([ack("gw")[0]])
+    process.store.gate.clear()
+    for number in range(10_000, 10_000 + MAX_FOLLOWED):
+        process.propagations.made(Rule(f"rule_{number}", ALPHA, number, 0.0, "alpha", "because"))
+    rule = await process.revoke()
+    assert rule.number not in process.propagations._followed
+    waiting = asyncio.create_task(process.propagations.awaited(rule, PATIENCE, "ann"))
+    process.store.gate.set()
+    await until(lambda: rule.number in process.propagations._followed)
+    await process.acks.take(*ack("gw", epoch=1))
+    seen = await asyncio.wait_for(waiting, PATIENCE)
+    assert isinstance(seen, Propagation)
+    assert (seen.applied, seen.verifiers_applied) == (True, 1)
+
+
+async def test_waiting_for_many_rules_leaves_nothing_behind(process: Process) -> None:
+    """Law 11: beyond the bound a rule is followed for as long as somebody waits, and no longer."""
+    await process.bench.ledger.heard([ack("gw")[0]])
+    process.store.gate.clear()
+    for number in range(10_000, 10_000 + MAX_FOLLOWED):
+        process.propagations.made(Rule(f"rule_{number}", ALPHA, number, 0.0, "alpha", "because"))
+    for _ in range(3):
+        rule = await process.bench.revoke(ALPHA)
+        await process.propagations.awaited(rule, 0.01, "ann")
+    assert len(process.propagations._followed) == MAX_FOLLOWED
+
+
 async def test_acknowledgements_are_written_together(process: Process) -> None:
     """However many come while the store is busy: the newest of each verifier, by one transaction."""
     names = [f"gw-{place}" for place in range(200)]
@@ -390,7 +419,7 @@ async def test_a_look_that_began_before_a_rule_says_nothing_of_it(process: Proce
     """Somebody may have come between that look and the commit."""
     await process.bench.ledger.heard([ack("first")[0]])
     await process.revoke()
-    await until(lambda: process.propagations._followed[1].latest)
+    await until(lambda: process.propagations._followed[1].behind is not None)
     process.store.seen.clear()
     await until(lambda: process.store.held)
     await process.bench.ledger.heard([Left("gateway", "first"), ack("second", 1)[0]])
