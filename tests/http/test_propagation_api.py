@@ -184,6 +184,57 @@ async def test_what_no_verifier_says(app: BrokerApp, gateway: str, body: dict[st
     assert (await app.services.propagations.present()).verifiers == []
 
 
+_EPOCHS = ("NaN", "Infinity", "-0.5", "1e308", "true", "null", '"0"', "[]", "{}", "1e999", str(2**53 + 0.5))
+_AGES = ("NaN", "-Infinity", "1e308", "1e999", "-1", "-0.0", "true", "null", '"15"', "[15]", str(2**63), "9" * 400)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [f'"epoch": {value}, "max_age": 15' for value in _EPOCHS] + [f'"epoch": 0, "max_age": {value}' for value in _AGES],
+)
+async def test_numbers_that_are_none(app: BrokerApp, gateway: str, members: str) -> None:
+    """What JSON or a language's numbers allow beyond reason is refused as malformed, and nobody is remembered."""
+    body = f'{{"verifier": "odd", "mark": "{mark_at(app, 0)}", {members}}}'.encode()
+    headers = {"Content-Type": "application/json"}
+    reply = await app.call("POST", ACKS, token=gateway, data=body, headers=headers)
+    assert (reply.status, reply.json["code"]) == (400, "malformed_request")
+    assert (await app.services.propagations.present()).verifiers == []
+
+
+@pytest.mark.parametrize("epoch", [1, 2**31, 2**53, 2**63, 2**64 + 1, 10**400])
+async def test_epochs_that_are_to_come(app: BrokerApp, gateway: str, epoch: int) -> None:
+    """However large, they have no mark that anybody knows."""
+    body = {"verifier": "early", "epoch": epoch, "mark": mark_at(app, 0), "max_age": 15}
+    reply = await app.call("POST", ACKS, token=gateway, json=body)
+    assert reply.status == 400
+    assert reply.json["code"] in {"ack_invalid", "malformed_request"}
+    assert (await app.services.propagations.present()).verifiers == []
+
+
+async def test_nobody_speaks_for_another_agent(app: BrokerApp, operator: str, gateway: str) -> None:
+    """A verifier is an agent's and a name: what one agent says under the same name is about a verifier of its own."""
+    watched, other = Listener(app, gateway, "gw-1", max_age=600), Listener(app, operator, "gw-1", max_age=600)
+    await watched.join()
+    assert (await revoke(app, operator)).json["propagation"]["waiting_for"] == ["gateway#gw-1"]
+    assert (await other.acknowledge(1)).status == 204
+    assert (await other.leave()).status == 204
+    await app.services.acknowledging.close()
+    seen = (await app.call("GET", f"{PATH}/1", token=operator)).json["propagation"]
+    assert (seen["applied"], seen["waiting_for"], seen["verifiers"]) == (False, ["gateway#gw-1"], 1)
+
+
+@pytest.mark.parametrize("leaving", [True, False])
+async def test_who_was_revoked_can_say_nothing(app: BrokerApp, operator: str, gateway: str, leaving: bool) -> None:
+    """Neither that it has applied the rule nor that it has ended: it is waited for until it must refuse by itself."""
+    listener = Listener(app, gateway, "gw-1", max_age=600)
+    await listener.join()
+    await revoke(app, operator, agent="gateway")
+    reply = await (listener.leave() if leaving else listener.acknowledge(1))
+    assert (reply.status, reply.json["code"]) == (401, "token_revoked")
+    seen = (await app.call("GET", f"{PATH}/1", token=operator)).json["propagation"]
+    assert (seen["applied"], seen["waiting_for"]) == (False, ["gateway#gw-1"])
+
+
 async def test_who_is_there_can_be_listed(app: BrokerApp, operator: str, gateway: str) -> None:
     """By operators, with how far behind each is; nobody else learns who verifies tokens."""
     await Listener(app, gateway, "gw-1", max_age=20).join()
