@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from broker.core.change import Change
 from broker.core.dpop import check_proof
 from broker.core.entry import Entry, Kind, entry
-from broker.core.errors import BrokerError, Code, GuardFailed, Refused
+from broker.core.errors import BrokerError, Code, GuardFailed, Refused, Unavailable
 from broker.core.identity import bearer
 from broker.core.tally import WINDOW, Tally
 from broker.core.token_check import TokenCheck
@@ -27,13 +27,17 @@ from broker.ports import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presented:
-    """An access token as presented with one request: ``scheme`` in lower case, and the request it came with."""
+    """An access token as presented with one request: ``scheme`` in lower case, and the request it came with.
+
+    ``revokes`` says that the request can only take something away.
+    """
 
     scheme: str
     token: str = field(repr=False)
     proof: str | None = field(repr=False)
     method: str
     url: str
+    revokes: bool = False
 
 
 class Admission:
@@ -64,7 +68,8 @@ class Admission:
     async def by_token(self, presented: Presented) -> Admitted:
         """Admit the bearer, or the holder of the bound key, of an access token for the broker's own API.
 
-        Raises ``BrokerError`` with a ``TOKEN_…`` or ``PROOF_…`` code. Nothing is written or sent.
+        Raises ``BrokerError`` with a ``TOKEN_…`` or ``PROOF_…`` code, and ``Unavailable`` if it cannot be known whether
+        a proof was used before. Nothing is written but that it is used now, where several processes must know.
         """
         try:
             return await self._by_token(presented, self._clock.now())
@@ -117,6 +122,10 @@ class Admission:
         if use is ProofUse.TOO_MANY:
             text = "too many proofs in a minute; every one has to be remembered"
             raise BrokerError(Code.RATE_LIMITED, text, retry_after=int(WINDOW))
+        # Revoking must work whatever fails (law 1): for that, it will do that the proof was not used here.
+        if use is ProofUse.UNCERTAIN and not presented.revokes:
+            text = "whether the proof was used before cannot be found out now"
+            raise Unavailable(Code.LEDGER_UNAVAILABLE, text, retry_after=1)
         if use is ProofUse.USED:
             raise BrokerError(Code.PROOF_REPLAYED, "the proof was used before, or may have been: make a new one")
 

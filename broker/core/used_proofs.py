@@ -17,6 +17,9 @@ class ProofUse(Enum):
     USED = "used"
     """It was used before, or may have been."""
 
+    UNCERTAIN = "uncertain"
+    """It was not used in this process; whether it was in another one, cannot be found out now."""
+
     TOO_MANY = "too_many"
     """The agent has used so many of late that no more are remembered for it."""
 

@@ -68,6 +68,7 @@ def presented_token(call: Call) -> Presented | None:
         proof=dpop_proof(call.request),
         method=call.request.method,
         url=f"{call.site.issuer}{call.request.rel_url.raw_path}",
+        revokes=_revokes(call),
     )
 
 
@@ -86,8 +87,12 @@ async def catch_up(call: Call) -> None:
     try:
         await call.services.freshness.ensure()
     except Unavailable:
-        if call.route is None or not call.route.revokes:
+        if not _revokes(call):
             raise
+
+
+def _revokes(call: Call) -> bool:
+    return call.route is not None and call.route.revokes
 
 
 def client_assertion(call: Call, form: Form) -> UnverifiedAssertion | None:

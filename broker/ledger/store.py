@@ -24,6 +24,7 @@ from broker.core.story import Story
 from broker.core.task import TaskState
 from broker.core.tiles import Tile
 from broker.core.usage import Usage
+from broker.core.used_proofs import UsedProofs
 from broker.ledger import (
     anchor_records,
     erasable,
@@ -54,6 +55,7 @@ from broker.ledger.listening import Listener
 from broker.ledger.opening import Opened, create_ledger, open_ledger
 from broker.ledger.reading import Reader
 from broker.ledger.recent import RecentFreshness
+from broker.ledger.shared_proofs import SharedProofs
 from broker.ledger.taking import take_premises
 from broker.ledger.task_book import tree_holds_until
 from broker.ledger.usage import UsageCount
@@ -126,6 +128,7 @@ class SqlLedger:
         self._closed = False
         self.view = View(opened.effects, revocations, clock)
         self.freshness = self._freshness(premises)
+        self.proofs = self._proofs(premises)
         memory.forget_ended(revocations, clock.now())
         self._group = GroupCommit(writer, self._take_effect)
         self._checkpoints = Checkpoints(
@@ -180,6 +183,8 @@ class SqlLedger:
         self._closed = True
         await self._checkpoints.close()
         await self.freshness.close()
+        if isinstance(self.proofs, SharedProofs):
+            await self.proofs.close()
         await self._group.close()
         await self.integrity.close()
         await self._reader.close()
@@ -520,6 +525,12 @@ class SqlLedger:
         return RecentFreshness(
             premises.server.max_staleness, self._look_and_compare, partial(Listener, premises.server)
         )
+
+    def _proofs(self, premises: FilePremises | DatabasePremises) -> UsedProofs | SharedProofs:
+        since = self._clock.now()
+        if isinstance(premises, FilePremises):
+            return UsedProofs(since=since)
+        return SharedProofs(premises.server, self._clocks, since=since)
 
     def _require_clock(self) -> None:
         if self._clocks.problem is not None:

@@ -22,7 +22,8 @@ class ProofMemory(Protocol):
     async def use(self, agent: str, key: bytes, expires_at: int, now: float) -> ProofUse:
         """Use a proof up. Of two calls with the same ``key``, wherever they are made, only one is ``FRESH``.
 
-        Raises ``Unavailable`` if the memory cannot be asked; then the proof must not be accepted.
+        Of two in the same process, only one is ``FRESH`` or ``UNCERTAIN``. Raises ``Unavailable`` if there is no memory
+        at all; then the proof must not be accepted.
         """
         ...
 

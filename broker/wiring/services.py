@@ -13,7 +13,6 @@ from broker.authenticators.dispatch import Dispatch
 from broker.core.dpop import make_nonce
 from broker.core.errors import Unavailable
 from broker.core.token_check import TokenCheck
-from broker.core.used_proofs import UsedProofs
 from broker.erasure import Erasure
 from broker.http.pressure import Pressure
 from broker.http.surface import Services, Site
@@ -62,7 +61,7 @@ def compose_services(ground: Ground, site: Site) -> Services:
             clock=clock,
             meter=metrics,
             strangers=strangers,
-            proofs=ground.place.proofs or UsedProofs(since=clock.now()),
+            proofs=ground.place.proofs or ledger.proofs,
         ),
         introspection=Introspection(check=check, policy=ground.policy_control.current, clock=clock),
         revocation=ground.revocation,

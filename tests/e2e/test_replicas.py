@@ -9,13 +9,15 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from broker.client.dpop import DpopKey
+from tests.support.client_load import read_key
 from tests.support.postgres import Postgres
 from tests.support.postgres_relay import PostgresRelay
 from tests.support.running_broker import TICKETS, RunningBroker, free_port
@@ -40,13 +42,17 @@ class Replicas:
 
     def sign_in(self) -> None:
         """Get the operator's token."""
-        who = ("operator", self.one.home / "operator.pem")
-        self.operator = self._token(who, f"{self.one.issuer}/v1", *SCOPES)
+        self.operator = self.operating()
 
-    def _token(self, who: tuple[str, Path], audience: str, *scopes: str) -> str:
+    def operating(self, *options: str) -> str:
+        """Return a fresh token of the operator."""
+        who = ("operator", self.one.home / "operator.pem")
+        return self._token(who, f"{self.one.issuer}/v1", *SCOPES, options=options)
+
+    def _token(self, who: tuple[str, Path], audience: str, *scopes: str, options: Sequence[str] = ()) -> str:
         wanted = (word for scope in scopes for word in ("--scope", scope))
         key = ("--agent", who[0], "--key", str(who[1]))
-        return str(self.one.ask("token", *key, "--audience", audience, *wanted)["access_token"])
+        return str(self.one.ask("token", *key, "--audience", audience, *wanted, *options)["access_token"])
 
     def said(self, at: RunningBroker, token: str) -> Any:  # noqa: ANN401 - JSON
         """Return what introspection says of a token: whether it is active, or the code of the refusal."""
@@ -54,10 +60,17 @@ class Replicas:
         answer = self.call(at, "oauth2/introspect", body)
         return answer.get("active", answer.get("code"))
 
-    def call(self, at: RunningBroker, path: str, body: bytes | None = None, kind: str = "x-www-form-urlencoded") -> Any:  # noqa: ANN401 - JSON
-        """Call a replica as the operator; an error's body is an answer, too."""
-        headers = {"Authorization": f"Bearer {self.operator}", "Content-Type": f"application/{kind}"}
-        headers["Idempotency-Key"] = uuid.uuid4().hex
+    def call(
+        self,
+        at: RunningBroker,
+        path: str,
+        body: bytes | None = None,
+        kind: str = "x-www-form-urlencoded",
+        signed: Mapping[str, str] | None = None,
+    ) -> Any:  # noqa: ANN401 - JSON
+        """Call a replica as the operator, or as ``signed`` says; an error's body is an answer, too."""
+        headers = {"Content-Type": f"application/{kind}", "Idempotency-Key": uuid.uuid4().hex}
+        headers |= signed or {"Authorization": f"Bearer {self.operator}"}
         request = urllib.request.Request(f"{at.issuer}/{path}", body, headers)  # noqa: S310 - http on loopback
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE) as reply:  # noqa: S310 - as above
@@ -65,10 +78,10 @@ class Replicas:
         except urllib.error.HTTPError as error:
             return json.loads(error.read())
 
-    def revoke(self, at: RunningBroker, agent: str, wait: int = 0) -> Any:  # noqa: ANN401 - JSON
+    def revoke(self, at: RunningBroker, agent: str, wait: int = 0, signed: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401 - JSON
         """Revoke all that an agent has."""
         order = {"selector": {"agent": agent}, "reason": "test", "wait": wait}
-        return self.call(at, "v1/revocations", json.dumps(order).encode(), "json")
+        return self.call(at, "v1/revocations", json.dumps(order).encode(), "json", signed)
 
 
 def until(holds: Callable[[], object]) -> None:
@@ -142,3 +155,24 @@ def test_a_killed_replica_and_a_crashed_server_lose_nothing(replicas: Replicas, 
     replicas.other.start()
     assert [replicas.said(replicas.other, each) for each in (token, fresh)] == [False, True]
     assert replicas.one.ask("ledger", "verify")["entries"] > 0
+
+
+def test_a_proof_that_one_replica_took_no_other_one_takes(replicas: Replicas) -> None:
+    """Nor does one that cannot ask; but there an operator can still revoke (law 1)."""
+    token = replicas.operating("--dpop")
+    key = DpopKey(read_key(replicas.one.home / "operator.pem"))
+
+    def signed(method: str) -> dict[str, str]:
+        url = f"{replicas.one.issuer}/v1/revocations"
+        # In a second after the one in which the replicas began: an older proof could have been used before that.
+        proof = key.proof(method, url, now=time.time() + 2, access_token=token)
+        return {"Authorization": f"DPoP {token}", "DPoP": proof}
+
+    first, second = signed("GET"), signed("GET")
+    asked = ((replicas.one, first), (replicas.other, first), (replicas.other, second), (replicas.one, second))
+    said = [replicas.call(at, "v1/revocations", signed=headers).get("code") for at, headers in asked]
+    assert said == [None, "proof_replayed", None, "proof_replayed"]
+    replicas.way.cut_off()
+    revoking = signed("POST")
+    assert replicas.revoke(replicas.other, "alpha", signed=revoking)["durable"] is False
+    assert replicas.revoke(replicas.other, "alpha", signed=revoking)["code"] == "proof_replayed"

@@ -28,7 +28,7 @@ from broker.introspection import Introspection
 from broker.issuance import Applicants, IdentityTokens, Intake, Issuance, Issued, TokenIds, TokenRequest
 from broker.ledger import SqlLedger
 from broker.ledger.family import Family
-from broker.ports import Ledger, Place, Records, Revocations, UnverifiedAssertion
+from broker.ports import Ledger, Place, ProofMemory, Records, Revocations, UnverifiedAssertion
 from broker.revocation import BlockFor, Order, Outcome, Revocation
 from broker.signing.access_token import AccessTokenSigner
 from broker.signing.identity_token import IdentityTokenSigner
@@ -141,7 +141,7 @@ class World:
         self._assertions = 0
         self.compose(self.memory, self.reading)
 
-    def compose(self, ledger: Ledger, records: Records) -> None:
+    def compose(self, ledger: Ledger, records: Records, proofs: ProofMemory | None = None) -> None:
         """Wire the use cases over a ledger that keeps ``revocations`` current."""
         self.ledger, self.records = ledger, records
         self.check = TokenCheck(
@@ -213,7 +213,7 @@ class World:
             clock=self.clock,
             meter=self.meter,
             strangers=self.strangers,
-            proofs=UsedProofs(since=self.clock.now()),
+            proofs=proofs or UsedProofs(since=self.clock.now()),
         )
         self.introspection = Introspection(check=self.check, policy=lambda: self.policy, clock=self.clock)
         self.siblings = ToldSiblings()

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from broker.admission import Admission, Presented
+from broker.admission import Presented
 from broker.core.claims import AccessClaims
 from broker.core.entry import Kind
 from broker.core.errors import BrokerError, Code, Refused, Unavailable
 from broker.core.policy.matching import AgentMember, Exactly, IssuerMember
-from broker.core.used_proofs import UsedProofs
+from broker.core.used_proofs import ProofUse, UsedProofs
 from broker.ports import Admitted, UnverifiedAssertion
 from tests.support.fakes import CALLER, NOW, Fault, cancelled_after
 from tests.support.world import API, DOCUMENT, ISSUER, ProofKey, World, policy
@@ -207,18 +207,28 @@ async def test_a_proof_is_good_once_across_a_restart(world: World) -> None:
     await world.admission.by_token(presented(token, key.proof(NOW + 2, url=URL, token=token), "dpop"))
 
 
+class Alone:
+    """A memory of used proofs that cannot be asked what others have used."""
+
+    async def use(self, agent: str, key: bytes, expires_at: int, now: float) -> ProofUse:
+        return ProofUse.UNCERTAIN
+
+
+async def test_a_proof_of_which_nothing_is_known_serves_to_revoke_only(world: World) -> None:
+    """No answer is better than accepting a replay; but who revokes must get in whatever fails (law 1)."""
+    key = ProofKey()
+    token = await api_token(world, key)
+    world.compose(world.memory, world.reading, proofs=Alone())
+    shown = presented(token, key.proof(NOW, url=URL, token=token), "dpop")
+    with pytest.raises(Unavailable) as refused:
+        await world.admission.by_token(shown)
+    assert (refused.value.code, refused.value.retry_after) == (Code.LEDGER_UNAVAILABLE, 1)
+    assert (await world.admission.by_token(replace(shown, revokes=True))).agent.id == "alice"
+
+
 async def test_no_agent_can_lock_the_others_out_with_proofs(world: World) -> None:
     """Room for used proofs is bounded; one agent may use a part of it in a minute, and is told when to come back."""
-    world.admission = Admission(
-        audience=API,
-        check=world.check,
-        authenticator=world.authenticator,
-        ledger=world.ledger,
-        clock=world.clock,
-        meter=world.meter,
-        strangers=world.strangers,
-        proofs=UsedProofs(8, since=NOW),
-    )
+    world.compose(world.memory, world.reading, proofs=UsedProofs(8, since=NOW))
     roles = DOCUMENT["roles"]
     responders = roles["responders"] | {"members": [{"agent": "alice"}, {"agent": "bob"}]}
     world.policy = policy(DOCUMENT | {"roles": roles | {"responders": responders}})
