@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from sqlalchemy import text
 
 from broker.core.errors import Unavailable
 from broker.core.propagation import Replica, Verifier
-from broker.ports import Acknowledged, Left
+from broker.ports import Acknowledged, Left, Place
 from tests.support.ledgers import Bench, opened
 
 REPLICA = Replica(id="rep_1", host="h", pid=7, version="0.1.0", policy="sha256:0", epoch=3, max_staleness=1.0)
@@ -37,9 +36,9 @@ async def verifiers(bench: Bench) -> list[tuple[str, str, int, float]]:
     return [(each.agent, each.name, each.epoch, each.max_age) for each in (await bench.ledger.present()).verifiers]
 
 
-async def test_the_newest_word_of_each_verifier_counts(tmp_path: Path) -> None:
+async def test_the_newest_word_of_each_verifier_counts(place: Place) -> None:
     """Agents do not share names; an older epoch only shows that somebody is there, and says nothing of a bound."""
-    async with opened(tmp_path / "ledger.db") as bench:
+    async with opened(place) as bench:
         await bench.ledger.heard([ack("b", 3), ack("a", 3), ack("a", 9, agent="other")])
         await bench.ledger.heard([ack("a", 4, 20.0), ack("b", 2, 600.0)])
         assert await verifiers(bench) == [("gateway", "a", 4, 20.0), ("gateway", "b", 3, 15.0), ("other", "a", 9, 15.0)]
@@ -47,9 +46,9 @@ async def test_the_newest_word_of_each_verifier_counts(tmp_path: Path) -> None:
         assert await verifiers(bench) == [("gateway", "b", 3, 5.0), ("other", "a", 9, 15.0)]
 
 
-async def test_for_how_long_nothing_was_heard(tmp_path: Path) -> None:
+async def test_for_how_long_nothing_was_heard(place: Place) -> None:
     """A word of any sort ends the silence; a clock that was set back makes nobody younger than just heard."""
-    async with opened(tmp_path / "ledger.db") as bench:
+    async with opened(place) as bench:
         await bench.ledger.heard([ack()])
         await age(bench, 100.0)
         (silent,) = (await bench.ledger.present()).verifiers
@@ -63,9 +62,9 @@ async def test_for_how_long_nothing_was_heard(tmp_path: Path) -> None:
         assert (ahead.silent, ahead.known) == (0.0, 0.0)
 
 
-async def test_replicas_tell_of_themselves(tmp_path: Path) -> None:
+async def test_replicas_tell_of_themselves(place: Place) -> None:
     """Each the newest, with when it came; until it leaves."""
-    async with opened(tmp_path / "ledger.db") as bench:
+    async with opened(place) as bench:
         await bench.ledger.tell(REPLICA)
         await age(bench, 50.0)
         await bench.ledger.tell(replace(REPLICA, epoch=4))
@@ -81,9 +80,9 @@ async def test_replicas_tell_of_themselves(tmp_path: Path) -> None:
         assert [each.id for each in (await bench.ledger.present()).replicas] == ["rep_2"]
 
 
-async def test_the_silent_are_forgotten(tmp_path: Path) -> None:
+async def test_the_silent_are_forgotten(place: Place) -> None:
     """By the database's clock, replicas as well."""
-    async with opened(tmp_path / "ledger.db") as bench:
+    async with opened(place) as bench:
         await bench.ledger.heard([ack("old")])
         await bench.ledger.tell(REPLICA)
         await age(bench, 1000.0)
@@ -94,32 +93,31 @@ async def test_the_silent_are_forgotten(tmp_path: Path) -> None:
         assert await verifiers(bench) == [("gateway", "new", 3, 15.0)]
 
 
-async def test_presence_is_no_record(tmp_path: Path) -> None:
+async def test_presence_is_no_record(place: Place) -> None:
     """It outlives a process, changes nothing that is verified, and adds no entry."""
-    path = tmp_path / "ledger.db"
-    async with opened(path) as bench:
+    async with opened(place) as bench:
         await bench.ledger.heard([ack()])
         await bench.ledger.tell(REPLICA)
         assert bench.ledger.size == 0
-    async with opened(path) as bench:
+    async with opened(place) as bench:
         await bench.verified()
         present = await bench.ledger.present()
         assert [each.label for each in present.verifiers] == ["gateway#gw-1"]
         assert isinstance(present.verifiers[0], Verifier)
 
 
-async def test_a_thousand_at_once(tmp_path: Path) -> None:
+async def test_a_thousand_at_once(place: Place) -> None:
     """In one transaction."""
-    async with opened(tmp_path / "ledger.db") as bench:
-        await bench.ledger.heard([ack(f"gw-{place}", 5) for place in range(1000)])
-        await bench.ledger.heard([ack(f"gw-{place}", 6) for place in range(1000)])
+    async with opened(place) as bench:
+        await bench.ledger.heard([ack(f"gw-{number}", 5) for number in range(1000)])
+        await bench.ledger.heard([ack(f"gw-{number}", 6) for number in range(1000)])
         assert {each[2] for each in await verifiers(bench)} == {6}
         assert len(await verifiers(bench)) == 1000
 
 
-async def test_a_store_that_is_closed_says_so(tmp_path: Path) -> None:
+async def test_a_store_that_is_closed_says_so(place: Place) -> None:
     """As for everything else."""
-    async with opened(tmp_path / "ledger.db") as bench:
+    async with opened(place) as bench:
         pass
     with pytest.raises(Unavailable):
         await bench.ledger.present()

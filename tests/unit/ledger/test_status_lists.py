@@ -11,7 +11,7 @@ from broker.core.change import Change
 from broker.core.errors import Refused, Unavailable
 from broker.core.selector import Selector
 from broker.core.status_list import id_at
-from broker.ports import Listed
+from broker.ports import Listed, Place
 from broker.status_lists import StatusLists
 from tests.support.ledgers import NOW, Bench, family_bench, issued, opened, outcomes
 from tests.support.status_list_reader import decoded, status_at
@@ -53,9 +53,9 @@ async def test_a_process_tells_what_another_one_issued_and_revoked(tmp_path: Pat
         assert await statuses(lists, 7, 8, 9) == await statuses(lists_of(one), 7, 8, 9) == [1, 1, 0]
 
 
-async def test_what_is_lost_with_a_ledger_is_dead(tmp_path: Path) -> None:
+async def test_what_is_lost_with_a_ledger_is_dead(place: Place) -> None:
     """After an older copy was accepted, places of which nothing is known any more are set as well."""
-    async with opened(tmp_path / "ledger.db") as bench:
+    async with opened(place) as bench:
         await bench.issue(id_at(LIST, 7))
         await bench.revoke(Selector(everything=True))
         assert await statuses(lists_of(bench), 7, 8, 131_071) == [1, 1, 1]
@@ -64,9 +64,9 @@ async def test_what_is_lost_with_a_ledger_is_dead(tmp_path: Path) -> None:
             await lists_of(bench).current("tok_01M8QXKBGK84V1T7AXNBXWJ8BF")
 
 
-async def test_only_tokens_are_in_lists(tmp_path: Path) -> None:
+async def test_only_tokens_are_in_lists(place: Place) -> None:
     """A reference that looks like a place is none, if what it names is no token."""
-    async with opened(tmp_path / "ledger.db") as bench:
+    async with opened(place) as bench:
         await bench.ledger.commit(Change(issued("x", 0).entry))
         assert await bench.ledger.listed("x") is None
         assert await bench.ledger.listed(LIST) is None
@@ -74,33 +74,33 @@ async def test_only_tokens_are_in_lists(tmp_path: Path) -> None:
         assert await bench.ledger.listed(LIST) == Listed(NOW, 0)
 
 
-async def test_many_tokens_and_rules_come_and_go_at_once(tmp_path: Path) -> None:
+async def test_many_tokens_and_rules_come_and_go_at_once(place: Place) -> None:
     """Whoever asks meanwhile never finds a token alive that was dead in an earlier answer."""
-    async with opened(tmp_path / "ledger.db") as bench:
-        await outcomes(bench.ledger, [issued(id_at(LIST, place), 0, agent=f"a{place}") for place in range(60)])
+    async with opened(place) as bench:
+        await outcomes(bench.ledger, [issued(id_at(LIST, number), 0, agent=f"a{number}") for number in range(60)])
         lists, seen = lists_of(bench), set[int]()
 
         async def ask() -> None:
             for _ in range(20):
                 before = set(seen)
                 bits = decoded(await lists.current(LIST))
-                dead = {place for place in range(60) if status_at(1, bits, place)}
+                dead = {number for number in range(60) if status_at(1, bits, number)}
                 assert before <= dead
                 seen.update(dead)
 
         async def revoke() -> None:
-            for place in range(40):
-                await bench.revoke(Selector(agent=f"a{place}"))
+            for number in range(40):
+                await bench.revoke(Selector(agent=f"a{number}"))
                 bits = decoded(await lists.current(LIST))
-                assert status_at(1, bits, place)
+                assert status_at(1, bits, number)
 
         await asyncio.gather(revoke(), ask(), ask())
         assert await statuses(lists, *range(60)) == [1] * 40 + [0] * 20
 
 
-async def test_a_store_that_cannot_be_read_gives_no_list(tmp_path: Path) -> None:
+async def test_a_store_that_cannot_be_read_gives_no_list(place: Place) -> None:
     """It says so."""
-    async with opened(tmp_path / "ledger.db") as bench:
+    async with opened(place) as bench:
         await bench.issue(id_at(LIST, 7))
         lists = lists_of(bench)
     with pytest.raises(Unavailable):
