@@ -7,6 +7,9 @@ be under way, and the limit shrinks; while it is not, the limit grows. A limit o
 adapts to what requests cost; those that only wait for a backend make no lag, and are not limited. One late turn says
 nothing (a collection of garbage, a busy neighbour), so the middle one of some samples counts.
 
+To give way costs throughput, since smaller batches are committed. So what issues gives way further while somebody
+asks for anything else than while nobody does.
+
 A request without a place waits for one for a moment: bursts are no overload.
 """
 
@@ -29,6 +32,12 @@ from broker.metrics import Metrics
 SAMPLE_SECONDS: Final = 0.01
 SAMPLES: Final = 7
 """Limits are adapted after so many samples, by the middle one of them."""
+
+IDLE_SECONDS: Final = 0.1
+"""How long the next sample may wait while nobody asks for anything: taking one costs 100 µs of the processor."""
+
+ALONE_ROUNDS: Final = 10
+"""After so many adaptations in which only tokens and the like were asked for, nobody else is there."""
 
 REFUSALS_PER_SECOND: Final = 250
 """So many refusals a second are given at most, as far as :data:`LONGEST_PAUSE` allows."""
@@ -53,16 +62,19 @@ class Lane:
     """The requests of one kind: those under way, and those that wait for a place.
 
     ``target`` is the lag in seconds that is put up with. ``least`` is how many may be under way however late the loop
-    is: when the load does not come from these requests, turning all of them away would not help. ``patience`` is for
-    how many seconds one waits at most.
+    is: when the load does not come from these requests, turning all of them away would not help; ``alone`` is the same
+    while nobody asks for anything else. ``patience`` is for how many seconds one waits at most, and ``asked`` counts
+    who has asked for a place.
     """
 
     target: float
     least: int
+    alone: int = 0
     most: int = _FREE
     patience: float = _PATIENCE
     limit: int = field(init=False)
     under_way: int = 0
+    asked: int = 0
     _waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
@@ -76,6 +88,7 @@ class Lane:
 
     async def enter(self) -> bool:
         """Take a place, perhaps after a moment; False if there was none in time, or if too many wait already."""
+        self.asked += 1
         if self.has_room:
             self.under_way += 1
             return True
@@ -99,14 +112,16 @@ class Lane:
         self.under_way -= 1
         self._fill()
 
-    def adapt(self, lag: float) -> None:
-        """Take account of the lag found by the last samples, in seconds."""
+    def adapt(self, lag: float, *, alone: bool = False) -> None:
+        """Take account of the lag found by the last samples, in seconds, and of who else is there."""
         if lag <= self.target:
             self.limit = min(self.most, int(self.limit * _GROWTH) + 1)
             self._fill()
         else:
             cut = max(_MOST_CUT, min(_LEAST_CUT, self.target / lag))
-            self.limit = max(self.least, int(min(self.limit, self.under_way) * cut))
+            least = max(self.least, self.alone) if alone else self.least
+            self.limit = max(least, int(min(self.limit, self.under_way) * cut))
+            self._fill()
 
     def _fill(self) -> None:
         while self._waiting and self.has_room:
@@ -123,13 +138,15 @@ class Pressure:
             Urgency.REVOKING: Lane(target=inf, least=sys.maxsize, most=sys.maxsize),
             Urgency.SIGNING_IN: Lane(target=inf, least=4, most=4),
             Urgency.TELLING: Lane(target=0.05, least=64),
-            Urgency.ISSUING: Lane(target=0.002, least=16),
+            Urgency.ISSUING: Lane(target=0.002, least=16, alone=64),
         }
         self._lag = 0.0
         self._metrics = metrics
         self._spread = spread
         self._samples: list[float] = []
         self._next_refusal = 0.0
+        self._others = 0
+        self._rounds_alone = 0
         metrics.watch("loop_lag_seconds", "What the event loop and a thread wait for each other.", lambda: self._lag)
         for urgency, lane in self.lanes.items():
             metrics.watch_under_way(urgency.value, partial(_under_way, lane))
@@ -155,18 +172,32 @@ class Pressure:
             return
         self._lag = median(self._samples)
         self._samples.clear()
+        alone = self._issues_alone()
         for lane in self.lanes.values():
-            lane.adapt(self._lag)
+            lane.adapt(self._lag, alone=alone)
 
     async def watch(self) -> None:
         """Sample the lag until cancelled."""
         loop = asyncio.get_running_loop()
+        asked = 0
         with ThreadPoolExecutor(1, thread_name_prefix="pressure") as thread:
             while True:
-                await asyncio.sleep(SAMPLE_SECONDS)
+                idle, asked = asked == self._asked(), self._asked()
+                await asyncio.sleep(IDLE_SECONDS if idle else SAMPLE_SECONDS)
                 before = loop.time()
                 await loop.run_in_executor(thread, _nothing)
                 self.sampled(loop.time() - before)
+
+    def _issues_alone(self) -> bool:
+        """Whether nobody has lately asked for anything but what is turned away first."""
+        others = self._asked() - self.lanes[Urgency.ISSUING].asked
+        self._rounds_alone = self._rounds_alone + 1 if others == self._others else 0
+        self._others = others
+        return self._rounds_alone >= ALONE_ROUNDS
+
+    def _asked(self) -> int:
+        """Return how many requests have come so far."""
+        return sum(lane.asked for lane in self.lanes.values())
 
 
 def _under_way(lane: Lane) -> int:

@@ -8,11 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.http.pressure import LONGEST_PAUSE, REFUSALS_PER_SECOND, RETRY_SECONDS, SAMPLES, Lane, Pressure
+from broker.http.pressure import (
+    ALONE_ROUNDS,
+    LONGEST_PAUSE,
+    REFUSALS_PER_SECOND,
+    RETRY_SECONDS,
+    SAMPLES,
+    Lane,
+    Pressure,
+)
 from broker.http.urgency import Urgency
 from broker.metrics import Metrics
 
 LATE, IN_TIME = 0.04, 0.0005
+LONG = 20
+"""Rounds of adaptation after which limits stay as they are."""
 
 
 def _pressure(spread: float = 0.0) -> Pressure:
@@ -22,6 +32,13 @@ def _pressure(spread: float = 0.0) -> Pressure:
 def _sample(pressure: Pressure, lag: float, rounds: int = 1) -> None:
     for _ in range(rounds * SAMPLES):
         pressure.sampled(lag)
+
+
+async def _sample_with_others(pressure: Pressure, lag: float) -> None:
+    """As long as needed, somebody revoking meanwhile."""
+    for _ in range(LONG):
+        await _filled(pressure.lanes[Urgency.REVOKING], 1)
+        _sample(pressure, lag)
 
 
 async def _filled(lane: Lane, count: int) -> None:
@@ -48,12 +65,29 @@ async def test_issuing_is_limited_before_telling_and_revoking_never() -> None:
     for urgency in Urgency:
         if urgency is not Urgency.SIGNING_IN:
             await _filled(lanes[urgency], 500)
-    _sample(pressure, LATE, rounds=20)
+    await _sample_with_others(pressure, LATE)
     assert [lanes[urgency].has_room for urgency in (Urgency.ISSUING, Urgency.TELLING)] == [False, True]
-    _sample(pressure, 10 * LATE, rounds=20)
+    await _sample_with_others(pressure, 10 * LATE)
     assert not lanes[Urgency.TELLING].has_room
     assert lanes[Urgency.REVOKING].has_room
     assert (lanes[Urgency.ISSUING].limit, lanes[Urgency.TELLING].limit) == (16, 64)  # however late: never nothing
+
+
+async def test_issuing_gives_way_further_while_others_are_there() -> None:
+    """Who is alone is let in so far that batches are full; fewer are when others come, until some time later."""
+    pressure = _pressure()
+    lane = pressure.lanes[Urgency.ISSUING]
+    await _filled(lane, 500)
+    _sample(pressure, LATE, rounds=LONG)
+    assert lane.limit == 64
+    await _filled(pressure.lanes[Urgency.TELLING], 1)
+    _sample(pressure, LATE, rounds=ALONE_ROUNDS // 2)
+    assert lane.limit == 16
+    for _ in range(500 - 16):
+        lane.leave()
+    async with _one_waits(lane) as task:
+        _sample(pressure, LATE, rounds=ALONE_ROUNDS)
+        assert await task
 
 
 async def test_limits_go_when_the_loop_is_in_time_again() -> None:
