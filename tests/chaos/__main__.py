@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.chaos.ground import Ground
 from tests.chaos.journal import Tail
 from tests.chaos.measures import quantiles, times
+from tests.chaos.replicas import Replicas
 from tests.chaos.run import Plan, Refuted, Run
 
 
@@ -33,7 +34,10 @@ def main() -> int:
     )
     with tempfile.TemporaryDirectory(prefix="broker-chaos-") as temporary:
         folder = Path(temporary) if asked.folder is None else asked.folder
-        ground = Ground(folder, tuple(f"client-{number}" for number in range(1, asked.clients + 1)), asked.workers)
+        clients = tuple(f"client-{number}" for number in range(1, asked.clients + 1))
+        ground = Ground(folder, clients, asked.workers)
+        if asked.replicas:
+            ground = Replicas(folder, clients, replicas=asked.replicas)
         ground.prepare()
         run = Run(ground, plan)
         try:
@@ -50,6 +54,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--workers", type=int, default=1, help="processes that share one SQLite file")
+    parser.add_argument("--replicas", type=int, default=0, help="processes that share one PostgreSQL, instead")
     parser.add_argument("--verifiers", type=int, default=10, help="verifiers in processes of their own")
     parser.add_argument("--clients", type=int, default=3, help="clients that get and use tokens")
     parser.add_argument("--pause", type=float, default=0.05, help="seconds between two rounds of each of those")

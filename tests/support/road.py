@@ -7,19 +7,20 @@ import contextlib
 import socket
 import struct
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, Self
 
 CHUNK: Final = 64 * 1024
 
 
 class Road:
-    """Passes TCP connections on, in turn to those of its ends that can be reached. Use it as a context.
+    """Passes connections on, in turn to those of its ends that can be reached. Use it as a context.
 
     Blocked is worse than cut: connections stay up, or come about, and nothing arrives any more, in either direction.
     """
 
-    def __init__(self, ends: Sequence[int]) -> None:
-        """``ends`` are ports of the loopback address."""
+    def __init__(self, ends: Sequence[int | Path]) -> None:
+        """``ends`` are ports of the loopback address, or sockets in the file system."""
         self._ends = list(ends)
         self._turn = 0
         self._cut = False
@@ -106,7 +107,10 @@ class Road:
 
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         self._turn += 1
-        return await asyncio.open_connection("127.0.0.1", self._ends[self._turn % len(self._ends)])
+        end = self._ends[self._turn % len(self._ends)]
+        if isinstance(end, Path):
+            return await asyncio.open_unix_connection(end)
+        return await asyncio.open_connection("127.0.0.1", end)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(CHUNK):
