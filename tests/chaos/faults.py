@@ -96,10 +96,9 @@ def of_member(member: Member) -> list[Fault]:
         await asyncio.to_thread(member.start)
 
     async def clock_wrong() -> None:
-        member.kill()
-        await asyncio.to_thread(member.start, skew=random.choice(SKEWS))
+        member.set_clock(random.choice(SKEWS))
         await a_while()
-        await killed()
+        member.set_clock(0.0)
 
     async def stopped() -> None:
         member.signal(signal.SIGSTOP)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -37,24 +38,34 @@ class Member:
         """What it has printed, over all its starts."""
         return self.config.with_name(f"log-{self.port}")
 
-    def start(self, *, skew: float = 0.0) -> None:
-        """Start it, with a clock that is ``skew`` seconds ahead, and wait until it is ready.
+    @property
+    def clock(self) -> Path:
+        """What says how wrong its clock is."""
+        return self.config.with_name(f"clock-{self.port}")
 
-        With such a clock, it is enough that it answers: it may know better than to be ready.
+    def set_clock(self, ahead: float) -> None:
+        """Set its clock ahead of the right time by so many seconds; it runs, and does not hear of that."""
+        with self.clock.open("r+b") as file:
+            file.write(struct.pack("d", ahead))
+
+    def start(self) -> None:
+        """Start it, and wait until it is ready.
+
         It is started again when it ends, as whatever looks after processes does: what it needs may be out of order.
         """
         deadline = time.monotonic() + PATIENCE
-        self.process = self._launched(skew)
-        while not self.answers("healthz" if skew else "readyz"):
+        self.clock.write_bytes(struct.pack("d", 0.0))
+        self.process = self._launched()
+        while not self.is_ready():
             if time.monotonic() > deadline:
                 raise AssertionError(f"the broker did not start:\n{self.log.read_text()[-4000:]}")
             if self.process.poll() is not None:
-                self.process = self._launched(skew)
+                self.process = self._launched()
             time.sleep(0.05)
 
-    def _launched(self, skew: float) -> subprocess.Popen[bytes]:
+    def _launched(self) -> subprocess.Popen[bytes]:
         path = os.pathsep.join([str(SKEW), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-        wrong = {"CHAOS_SKEW": str(skew), "PYTHONPATH": path} if skew else {}
+        clock = {"CHAOS_SKEW": str(self.clock), "PYTHONPATH": path}
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "broker", "serve", "--config", str(self.config), *self.arguments],
@@ -62,13 +73,13 @@ class Member:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                env={**os.environ, **self.environment, "BROKER_LISTEN_PORT": str(self.port), **wrong},
+                env={**os.environ, **self.environment, "BROKER_LISTEN_PORT": str(self.port), **clock},
             )
 
-    def answers(self, path: str) -> bool:
-        """Whether it says that it is well."""
+    def is_ready(self) -> bool:
+        """Whether it says so."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/{path}", timeout=2) as response:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=2) as response:
                 return bool(response.status == 200)
         except (urllib.error.URLError, OSError):
             return False
