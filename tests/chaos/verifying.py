@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections import deque
+from typing import Final
 
 from broker.client import Client, KeyIdentity
 from broker.core.errors import BrokerError
@@ -15,24 +17,36 @@ from tests.chaos.detour import detour
 from tests.chaos.journal import Journal, Tail
 from tests.support.running_broker import TICKETS
 
-AGENT = "gateway"
+AGENT: Final = "gateway"
+
+MAX_STALENESS: Final = 4.0
+LEEWAY: Final = 1.0
+"""Less than by default: a verifier that hears nothing shall refuse within the time that a fault or a call may last."""
+
+WITHIN: Final = MAX_STALENESS + LEEWAY
+"""After so many seconds without a statement, where clocks are the same, nothing is accepted (see ``View``)."""
 
 
 def verify(place: Place, name: str, clients: tuple[str, ...], *, through: int, pause: float) -> None:
-    """Be a verifier until the process is ended. It reaches the broker through the port ``through`` alone."""
+    """Be a verifier until the process is ended. It reaches the broker through the port ``through`` alone.
+
+    The broker knows each process that ever had this name by a name of its own.
+    """
     port = int(place.issuer.rpartition(":")[2])
     with asyncio.Runner(loop_factory=detour(port, through)) as runner:
         runner.run(_verify(place, name, clients, pause))
 
 
 async def _verify(place: Place, name: str, clients: tuple[str, ...], pause: float) -> None:
-    journal = Journal(place.journals, name)
+    journal, own_name = Journal(place.journals, name), f"{name}.{os.getpid()}"
     tails = [(Tail(place.held_up(client)), deque[tuple[str, str]](maxlen=HELD)) for client in clients]
     refused: dict[str, str] = {}
     identity = KeyIdentity.from_file(AGENT, place.folder / f"{AGENT}.pem")
     async with (
         Client(place.issuer, identity=identity) as client,
-        Verifier(place.issuer, TICKETS, credentials=client) as verifier,
+        Verifier(
+            place.issuer, TICKETS, credentials=client, max_staleness=MAX_STALENESS, leeway=LEEWAY, name=own_name
+        ) as verifier,
     ):
         while True:
             for tail, held in tails:
