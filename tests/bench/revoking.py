@@ -13,11 +13,16 @@ from rich.table import Table
 from tests.bench.fill import fill
 from tests.chaos.ground import Ground
 from tests.chaos.measures import Took, quantiles, times
+from tests.chaos.replicas import Replicas
 from tests.chaos.run import Plan, Run
 
 CLIENTS: Final = ("client-1", "client-2", "client-3")
+REPLICAS: Final = 3
 VERIFIERS: Final = 40
 REVOCATIONS: Final = 100
+
+PAUSE: Final = 0.1
+"""Seconds between two rounds of a verifier or client: more would measure how so many processes share a machine."""
 
 FEW: Final = 1_000
 OF_EVERYTHING: Final = 15
@@ -27,16 +32,24 @@ STARTS: Final = 5
 
 
 def measure(folder: Path, table: Table, _many: int) -> None:
-    """Add the rows about revocations that each hit something in use."""
-    plan = Plan(verifiers=VERIFIERS, pause=0.05, every=0.3, seconds=600, revocations=REVOCATIONS)
-    ground = Ground(folder, CLIENTS)
-    ground.prepare()
-    took = _judged(ground, plan)
-    places = sum(one.places for one in took) / len(took)
-    title = f"{len(took)} revocations under load, {VERIFIERS} verifiers"
-    table.add_row(f"{title}: to the answer", quantiles(one.answered for one in took), "", "p50 / p99 / max")
-    table.add_row(f"{title}: to the last first refusal", quantiles(_refused(took)), "", "p50 / p99 / max")
-    table.add_row(f"{title}: places that had accepted it", f"{places:.1f}", "", "the second before")
+    """Add the rows about revocations that each hit something in use: of one broker, and of replicas on PostgreSQL."""
+    plan = Plan(verifiers=VERIFIERS, pause=PAUSE, every=0.3, seconds=600, revocations=REVOCATIONS)
+    grounds = {
+        "1 broker": Ground(folder / "one", CLIENTS),
+        f"{REPLICAS} replicas": Replicas(folder / "replicas", CLIENTS, replicas=REPLICAS),
+    }
+    for brokers, ground in grounds.items():
+        ground.prepare()
+        took = _judged(ground, plan)
+        title = f"{len(took)} revocations, {brokers}, {VERIFIERS} verifiers"
+        for what, seconds in (
+            ("to the answer", [one.answered for one in took]),
+            ("to the last acceptance", [one.accepted for one in took]),
+            ("to the last first refusal", _refused(took)),
+        ):
+            table.add_row(f"{title}: {what}", quantiles(seconds), "", "p50 / p99 / max")
+        applied, places = sum(one.applied for one in took), sum(one.places for one in took) / len(took)
+        table.add_row(f"{title}: said applied", f"{applied}", "", f"no acceptance after it, {places:.1f} places each")
 
 
 def measure_masses(folder: Path, table: Table, many: int) -> None:

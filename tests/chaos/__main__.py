@@ -73,7 +73,8 @@ def _print_figures(journals: Path) -> None:
     faults = Counter(f"{line['target'].split()[0]} {line['name']}" for line in Tail(journals / "faults.jsonl").new())
     print(f"revocations: {len(took)}, places each: {sum(one.places for one in took) / max(1, len(took)):.1f}")
     print(f"call to answer, p50 / p99 / max:        {quantiles(one.answered for one in took)}")
-    print(f"call to last refusal, p50 / p99 / max:  {quantiles(seen)}")
+    print(f"call to last acceptance, the same:      {quantiles(one.accepted for one in took)}")
+    print(f"call to last first refusal, the same:   {quantiles(seen)}")
     print(f"answers that said applied: {sum(one.applied for one in took)}")
     print(f"faults: {json.dumps(faults, sort_keys=True)}")
 

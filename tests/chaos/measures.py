@@ -18,14 +18,16 @@ BEFORE: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Took:
-    """One revocation, in seconds from the call: to the answer, and to the last first refusal; by how many places.
+    """One revocation, in seconds from the call: to the answer, to the last acceptance, and to the last first refusal.
 
-    ``applied`` is whether the answer said so; ``refused`` is None if a place that had accepted what it kills was not
-    seen to judge it again.
+    What happened in between, at the latest of ``places`` places, no client saw. ``applied`` is whether the answer said
+    so; ``accepted`` is 0 if nobody accepted after the call; ``refused`` is None if a place that had accepted what it
+    kills was not seen to judge it again.
     """
 
     answered: float
     applied: bool
+    accepted: float
     refused: float | None
     places: int
 
@@ -56,14 +58,15 @@ def times(journals: Path) -> list[Took]:
 def _took(call: dict[str, Any], judged: dict[str, dict[str, Judged]]) -> Took:
     """Look at the token that the call was about, whatever else its rule kills."""
     began = call["began"]
-    firsts = []
+    firsts, last = [], began
     for place in judged.get(call["token"], {}).values():
         at = bisect_left(place.accepted, began)
         if at and place.accepted[at - 1] > began - BEFORE:
             firsts.append(next((moment - began for moment in place.refused if moment > began), None))
+        last = max([last, *place.accepted[at:]])
     known = [first for first in firsts if first is not None]
     slowest = max(known) if known and len(known) == len(firsts) else None
-    return Took(call["ended"] - began, call["applied"], slowest, len(firsts))
+    return Took(call["ended"] - began, call["applied"], last - began, slowest, len(firsts))
 
 
 def quantiles(values: Iterable[float]) -> str:

@@ -51,20 +51,20 @@ def test_the_last_first_refusal(tmp_path: Path) -> None:
         _judged("refused", "verifier-2", 9.0),  # for another reason
         _call(10.0, 10.25),
         _judged("refused", "verifier-1", 10.5),
-        _judged("accepted", "verifier-2", 10.4),
+        _judged("accepted", "verifier-2", 10.5),
         _judged("refused", "verifier-2", 10.75),
         _judged("refused", "verifier-2", 11.0),
         _judged("refused", "verifier-3", 20.0),
         _judged("refused", "verifier-1", 10.1, token="tok_2"),
     )
-    assert took == [Took(answered=0.25, applied=True, refused=0.75, places=2)]
+    assert took == [Took(answered=0.25, applied=True, accepted=0.5, refused=0.75, places=2)]
 
 
 def test_never_seen_to_refuse(tmp_path: Path) -> None:
     """Then nobody knows, which is not the same as at once."""
     lines = (_judged("accepted", "a", 9.5), _judged("accepted", "b", 9.5), _judged("refused", "a", 10.1))
     (took,) = _times(tmp_path, *lines, _call(10.0, 10.5))
-    assert took == Took(answered=0.5, applied=True, refused=None, places=2)
+    assert took == Took(answered=0.5, applied=True, accepted=0.0, refused=None, places=2)
 
 
 def test_what_is_not_durable(tmp_path: Path) -> None:
