@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -22,10 +22,11 @@ STALENESS: Final = 1.0
 
 @dataclass
 class Replicas(Ground):
-    """A ground of several brokers that share a database."""
+    """A ground of several brokers that share a database. ``roads`` lead there, one for each."""
 
     replicas: int = 3
     within: float = STALENESS
+    roads: list[Road] = field(default_factory=list)
 
     async def open(self, stack: AsyncExitStack) -> list[Fault]:
         """Start the database, move the new ledger there, and make a road to it for each broker."""
@@ -36,6 +37,7 @@ class Replicas(Ground):
         faults = database.faults()
         for number, member in enumerate(self.members, 1):
             road = await stack.enter_async_context(Road([database.socket]))
+            self.roads.append(road)
             shutil.copytree(self.first.home, member.config.parent)
             member.environment = {"BROKER_LEDGER_URL": f"postgresql://postgres@127.0.0.1:{road.port}/postgres"}
             faults += of_road(road, f"road of replica {number}")
