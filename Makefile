@@ -8,6 +8,9 @@ BIN := .venv/bin
 STAMP := .venv/installed-$(shell pwd -P | cksum | cut -d ' ' -f 1)
 IS_RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 REQUIREMENTS := requirements.lock
+# What make chaos runs: processes on one SQLite file, or on one PostgreSQL, and for how long.
+BROKERS ?= --replicas 3
+MINUTES ?= 10
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -19,7 +22,7 @@ help:
 	@echo "make test    run all tests"
 	@echo "make check   lint, format check, types, direction of imports"
 	@echo "make bench   measure issuing, verification, revocation, leases and proofs, as ratios"
-	@echo "make chaos   ten minutes of kills, cuts and wrong clocks under load, and then the proof"
+	@echo "make chaos   ten minutes of kills, cuts and wrong clocks under load, and then the proof (MINUTES=3 BROKERS='--workers 3')"
 	@echo "make lock    compile $(REQUIREMENTS) from pyproject.toml (UPGRADE=1: with newer versions)"
 	@echo "make clean   remove .venv and caches"
 
@@ -41,7 +44,7 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.bench
 
 chaos: $(STAMP)
-	$(BIN)/python -m tests.chaos --minutes 10 --faults 3
+	$(BIN)/python -m tests.chaos $(BROKERS) --minutes $(MINUTES) --faults 3 --revokers 3 --pause 0.1
 
 $(STAMP): pyproject.toml $(REQUIREMENTS)
 	@if [ -e $@ ] && $(BIN)/python -m pip --version >/dev/null 2>&1; then exit 0; fi; \

@@ -27,6 +27,7 @@ def main() -> int:
         verifiers=asked.verifiers,
         pause=asked.pause,
         every=asked.every,
+        revokers=asked.revokers,
         seconds=60 * asked.minutes,
         revocations=asked.revocations,
         faults=asked.faults,
@@ -53,13 +54,15 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--workers", type=int, default=1, help="processes that share one SQLite file")
-    parser.add_argument("--replicas", type=int, default=0, help="processes that share one PostgreSQL, instead")
+    brokers = parser.add_mutually_exclusive_group()
+    brokers.add_argument("--workers", type=int, default=1, help="processes that share one SQLite file")
+    brokers.add_argument("--replicas", type=int, default=0, help="processes that share one PostgreSQL, instead")
     parser.add_argument("--verifiers", type=int, default=10, help="verifiers in processes of their own")
     parser.add_argument("--clients", type=int, default=3, help="clients that get and use tokens")
     parser.add_argument("--pause", type=float, default=0.05, help="seconds between two rounds of each of those")
     parser.add_argument("--every", type=float, default=0.5, help="seconds between two revocations")
-    parser.add_argument("--revocations", type=int, help="how many; by default as many as there is time for")
+    parser.add_argument("--revokers", type=int, default=1, help="processes that revoke")
+    parser.add_argument("--revocations", type=int, help="how many by each; by default as many as there is time for")
     parser.add_argument("--minutes", type=float, default=1.0, help="how long, unless that many are done before")
     parser.add_argument("--faults", type=int, default=0, metavar="N", help="so many faults at a time")
     parser.add_argument("--calm", type=float, default=1.0, help="seconds between two faults")

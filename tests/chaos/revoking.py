@@ -18,7 +18,6 @@ import jwt
 from tests.chaos.clients import LOST, Brokers, Place
 from tests.chaos.journal import Journal, Tail
 
-NAME: Final = "revoker"
 SCOPE: Final = "revocations:write"
 WAIT: Final = 15
 """Seconds that a call may wait for everybody to apply the rule."""
@@ -45,15 +44,16 @@ BLOCKING: Final = frozenset({"agent", "issuer"})
 """Which of them also refuse new tokens for a while."""
 
 
-def revoke(place: Place, clients: tuple[str, ...], kinds: tuple[str, ...], *, pause: float, count: int | None) -> None:
+def revoke(
+    place: Place, name: str, clients: tuple[str, ...], kinds: tuple[str, ...], *, pause: float, count: int | None
+) -> None:
     """Revoke ``count`` times, or until the process is ended, with so many seconds in between."""
-    asyncio.run(_revoke(place, clients, kinds, pause, count))
+    asyncio.run(_revoke(place, Journal(place.journals, name), clients, kinds, pause, count))
 
 
 async def _revoke(
-    place: Place, clients: tuple[str, ...], kinds: tuple[str, ...], pause: float, count: int | None
+    place: Place, journal: Journal, clients: tuple[str, ...], kinds: tuple[str, ...], pause: float, count: int | None
 ) -> None:
-    journal = Journal(place.journals, NAME)
     tails = [Tail(place.held_up(client)) for client in clients]
     async with aiohttp.ClientSession(timeout=_PATIENCE) as session:
         brokers = Brokers(place, "operator", session)

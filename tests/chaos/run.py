@@ -17,7 +17,7 @@ from tests.chaos.crew import Hand
 from tests.chaos.faults import Fault, befall, of_hand, of_member, of_road
 from tests.chaos.ground import Ground
 from tests.chaos.journal import Journal
-from tests.chaos.revoking import NAME, SELECTORS, revoke
+from tests.chaos.revoking import SELECTORS, revoke
 from tests.chaos.verifying import WITHIN, verify
 from tests.support.road import Road
 
@@ -28,15 +28,16 @@ WARM_SECONDS: Final = 2.0
 class Plan:
     """What happens in a run. Times are seconds.
 
-    Clients and verifiers go round every ``pause``; something is revoked ``every`` so often, by one of ``kinds`` in
-    turn, until that was done ``revocations`` times or the ``seconds`` are over. ``faults`` happen at a time, each
-    ``calm`` after the one before.
+    Clients and verifiers go round every ``pause``. Each of the ``revokers`` revokes something ``every`` so often, by
+    one of ``kinds`` in turn, until it has done that ``revocations`` times or the ``seconds`` are over. So many
+    ``faults`` happen at a time, each ``calm`` after the one before.
     """
 
     verifiers: int
     pause: float
     every: float
     seconds: float
+    revokers: int = 1
     revocations: int | None = None
     kinds: tuple[str, ...] = tuple(SELECTORS)
     faults: int = 0
@@ -80,13 +81,12 @@ class Run:
                 await self._gather(stack)
                 await asyncio.sleep(WARM_SECONDS)
                 until = time.monotonic() + plan.seconds
-                revoker = self._begin(
-                    NAME, revoke, ground.place(), ground.clients, plan.kinds, pause=plan.every, count=plan.revocations
-                )
+                revokers = [self._revoker(f"revoker-{number}") for number in range(1, plan.revokers + 1)]
                 journal = Journal(ground.place().journals, "faults")
                 faults = [befall(self._faults, journal, pause=plan.calm, until=until) for _ in range(plan.faults)]
                 await asyncio.gather(*faults)
-                await asyncio.to_thread(revoker.process.join, max(0.0, until - time.monotonic()))
+                for revoker in revokers:
+                    await asyncio.to_thread(revoker.process.join, max(0.0, until - time.monotonic()))
             finally:
                 for hand in self._hands:
                     hand.kill()
@@ -104,6 +104,11 @@ class Run:
             road = await self._road(stack, f"road of {name}", ports)
             hand = self._begin(name, verify, ground.place(), name, ground.clients, through=road.port, pause=plan.pause)
             self._faults += of_hand(hand)
+
+    def _revoker(self, name: str) -> Hand:
+        ground, plan = self.ground, self.plan
+        what = (ground.place(), name, ground.clients, plan.kinds)
+        return self._begin(name, revoke, *what, pause=plan.every, count=plan.revocations)
 
     def _begin(self, name: str, does: Callable[..., None], *arguments: object, **settings: object) -> Hand:
         hand = Hand(name, does, arguments, settings)

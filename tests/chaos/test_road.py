@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -103,6 +104,22 @@ async def test_several_ends() -> None:
             pass
         async with Road([one, gone]) as road:
             assert [await said_again(road.port, b"") for _ in range(3)] == [b"1"] * 3
+
+
+async def test_a_socket_in_the_file_system(tmp_path: Path) -> None:
+    """It is an end as well, and one that may be gone."""
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer):
+            writer.write(b"1")
+
+    end = tmp_path / "s"
+    async with await asyncio.start_unix_server(greet, end), Road([end]) as road:
+        assert await said_again(road.port, b"") == b"1"
+    end.unlink(missing_ok=True)
+    async with Road([end]) as road:
+        with pytest.raises((OSError, asyncio.IncompleteReadError)):
+            await said_again(road.port, b"")
 
 
 def test_a_detour() -> None:
