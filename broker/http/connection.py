@@ -78,7 +78,8 @@ class Connection(web.RequestHandler):
             self.end_with(BrokerError(Code.OVERLOADED, "too many connections"))
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Leave."""
+        """Leave. From now on nothing may be asked of the transport: some say so by an error."""
+        self._wire = None
         self._crowd.left(self)
         if self._lost is not None:
             self._lost()

@@ -363,6 +363,23 @@ async def test_who_does_not_read_is_dropped(template: Template, tmp_path: Path) 
         writer.close()
 
 
+async def test_one_who_has_just_gone_keeps_nothing_from_the_others(app: BrokerApp, token: str) -> None:
+    """Between the end of a connection and the moment at which its stream hears of it, there may be news."""
+    feed = app.services.feed
+    async with _following(app, token) as gone:
+        await gone.snapshot()
+        ((sink, follower),) = feed._followers.items()
+    await _until(lambda: feed.followers == 0)
+    async with _following(app, token) as reader, asyncio.timeout(60):
+        await reader.snapshot()
+        (other,) = feed._followers
+        feed._followers[sink] = follower
+        feed._followers[other] = feed._followers.pop(other)
+        _put(app, 1)
+        assert (await reader.rule()).rule.number == 1
+        feed._followers.pop(sink)
+
+
 async def test_who_speaks_into_a_stream_is_cut_off(app: BrokerApp, token: str) -> None:
     """There is nothing to say: what is sent would be kept for a request that never begins."""
     reader, writer = await _raw(app, token, "HTTP/1.1")
