@@ -129,11 +129,15 @@ def _entries(path: Path) -> Iterator[Line]:
 
 
 def _ledger(entries: Iterable[Line], found: Found) -> Iterator[str]:
-    """Walk through the ledger as it grew: at each place there is one epoch, and there are the blocks in force."""
+    """Walk through the ledger as it grew: at each place there is one epoch, and there are the blocks in force.
+
+    A block is over when an entry after it is dated so late, by whichever clock: setting that back does not revive it.
+    """
     epoch = 0
     blocks: dict[str, tuple[Facts, float]] = {}
     for entry in entries:
         found.size += 1
+        blocks = {name: block for name, block in blocks.items() if entry["at"] / 1000 < block[1]}
         where, kind = f"entry {entry['seq']}", entry["kind"]
         if kind in ("rule.added", "ledger.restore_accepted"):
             if entry["number"] != epoch + 1 and not (kind != "rule.added" and entry["number"] > epoch):
@@ -151,8 +155,8 @@ def _ledger(entries: Iterable[Line], found: Found) -> Iterator[str]:
             if entry["epoch"] != epoch:
                 yield f"{where}: the token {entry['ref']} has epoch {entry['epoch']}, and there are {epoch} rules"
             facts = _granted(entry)
-            for name, (selector, until) in blocks.items():
-                if _covers(selector, facts) and entry["at"] / 1000 < until:
+            for name, (selector, _) in blocks.items():
+                if _covers(selector, facts):
                     yield f"{where}: the token {entry['ref']} was granted in spite of the block {name}"
 
 

@@ -108,6 +108,7 @@ def _sound() -> Story:
     story.revoke(3, {"everything": True}, 60.0, block={"id": "block_2"})
     story.entries.append({"kind": "block.lifted", "ref": "block_2", "at": 61_000})
     story.grant("tok_6", 3, 62.0)
+    story.grant("tok_7", 3, 45.0, tier="write")  # after the block, by a clock that was set back
     return story
 
 
@@ -147,6 +148,11 @@ def _one_key(story: Story) -> None:
             line["key"] = "same"
 
 
+def _fast(story: Story) -> None:
+    story.entries[0]["at"] = 10**9
+    story.entries[5]["tier"] = "write"
+
+
 def _root_moved(story: Story) -> None:
     story.note = story.checkpoint()
     story.entries[0]["agent"] = "beta"
@@ -164,6 +170,7 @@ FORGERIES: dict[str, tuple[Callable[[Story], object], str]] = {
     "a rule is another one": (_forge(2, selector={"role": "triage"}), "rule_1 was acknowledged as 1"),
     "one call makes two rules": (_one_key, "one revocation became two rules: rule_1 and rule_2"),
     "a grant in spite of a block": (_forge(5, tier="write"), "tok_4 was granted in spite of the block block_1"),
+    "a clock that was fast before the block": (_fast, "tok_4 was granted in spite of the block block_1"),
     "a block that is not lifted": (lambda story: story.entries.pop(8), "tok_6 was granted in spite of"),
     "accepted after applied": (_late("verifier-2", 20.7), "tok_1 was accepted by verifier-2 200 ms after rule 1"),
     "introspected after applied": (_late("broker:1", 20.7), "tok_1 was accepted by broker:1 200 ms after rule 1"),
@@ -174,7 +181,7 @@ FORGERIES: dict[str, tuple[Callable[[Story], object], str]] = {
     "a broker beyond its bound": (_unapplied("broker:1", 22.0), "tok_1 was accepted by broker:1 500 ms after rule 1"),
     "a verifier beyond its bound": (_unapplied("verifier-2", 36.0), "tok_1 was accepted by verifier-2 500 ms after"),
     "accepted and never given": (_late("verifier-1", 5.0, "tok_0"), "tok_0 was accepted by verifier-1, and nobody"),
-    "an entry is changed": (_root_moved, "the tree: the checkpoint in note.txt has another root for 10 entries"),
+    "an entry is changed": (_root_moved, "the tree: the checkpoint in note.txt has another root for 11 entries"),
 }
 
 
@@ -182,8 +189,8 @@ def test_a_sound_run(tmp_path: Path) -> None:
     """Nothing is found, and the figures are those of the run. A line that was never finished counts for none."""
     code, said = SOUND.judged(tmp_path, torn='{"what": "accep')
     assert code == 0, said
-    counted = {"received": 6, "revoked": 3, "applied": 3, "accepted": 5, "refused": 1}
-    assert json.loads(said) == {"entries": 10, "rules": 3, **counted}
+    counted = {"received": 7, "revoked": 3, "applied": 3, "accepted": 5, "refused": 1}
+    assert json.loads(said) == {"entries": 11, "rules": 3, **counted}
 
 
 @pytest.mark.parametrize("name", FORGERIES)
