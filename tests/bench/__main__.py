@@ -35,7 +35,7 @@ from tests.bench.overload import measure as measure_overload
 from tests.bench.proofs import measure as measure_proofs
 from tests.bench.propagation import measure as measure_propagation
 from tests.bench.revoking import measure as measure_revoking
-from tests.bench.revoking import measure_masses
+from tests.bench.revoking import measure_cut_off, measure_masses
 from tests.bench.stage import Load, Stage
 from tests.bench.verification import measure as measure_verifying
 from tests.support.running_broker import free_port
@@ -197,6 +197,7 @@ PARTS: Mapping[str, Callable[[Path, Table, int], None]] = {
     "verification": _offline,
     "revocation": measure_masses,
     "revoking": measure_revoking,
+    "cut-off": measure_cut_off,
     "propagation": measure_propagation,
     "leases": _leases,
     "feed": measure_feed,

@@ -11,10 +11,12 @@ from typing import Final
 from rich.table import Table
 
 from tests.bench.fill import fill
+from tests.chaos.cutting_off import cut_off
 from tests.chaos.ground import Ground
 from tests.chaos.measures import Took, quantiles, times
-from tests.chaos.replicas import Replicas
+from tests.chaos.replicas import STALENESS, Replicas
 from tests.chaos.run import Plan, Run
+from tests.chaos.verifying import WITHIN
 
 CLIENTS: Final = ("client-1", "client-2", "client-3")
 REPLICAS: Final = 3
@@ -52,6 +54,17 @@ def measure(folder: Path, table: Table, _many: int) -> None:
         table.add_row(f"{title}: said applied", f"{applied}", "", f"no acceptance after it, {places:.1f} places each")
 
 
+def measure_cut_off(folder: Path, table: Table, _many: int) -> None:
+    """Add the rows about a replica and a verifier that hear nothing, and the call that revokes meanwhile."""
+    story = cut_off(folder / "cut-off")
+    table.add_row(
+        "a revocation, one of two replicas and verifiers cut off: to applied", _ms(story.took), "", "the call"
+    )
+    for by, code, bound in (("replica-2", "rules_stale", STALENESS), ("verifier-2", "view_stale", WITHIN)):
+        figure = f"{_ms(story.accepted(by))}, {_ms(story.refused(by, code))}"
+        table.add_row(f"{by} is cut off: last acceptance, first refusal", figure, "", f"at most {bound:g} s, {code}")
+
+
 def measure_masses(folder: Path, table: Table, many: int) -> None:
     """Add the rows about rules for everything over few and over very many live tokens, and about starting there."""
     answered, refused = dict[int, float](), dict[int, float]()
@@ -79,6 +92,10 @@ def _judged(ground: Ground, plan: Plan) -> list[Took]:
 
 def _refused(took: list[Took]) -> list[float]:
     return [one.refused for one in took if one.refused is not None]
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:,.0f} ms"
 
 
 def _started(ground: Ground) -> tuple[float, float]:

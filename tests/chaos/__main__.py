@@ -17,7 +17,7 @@ from tests.chaos.ground import Ground
 from tests.chaos.journal import Tail
 from tests.chaos.measures import quantiles, times
 from tests.chaos.replicas import Replicas
-from tests.chaos.run import Plan, Refuted, Run
+from tests.chaos.run import WAIT, Plan, Refuted, Run
 
 
 def main() -> int:
@@ -30,6 +30,7 @@ def main() -> int:
         revokers=asked.revokers,
         seconds=60 * asked.minutes,
         revocations=asked.revocations,
+        wait=asked.wait,
         faults=asked.faults,
         calm=asked.calm,
     )
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--every", type=float, default=0.5, help="seconds between two revocations")
     parser.add_argument("--revokers", type=int, default=1, help="processes that revoke")
     parser.add_argument("--revocations", type=int, help="how many by each; by default as many as there is time for")
+    parser.add_argument("--wait", type=float, default=WAIT, help="seconds for which each may wait to be applied")
     parser.add_argument("--minutes", type=float, default=1.0, help="how long, unless that many are done before")
     parser.add_argument("--faults", type=int, default=0, metavar="N", help="so many faults at a time")
     parser.add_argument("--calm", type=float, default=1.0, help="seconds between two faults")

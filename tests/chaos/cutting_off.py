@@ -46,7 +46,7 @@ class Judgement:
 
 @dataclass
 class CuttingOff:
-    """What happens to one token. Moments are monotonic seconds: of the roads' end, and of the answer to the call.
+    """What happens to one token. Moments are monotonic seconds: of the roads' end, of the call, and of its answer.
 
     ``propagation`` is from that answer, in which ``silent`` is what the replica and the verifier are called that were
     cut off.
@@ -55,9 +55,20 @@ class CuttingOff:
     ground: Replicas
     judgements: list[Judgement] = field(default_factory=list)
     blocked: float = 0.0
+    called: float = 0.0
     answered: float = 0.0
     propagation: dict[str, Any] = field(default_factory=dict)
     silent: tuple[str, str] = ("", "")
+
+    @property
+    def took(self) -> float:
+        """How many seconds the call took."""
+        return self.answered - self.called
+
+    @property
+    def after(self) -> list[Judgement]:
+        """What was judged when the roads had ended."""
+        return [one for one in self.judgements if one.began > self.blocked]
 
     def accepted(self, by: str) -> float:
         """When the last acceptance of one place began, in seconds from the end of the roads."""
@@ -65,7 +76,7 @@ class CuttingOff:
 
     def refused(self, by: str, code: str) -> float:
         """When the first refusal of one place for this reason began, in seconds from the end of the roads."""
-        return min(one.began for one in self.judgements if one.by == by and one.code == code) - self.blocked
+        return min(one.began for one in self.after if one.by == by and one.code == code) - self.blocked
 
 
 def cut_off(folder: Path) -> CuttingOff:
@@ -93,23 +104,18 @@ async def _happens(story: CuttingOff) -> None:
         for hand in hands:
             hand.start()
             stack.callback(hand.kill)
-        operator, revoker = Brokers(place, "operator", http), Brokers(place, "operator", http)
-        await revoker.sign_in(place.ports[0], SCOPE)
+        story.silent = (await _id_of(ground), f"gateway#{PLACES[3]}.{hands[1].process.pid}")
+        operator = Brokers(place, "operator", http)
         async with asyncio.TaskGroup() as group:
             asking = [
-                *(
-                    group.create_task(_ask(story, operator, *one, token))
-                    for one in zip(PLACES, place.ports, strict=False)
-                ),
-                *(group.create_task(_read(story, Tail(place.journals / f"{name}.jsonl"))) for name in PLACES[2:]),
+                group.create_task(_ask(story, operator, PLACES[0], place.ports[0], token)),
+                group.create_task(_ask(story, operator, PLACES[1], place.ports[1], token)),
+                group.create_task(_read(story, Tail(place.journals / f"{PLACES[2]}.jsonl"))),
+                group.create_task(_read(story, Tail(place.journals / f"{PLACES[3]}.jsonl"))),
             ]
             await _until(lambda: {one.by for one in story.judgements if one.accepted} == set(PLACES))
-            story.silent = (await _id_of(ground), f"gateway#{PLACES[3]}.{hands[1].process.pid}")
-            story.blocked = time.monotonic()
-            ground.roads[1].block()
-            road.block()
-            await _revoked(story, revoker, place)
-            await _until(lambda: {one.by for one in story.judgements if not one.accepted} == set(PLACES))
+            await _revoke(story, Brokers(place, "operator", http), place, (ground.roads[1], road))
+            await _until(lambda: {one.by for one in story.after if not one.accepted} == set(PLACES))
             for task in asking:
                 task.cancel()
 
@@ -144,9 +150,15 @@ async def _read(story: CuttingOff, tail: Tail) -> None:
         await asyncio.sleep(_PAUSE)
 
 
-async def _revoked(story: CuttingOff, revoker: Brokers, place: Place) -> None:
+async def _revoke(story: CuttingOff, revoker: Brokers, place: Place, roads: tuple[Road, ...]) -> None:
+    """Block the roads, and revoke what the client has, at the broker that is not cut off."""
+    await revoker.sign_in(place.ports[0], SCOPE)
+    story.blocked = time.monotonic()
+    for road in roads:
+        road.block()
     order = {"selector": {"agent": CLIENT}, "reason": "what this is for", "wait": WAIT}
     headers = {"Idempotency-Key": str(uuid.uuid4())}
+    story.called = time.monotonic()
     status, told = await revoker.call(place.ports[0], "/v1/revocations", SCOPE, json=order, headers=headers)
     assert status == HTTPStatus.CREATED, told
     story.answered, story.propagation = time.monotonic(), told["propagation"]

@@ -94,6 +94,11 @@ class Ground:
         """Return where the ledger can be read; brokers are running still."""
         return self.first.ledger
 
+    def surprises(self) -> list[str]:
+        """Return what brokers have logged of exceptions that they do not expect, whatever befell them."""
+        lines = [line for member in self.members for line in member.log.read_text().splitlines()]
+        return [line for line in lines if '"error":[' in line or line.startswith("Traceback")]
+
     def end(self) -> None:
         """End whatever still runs."""
         for member in self.members:

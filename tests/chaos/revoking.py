@@ -9,6 +9,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -19,13 +20,11 @@ from tests.chaos.clients import LOST, Brokers, Place
 from tests.chaos.journal import Journal, Tail
 
 SCOPE: Final = "revocations:write"
-WAIT: Final = 15
-"""Seconds that a call may wait for everybody to apply the rule."""
-
 SETTLED: Final = 0.4
 """Seconds after which a token that is held up is in use everywhere."""
 
-_PATIENCE: Final = aiohttp.ClientTimeout(total=WAIT + 10, connect=2)
+_PATIENCE: Final = 10
+"""Seconds that a call may take besides what it waits for."""
 
 SELECTORS: Final[Mapping[str, Callable[[Mapping[str, Any]], dict[str, object]]]] = {
     "token": lambda claims: {"token": claims["jti"]},
@@ -44,26 +43,36 @@ BLOCKING: Final = frozenset({"agent", "issuer"})
 """Which of them also refuse new tokens for a while."""
 
 
-def revoke(
-    place: Place, name: str, clients: tuple[str, ...], kinds: tuple[str, ...], *, pause: float, count: int | None
-) -> None:
-    """Revoke ``count`` times, or until the process is ended, with so many seconds in between."""
-    asyncio.run(_revoke(place, Journal(place.journals, name), clients, kinds, pause, count))
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """How somebody revokes: ``count`` times, or until the process is ended, by one of ``kinds`` in turn.
+
+    Times are seconds: ``pause`` lies between two revocations, and each may ``wait`` for everybody to apply the rule.
+    """
+
+    kinds: tuple[str, ...]
+    pause: float
+    wait: float
+    count: int | None = None
 
 
-async def _revoke(
-    place: Place, journal: Journal, clients: tuple[str, ...], kinds: tuple[str, ...], pause: float, count: int | None
-) -> None:
+def revoke(place: Place, name: str, clients: tuple[str, ...], habits: Habits) -> None:
+    """Revoke what clients have in use."""
+    asyncio.run(_revoke(place, Journal(place.journals, name), clients, habits))
+
+
+async def _revoke(place: Place, journal: Journal, clients: tuple[str, ...], habits: Habits) -> None:
     tails = [Tail(place.held_up(client)) for client in clients]
-    async with aiohttp.ClientSession(timeout=_PATIENCE) as session:
+    patience = aiohttp.ClientTimeout(total=habits.wait + _PATIENCE, connect=2)
+    async with aiohttp.ClientSession(timeout=patience) as session:
         brokers = Brokers(place, "operator", session)
-        for turn in itertools.count() if count is None else range(count):
-            await asyncio.sleep(random.uniform(0, 2 * pause))
-            port, kind = random.choice(place.ports), kinds[turn % len(kinds)]
+        for turn in itertools.count() if habits.count is None else range(habits.count):
+            await asyncio.sleep(random.uniform(0, 2 * habits.pause))
+            port, kind = random.choice(place.ports), habits.kinds[turn % len(habits.kinds)]
             with contextlib.suppress(*LOST):
                 await brokers.sign_in(port, SCOPE)  # or the rule before this one may have killed our own token
             claims = jwt.decode(await _in_use(tails), options={"verify_signature": False})
-            body = {"selector": SELECTORS[kind](claims), "reason": "what the run is for", "wait": WAIT}
+            body = {"selector": SELECTORS[kind](claims), "reason": "what the run is for", "wait": habits.wait}
             if kind in BLOCKING:
                 body["block"] = {"for": "1s"}
             await _acknowledged(place, brokers, journal, claims["jti"], port, body)

@@ -17,11 +17,14 @@ from tests.chaos.crew import Hand
 from tests.chaos.faults import Fault, befall, of_hand, of_member, of_road
 from tests.chaos.ground import Ground
 from tests.chaos.journal import Journal
-from tests.chaos.revoking import SELECTORS, revoke
+from tests.chaos.revoking import SELECTORS, Habits, revoke
 from tests.chaos.verifying import WITHIN, verify
 from tests.support.road import Road
 
 WARM_SECONDS: Final = 2.0
+
+WAIT: Final = 15.0
+"""Longer than it takes a verifier that has ended to be known as refusing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +32,8 @@ class Plan:
     """What happens in a run. Times are seconds.
 
     Clients and verifiers go round every ``pause``. Each of the ``revokers`` revokes something ``every`` so often, by
-    one of ``kinds`` in turn, until it has done that ``revocations`` times or the ``seconds`` are over. So many
-    ``faults`` happen at a time, each ``calm`` after the one before.
+    one of ``kinds`` in turn, and may ``wait`` for it to be applied, until it has done that ``revocations`` times or
+    the ``seconds`` are over. So many ``faults`` happen at a time, each ``calm`` after the one before.
     """
 
     verifiers: int
@@ -39,6 +42,7 @@ class Plan:
     seconds: float
     revokers: int = 1
     revocations: int | None = None
+    wait: float = WAIT
     kinds: tuple[str, ...] = tuple(SELECTORS)
     faults: int = 0
     calm: float = 1.0
@@ -61,7 +65,7 @@ class Run:
     async def run(self) -> None:
         """Let everybody work, until the time is over or the revocations are done, and have the run judged.
 
-        Raises ``Refuted`` if the checker finds anything.
+        Raises ``Refuted`` if the checker finds anything, or a broker met an error that it does not know.
         """
         async with AsyncExitStack() as stack:
             self._faults += await self.ground.open(stack)
@@ -72,6 +76,8 @@ class Run:
                 evidence = await asyncio.to_thread(self.ground.evidence)
             finally:
                 self.ground.end()
+        if surprises := self.ground.surprises():
+            raise Refuted("\n".join(("a broker met what it does not expect:", *surprises)))
         self._judge(evidence)
 
     async def _work(self) -> None:
@@ -107,8 +113,8 @@ class Run:
 
     def _revoker(self, name: str) -> Hand:
         ground, plan = self.ground, self.plan
-        what = (ground.place(), name, ground.clients, plan.kinds)
-        return self._begin(name, revoke, *what, pause=plan.every, count=plan.revocations)
+        habits = Habits(plan.kinds, plan.every, plan.wait, plan.revocations)
+        return self._begin(name, revoke, ground.place(), name, ground.clients, habits)
 
     def _begin(self, name: str, does: Callable[..., None], *arguments: object, **settings: object) -> Hand:
         hand = Hand(name, does, arguments, settings)

@@ -1,4 +1,4 @@
-"""A short run of the whole proof, with faults, on what every machine has: one broker and its verifiers."""
+"""Short runs of the whole proof, with faults: one broker, and replicas on a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.chaos.ground import Ground
+
 SECONDS = 8
+OPTIONS = ("--minutes", str(SECONDS / 60), "--verifiers", "3", "--clients", "2", "--revokers", "2", "--wait", "1")
 
 
-def test_a_short_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("brokers", [(), ("--replicas", "2")], ids=["one broker", "replicas"])
+def test_a_short_run(tmp_path: Path, brokers: tuple[str, ...]) -> None:
     """After so many faults, nothing was lost, doubled, or accepted after its end; and there was something to judge."""
-    options = ["--minutes", str(SECONDS / 60), "--verifiers", "3", "--clients", "2", "--faults", "2", "--calm", "0.5"]
+    options = [*brokers, *OPTIONS, "--faults", "2", "--calm", "0.5"]
     done = subprocess.run(
         [sys.executable, "-m", "tests.chaos", *options, "--folder", str(tmp_path / "run")],
         capture_output=True,
@@ -25,3 +31,12 @@ def test_a_short_run(tmp_path: Path) -> None:
     assert counted["revoked"] > 2
     assert counted["accepted"] > 100
     assert counted["refused"] > 10
+
+
+def test_what_no_broker_expects(tmp_path: Path) -> None:
+    """An exception in a broker's log is found; what a broker expects to go wrong is none."""
+    ground = Ground(tmp_path / "run", ("client-1",))
+    ground.prepare()
+    unknown = '{"event":"upkeep.failed","level":"error","error":["builtins.KeyError at broker.core.rules:1"]}'
+    ground.members[0].log.write_text('{"event":"upkeep.failed","code":"rules_stale"}\n' + unknown + "\n")
+    assert ground.surprises() == [unknown]
