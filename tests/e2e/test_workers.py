@@ -19,7 +19,11 @@ import aiohttp
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from broker.client import Client, KeyIdentity
 from broker.client.dpop import DpopKey
+from broker.core.errors import BrokerError, Code
+from broker.verifier import Verifier
+from broker.verifier.verifier import FOLLOWED_SECONDS
 from tests.support.client_load import LOST, Seen, active, load, read_key, recorded, token_for
 from tests.support.running_broker import TICKETS, RunningBroker, free_port
 
@@ -209,6 +213,55 @@ async def test_a_rule_that_cannot_be_written_is_in_force_in_all_workers(broker: 
     ):
         assert (await response.json())["id"] == made["id"]
     assert broker.stop() == 0
+
+
+async def test_a_verifier_that_changes_over_keeps_a_rule_that_cannot_be_written(broker: RunningBroker) -> None:
+    """All workers tell of it: no snapshot or heartbeat of another one takes it back."""
+    gateway = KeyIdentity.from_file("gateway", broker.agent("gateway"))
+    key, operator = read_key(broker.agent("alpha")), await operator_token(broker)
+    token = await issued(broker, key)
+    first, second = serving(broker)
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(Client(broker.issuer, identity=gateway))
+        verifier = Verifier(broker.issuer, TICKETS, credentials=client)
+        other = await stack.enter_async_context(connected(broker, second))
+        os.kill(second, signal.SIGSTOP)  # so that the verifier gets to the first
+        try:
+            await stack.enter_async_context(verifier)
+            await kept(verifier, lambda: verifier.following().streaming)
+        finally:
+            os.kill(second, signal.SIGCONT)
+        await verifier.verify(token)
+        async with locked(broker.ledger):
+            body = {"selector": {"agent": "alpha"}, "reason": "the disk is broken and the agent hijacked"}
+            headers = {"Authorization": f"Bearer {operator}", "Idempotency-Key": str(uuid.uuid4())}
+            async with other.post(f"{broker.issuer}/v1/revocations", json=body, headers=headers) as response:
+                assert (response.status, (await response.json())["propagation"]["applied"]) == (202, False)
+            await kept(verifier, lambda: verifier.following().pending == 1)
+            os.kill(first, signal.SIGKILL)
+            again = time.monotonic() + FOLLOWED_SECONDS  # whoever follows then has heard of another worker
+            await kept(verifier, lambda: time.monotonic() > again and verifier.following().streaming, token)
+            assert verifier.following().pending == 1
+        await kept(verifier, lambda: verifier.epoch == 1 and verifier.following().streaming, token)
+        assert verifier.following().pending == 0
+        assert await refusal(verifier, token) is Code.TOKEN_REVOKED
+
+
+async def kept(verifier: Verifier, holds: Callable[[], bool], revoked: str | None = None) -> None:
+    """Wait until something holds; a token that is ``revoked`` is so all the while."""
+    async with asyncio.timeout(PATIENCE):
+        while not holds():
+            assert revoked is None or await refusal(verifier, revoked) in {Code.TOKEN_REVOKED, Code.VIEW_STALE}
+            await asyncio.sleep(0.005)
+
+
+async def refusal(verifier: Verifier, token: str) -> Code | None:
+    """The code with which a token is refused, None if it is good."""
+    try:
+        await verifier.verify(token)
+    except BrokerError as error:
+        return error.code
+    return None
 
 
 async def test_a_follower_hears_of_every_rule_until_its_worker_is_replaced(broker: RunningBroker) -> None:
