@@ -54,6 +54,8 @@ def _url_problem(url: str) -> str | None:
         given = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
         return "not a URL"
+    if "#" in url or "@" in parts.path:  # libpq reads these in another way, and a password could go by unnoticed
+        return "write # as %23 and @ as %40 in names"
     if parts.scheme not in {"postgresql", "postgres"}:
         return "must begin with postgresql://"
     if ":" in parts.netloc.rpartition("@")[0] or any(name in given for name in _SECRET):

@@ -149,3 +149,9 @@ def test_commands_for_a_database_say_that_there_is_none(shell: Shell, made: Path
         done = shell("db", *command, "--config", made / "broker.toml")
         assert done.code == ExitCode.USAGE
         assert "[ledger] url" in done.err
+
+
+def test_workers_need_a_file(shell: Shell, home: Path) -> None:
+    """On a database, run several brokers: nothing is begun that would have nothing in common."""
+    done = shell("serve", "--config", home, "--workers", "2", "--json")
+    assert (done.code, done.json_error["code"]) == (ExitCode.USAGE, "workers_need_a_file")
