@@ -107,6 +107,8 @@ def refusal(
 def _connect(server: Server, **options: Any) -> psycopg.Connection[Any]:  # noqa: ANN401 - as above
     try:
         import psycopg  # noqa: PLC0415 - optional: not everybody's ledger is in PostgreSQL
+
+        from broker.ledger.bounded_session import BoundedSession  # noqa: PLC0415 - as it
     except ImportError as error:
         text = "a ledger in PostgreSQL needs psycopg: pip install 'credential-broker[postgresql]'"
         raise Unavailable(Code.LEDGER_UNAVAILABLE, text) from error
@@ -115,7 +117,10 @@ def _connect(server: Server, **options: Any) -> psycopg.Connection[Any]:  # noqa
         # Of several hosts the one that can be written to. Of one, it is ours to say that it cannot.
         options = {"target_session_attrs": "read-write", **options}
     settings = {**_NETWORK, "connect_timeout": max(2, round(server.connect_seconds)), **options}
-    return psycopg.connect(server.url, **settings)
+    session = BoundedSession.connect(server.url, **settings)
+    # The server gives a statement up first, if it can, and says so.
+    session.patience = server.statement_seconds + server.connect_seconds
+    return session
 
 
 def _set_up(connection: psycopg.Connection[Any], server: Server) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -101,7 +102,7 @@ async def open_ground(
     )
     stack.push_async_callback(ledger.close)
     leadership = take_part(config.ledger, place.workers)
-    stack.callback(leadership.close)
+    stack.push_async_callback(asyncio.to_thread, leadership.close)
     ring.replace(ledger.view.keys)
     ledger.view.follow(keys=_following(ring, events))
     # After the ledger: a policy that is recorded from now on is heard of.

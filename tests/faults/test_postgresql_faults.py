@@ -13,6 +13,7 @@ from broker.core.change import Unused
 from broker.core.errors import BrokerError, Code, EpochMoved, GuardFailed, Unavailable
 from broker.core.selector import Selector
 from broker.ledger import SqlLedger
+from broker.ledger.database_leadership import DatabaseLeadership
 from broker.ports import Revocations, Server
 from tests.support.ledgers import NOW, Bench, FixedClock, digest, issued, opened
 from tests.support.postgres import Postgres
@@ -157,20 +158,12 @@ async def test_a_replica_that_is_cut_off_refuses_by_itself(one: Bench, other: Be
     await one.ledger.freshness.ensure()
     relay.cut_off()
     await other.revoke(EVERYTHING, "rule_missed")
-
-    async def refuses() -> bool:
-        try:
-            await one.ledger.freshness.ensure()
-        except Unavailable as error:
-            return error.code is Code.RULES_STALE
-        return False
-
-    await until(refuses)
+    await until(lambda: refuses(one))
     assert one.revocations.rules.get("rule_missed") is None
     relay.silent = False
 
     async def answers() -> bool:
-        return not await refuses()
+        return not await refuses(one)
 
     await until(answers)
     assert one.revocations.rules.get("rule_missed") is not None
@@ -204,6 +197,46 @@ async def test_a_crash_of_the_server(postgres: Postgres, one: Bench, other: Benc
     await until(lambda: works(other, "tok_3"))
     assert (found := await other.ledger.record_of("tok_1")) is not None
     assert found.seq == before.seq
+
+
+async def test_a_server_that_hangs(postgres: Postgres, database: Server) -> None:
+    """Nothing is said of tokens, no loop is held up, and whatever waits ends: what was to be written is in doubt."""
+    hurried = replace(database, statement_seconds=1.0, connect_seconds=2.0)
+    async with opened(hurried) as bench:
+        await bench.issue("tok_1")
+        with postgres.hung():
+            await until(lambda: refuses(bench))
+            with pytest.raises(Unavailable):
+                await asyncio.wait_for(bench.issue("tok_2"), PATIENCE)
+        await until(lambda: works(bench, "tok_3"))
+        await bench.ledger.freshness.ensure()
+        await bench.verified()
+
+
+async def test_a_server_that_hangs_is_left(postgres: Postgres, database: Server) -> None:
+    """Closing and leading no more end without it."""
+    hurried = replace(database, statement_seconds=1.0, connect_seconds=2.0)
+    leadership = DatabaseLeadership(hurried)
+    async with opened(hurried) as bench:
+        await until(lambda: leads(leadership))
+        with postgres.hung():
+            await asyncio.wait_for(asyncio.to_thread(leadership.close), PATIENCE)
+            assert not leadership.leads()
+            await asyncio.wait_for(bench.ledger.close(), PATIENCE)
+
+
+async def leads(leadership: DatabaseLeadership) -> bool:
+    """Whether a replica leads."""
+    return leadership.leads()
+
+
+async def refuses(bench: Bench) -> bool:
+    """Whether a replica says that it cannot say anything."""
+    try:
+        await bench.ledger.freshness.ensure()
+    except Unavailable as error:
+        return error.code is Code.RULES_STALE
+    return False
 
 
 async def test_a_ledger_that_went_back_is_not_built_upon(one: Bench, postgres: Postgres, database: Server) -> None:

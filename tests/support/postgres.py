@@ -8,7 +8,8 @@ import shutil
 import signal
 import tempfile
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -89,6 +90,19 @@ class Postgres:
         with psycopg.connect(self._emptied.url) as connection:
             connection.execute(EMPTYING)
         return replace(self._emptied, beside=beside)
+
+    @contextmanager
+    def hung(self) -> Iterator[None]:
+        """Stop all processes of the server: whoever is connected stays so, can connect, and gets no answer."""
+        pids = [self.pid, *map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split())]
+        try:
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def end_sessions(self) -> None:
         """End all sessions but the one that does it."""
