@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a revocation did. ``hits`` is None while the count goes on; ``durable`` False means: in force in memory."""
+    """What a revocation did. ``hits`` is None if not counted yet; ``durable`` False means: in force in memory."""
 
     rule: Rule
     block: Block | None
@@ -300,9 +300,11 @@ class Revocation:
         return rule
 
     async def _within(self, bound: float | None, reading: Coroutine[Any, Any, T]) -> T | None:
-        """Return what is read, or None if that takes longer than ``bound`` seconds."""
+        """Return what is read, or None if that takes longer than ``bound`` seconds: then it is not begun any more."""
         task = self._background.start(reading)
         done, _ = await asyncio.wait({task}, timeout=bound)
+        if not done:
+            task.cancel()
         return task.result() if done else None
 
 

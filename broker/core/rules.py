@@ -6,7 +6,7 @@ not yet durable has no number: it stands above every epoch until it is written (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
 
@@ -91,6 +91,10 @@ class RuleIndex:
     def __len__(self) -> int:
         """How many rules are live."""
         return len(self._rules)
+
+    def __iter__(self) -> Iterator[Rule]:
+        """All live rules in any order."""
+        return iter(self._rules.values())
 
     def live(self) -> tuple[Rule, ...]:
         """All live rules in the order of their rank; those without a number come last."""

@@ -8,7 +8,7 @@ index of the rules, in pieces, so that the event loop never waits long for the l
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import isinf
 from typing import Any, Final
@@ -56,11 +56,11 @@ def count(
     hit, what lived just before it.
     """
     leases = lease_records.hits(connection, selector, before)
-    rules = [rule for rule in live if before is None or rule.rank < before]
     candidates = [_table.kind == Kind.TOKEN_ISSUED.value, _table.expires_at > now, _covered(selector)]
     if before is not None:
         candidates.append(_table.epoch < before)
-    if len(rules) > rules_in_sql:
+    rules = (rule for rule in live if before is None or rule.rank < before)
+    if len(live) > rules_in_sql:
         return replace(_count_one_by_one(connection, candidates, rules), leases=leases)
     candidates += [not_(killed(rule)) for rule in rules]
     query = select(
@@ -78,7 +78,7 @@ def supposed(selectors: Sequence[Selector], now: float) -> tuple[Rule, ...]:
     return tuple(Rule(f"supposed_{place}", each, None, now, "", "") for place, each in enumerate(selectors))
 
 
-def _count_one_by_one(connection: Connection, candidates: Sequence[ColumnElement[bool]], rules: Sequence[Rule]) -> Hits:
+def _count_one_by_one(connection: Connection, candidates: Sequence[ColumnElement[bool]], rules: Iterable[Rule]) -> Hits:
     tokens, latest = 0, None
     tasks: set[str | None] = set()
     agents: set[str | None] = set()

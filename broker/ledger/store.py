@@ -290,7 +290,7 @@ class SqlLedger:
         self, selector: Selector, now: float, *, before: int | None = None, apart_from: Sequence[Selector] = ()
     ) -> Hits:
         """Count the live tokens that a selector covers; see the port."""
-        live = (*self._revocations.rules.live(), *hits.supposed(apart_from, now))
+        live = (*self._revocations.rules, *hits.supposed(apart_from, now))
         return await self._reader.read(
             lambda connection: hits.count(connection, selector, now, before, live), slow=True
         )

@@ -1,4 +1,4 @@
-"""What becomes of reads when the ledger is closed."""
+"""What becomes of reads when the ledger is closed, or nobody waits for them any more."""
 
 from __future__ import annotations
 
@@ -11,6 +11,30 @@ from sqlalchemy.pool import StaticPool
 
 from broker.core.errors import Code, Unavailable
 from broker.ledger.reading import Reader
+
+
+async def test_what_nobody_waits_for_is_not_begun() -> None:
+    """Counts that came too late for their answers would hold up those that are waited for."""
+    engine = create_engine("sqlite://", connect_args={"check_same_thread": False}, poolclass=StaticPool)
+    reader, begun, go_on, read = Reader(engine), threading.Event(), threading.Event(), list[str]()
+
+    def held(connection: object) -> None:
+        begun.set()
+        go_on.wait()
+
+    running = asyncio.create_task(reader.read(held, slow=True))
+    await asyncio.to_thread(begun.wait)
+    given_up, waited_for = (
+        asyncio.create_task(reader.read(lambda connection, name=name: read.append(name), slow=True))  # type: ignore[misc]
+        for name in ("given up", "waited for")
+    )
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(running, waited_for)
+    assert read == ["waited for"]
+    await reader.close()
 
 
 async def test_only_what_has_begun_is_waited_for() -> None:
