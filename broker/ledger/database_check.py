@@ -12,7 +12,6 @@ from sqlalchemy.exc import DBAPIError
 from broker.ledger import schema, statements
 from broker.ledger.clock_difference import difference
 from broker.ledger.failures import unavailable
-from broker.ledger.migrate import newest_revision
 from broker.ledger.postgresql_sessions import plain_engine
 from broker.ports import Server
 
@@ -71,7 +70,7 @@ def _checked(connection: Connection, server: Server) -> DatabaseCheck:
         encrypted=encrypted,
         clock_difference=ahead,
         revision=revision,
-        newest=newest_revision(),
+        newest=schema.REVISION,
         compatibility=compatibility,
         problems=tuple(_problems(connection, server, ahead, revision, compatibility)),
     )
@@ -87,8 +86,8 @@ def _problems(
         problems.append(
             f"its data format is {compatibility}, and this version of the broker has {schema.COMPATIBILITY}"
         )
-    if revision < newest_revision():
-        problems.append(f"its schema is {revision}, and {newest_revision()} is needed: broker db upgrade")
+    if revision < schema.REVISION:
+        problems.append(f"its schema is {revision}, and {schema.REVISION} is needed: broker db upgrade")
     else:
         problems += statements.of(connection).schema_problems(connection)
     if abs(ahead) > server.max_clock_difference:

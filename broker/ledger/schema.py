@@ -24,6 +24,9 @@ from sqlalchemy import (
 
 from broker.core.entry import Columns, Kind
 
+REVISION: Final = "0009"
+"""The newest migration. A ledger that has it is opened without loading what migrates."""
+
 COMPATIBILITY: Final = 1
 """The meaning of the stored data. A broker refuses a ledger whose number is not its own."""
 

@@ -19,7 +19,7 @@ from tests.support.ledgers import NOW
 
 
 def test_the_migrations_make_the_schema(tmp_path: Path) -> None:
-    """A new ledger has exactly the tables, columns and indexes of the code; migrating again changes nothing."""
+    """A new ledger has just the tables, columns, indexes and revision of the code; migrating again changes nothing."""
     path = tmp_path / "ledger.db"
     SqlLedger.create(path, NOW)
     engine = writer_engine(path)
@@ -27,6 +27,7 @@ def test_the_migrations_make_the_schema(tmp_path: Path) -> None:
     with engine.begin() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, schema.metadata) == []
+        assert context.get_current_heads() == (schema.REVISION,)
         ddl = connection.exec_driver_sql(
             "SELECT sql FROM sqlite_master WHERE name = 'entries_token_expiry'"
         ).scalar_one()
