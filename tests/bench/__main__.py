@@ -31,11 +31,12 @@ from broker.core.selector import Selector
 from tests.bench.anchors import measure as measure_anchors
 from tests.bench.feed import measure as measure_feed
 from tests.bench.leases import measure as measure_leases
+from tests.bench.masses import measure as measure_masses
 from tests.bench.overload import measure as measure_overload
 from tests.bench.proofs import measure as measure_proofs
 from tests.bench.propagation import measure as measure_propagation
 from tests.bench.revoking import measure as measure_revoking
-from tests.bench.revoking import measure_cut_off, measure_masses
+from tests.bench.revoking import measure_cut_off
 from tests.bench.stage import Load, Stage
 from tests.bench.verification import measure as measure_verifying
 from tests.support.running_broker import free_port

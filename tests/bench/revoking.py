@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
-import time
 from pathlib import Path
 from typing import Final
 
 from rich.table import Table
 
-from tests.bench.fill import fill
 from tests.chaos.cutting_off import cut_off
 from tests.chaos.ground import Ground
 from tests.chaos.measures import Took, quantiles, times
@@ -26,12 +23,6 @@ REVOCATIONS: Final = 100
 PAUSE: Final = 0.1
 """Seconds between two rounds of a verifier or client: more would measure how so many processes share a machine."""
 
-FEW: Final = 1_000
-OF_EVERYTHING: Final = 15
-"""How many rules for everything are timed on each ledger."""
-
-STARTS: Final = 5
-
 
 def measure(folder: Path, table: Table, _many: int) -> None:
     """Add the rows about revocations that each hit something in use: of one broker, and of replicas on PostgreSQL."""
@@ -42,12 +33,12 @@ def measure(folder: Path, table: Table, _many: int) -> None:
     }
     for brokers, ground in grounds.items():
         ground.prepare()
-        took = _judged(ground, plan)
+        took = judged(ground, plan)
         title = f"{len(took)} revocations, {brokers}, {VERIFIERS} verifiers"
         for what, seconds in (
             ("to the answer", [one.answered for one in took]),
             ("to the last acceptance", [one.accepted for one in took]),
-            ("to the last first refusal", _refused(took)),
+            ("to the last first refusal", refusals(took)),
         ):
             table.add_row(f"{title}: {what}", quantiles(seconds), "", "p50 / p99 / max")
         applied, places = sum(one.applied for one in took), sum(one.places for one in took) / len(took)
@@ -65,47 +56,16 @@ def measure_cut_off(folder: Path, table: Table, _many: int) -> None:
         table.add_row(f"{by} is cut off: last acceptance, first refusal", figure, "", f"at most {bound:g} s, {code}")
 
 
-def measure_masses(folder: Path, table: Table, many: int) -> None:
-    """Add the rows about rules for everything over few and over very many live tokens, and about starting there."""
-    answered, refused = dict[int, float](), dict[int, float]()
-    for count in (FEW, many):
-        ground = Ground(folder / str(count), CLIENTS)
-        ground.prepare()
-        fill(ground.first.ledger, count)
-        plan = Plan(verifiers=4, pause=0.02, every=0.3, seconds=600, revocations=OF_EVERYTHING, kinds=("everything",))
-        took = _judged(ground, plan)
-        answered[count] = statistics.median(one.answered for one in took)
-        refused[count] = statistics.median(_refused(took))
-        for what, medians in (("durable", answered), ("to the last first refusal", refused)):
-            title = f"one rule for everything, {count:,} live tokens: {what}"
-            ratio = f"{medians[count] / medians[FEW]:.2f}"
-            table.add_row(title, f"{medians[count] * 1000:.1f} ms", ratio, f"{FEW:,} live tokens")
-        ready, resident = _started(ground)
-        table.add_row(f"start to ready, {count:,} live tokens", f"{ready:.2f} s, {resident:.0f} MiB", "", "")
-
-
-def _judged(ground: Ground, plan: Plan) -> list[Took]:
+def judged(ground: Ground, plan: Plan) -> list[Took]:
     """Run a plan, and return what it took. Raises ``Refuted``."""
     asyncio.run(Run(ground, plan).run())
     return times(ground.place().journals)
 
 
-def _refused(took: list[Took]) -> list[float]:
+def refusals(took: list[Took]) -> list[float]:
+    """Return the seconds until the last place refused, of those revocations of which they are known."""
     return [one.refused for one in took if one.refused is not None]
 
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1000:,.0f} ms"
-
-
-def _started(ground: Ground) -> tuple[float, float]:
-    """Return how long a start takes (seconds, the median), and the largest resident memory (MiB) then."""
-    seconds, resident = list[float](), list[float]()
-    member = ground.members[0]
-    for _ in range(STARTS):
-        before = time.perf_counter()
-        member.start()
-        seconds.append(time.perf_counter() - before)
-        resident.append(member.resident())
-        member.stop()
-    return statistics.median(seconds), max(resident)
