@@ -86,9 +86,11 @@ class Subscription:
             self._recalled = True
 
     async def follow(self) -> None:
-        """Follow one stream until it ends or breaks. Raises ``BrokerError`` if it was no good.
+        """Follow one stream until it ends or breaks, and make up for that by a snapshot.
 
-        That is, if it told what is not believed, told no news for too long, or made the view no younger at all.
+        A broker ends the stream of whoever a rule kills instead of telling the rule, which may be for everybody. Raises
+        ``BrokerError`` if it was no good: it told what is not believed, told no news for too long, or made the view no
+        younger at all.
         """
         await self.recall()
         began = self._timing.elapsed()
@@ -101,6 +103,7 @@ class Subscription:
             _log.info("the stream of rules broke: %s", error.public)
         if self._confirmed_at < began:
             raise _unusable("the stream of rules ended at once")
+        await self._snapshot()
 
     def refuse(self, why: str, error: Exception) -> Unavailable:
         """Count a statement that is not believed, log it, and return what to raise."""

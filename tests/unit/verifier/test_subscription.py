@@ -120,6 +120,15 @@ async def test_a_rule_that_is_not_durable_counts_and_can_be_withdrawn(
     assert await refusal(verifier, broker.mint()) is None
 
 
+async def test_a_stream_that_ends_is_made_up_for_at_once(verifier: Verifier, broker: FeedingBroker) -> None:
+    """It may have ended for a rule that kills the verifier's own token as well as those that it judges."""
+    token = broker.mint()
+    broker.make(everything=True)
+    await broker.hang_up()
+    await until(lambda: verifier.epoch == 1)
+    assert await refusal(verifier, token) is Code.TOKEN_REVOKED
+
+
 @pytest.mark.parametrize("resumed", [True, False])
 async def test_a_cut_stream_is_taken_up_where_it_ended(
     verifier: Verifier, broker: FeedingBroker, time: VirtualTime, resumed: bool
@@ -127,8 +136,9 @@ async def test_a_cut_stream_is_taken_up_where_it_ended(
     """The broker hears where that was; if it cannot go on from there, it begins with a snapshot."""
     await broker.tell_rules([broker.make(agent="other")])
     await until(lambda: verifier.epoch == 1)
-    await broker.hang_up()
     token = broker.mint()
+    broker.faults[SNAPSHOT] = answering(503)
+    await broker.hang_up()
     if not resumed:
         broker.make(agent="triage")
     while len(broker.resumed) == 1:
