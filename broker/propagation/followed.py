@@ -12,9 +12,10 @@ from broker.core.rules import Rule
 class Followed:
     """A rule on its way.
 
-    ``behind`` is how many had not applied it at the last look, ``slowest`` how many seconds after its commit it was
-    first seen that no more have; both None before the first look. ``own`` says that it was made here, ``shared`` that
-    somebody had to be told: then its outcome becomes an entry.
+    ``behind`` is how many had not applied it at the last look, None before the first. ``slowest`` is how many seconds
+    after its commit the last one had applied it that has, None if that was not seen: of a rule that another process
+    made, this one may see the end alone. ``own`` says that it was made here, ``shared`` that somebody had to be told:
+    then its outcome becomes an entry.
     """
 
     rule: Rule
@@ -27,6 +28,6 @@ class Followed:
 
     def looked(self, behind: int, since: float) -> None:
         """Take note of a look, ``since`` seconds after the commit."""
-        if self.behind is None or behind < self.behind:
+        if self.own if self.behind is None else behind < self.behind:
             self.slowest = since
         self.behind = behind

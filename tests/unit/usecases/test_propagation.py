@@ -328,6 +328,22 @@ async def test_how_many_rules_are_followed_is_bounded(process: Process) -> None:
     await until(lambda: not process.propagations._followed)
 
 
+async def test_who_comes_late_to_a_rule_does_not_know_how_long_it_took(bench: Bench) -> None:
+    """Another worker made it, and everybody has applied it long ago: when that was is not for this one to say."""
+    late = Process(bench)
+    rule = await bench.revoke(ALPHA)
+    await bench.ledger.heard([ack("gw", epoch=1)[0], ack("dead", max_age=5.0)[0]])
+    await late.propagations.step()
+    late.time.advance(3)
+    waiting = asyncio.create_task(late.propagations.awaited(rule, PATIENCE, "ann"))
+    await until(lambda: 1 in late.propagations._followed and late.propagations._followed[1].behind is not None)
+    late.time.advance(5)
+    seen = await waiting
+    assert isinstance(seen, Propagation)
+    assert (seen.applied, seen.refusing, seen.slowest) == (True, ("gateway#dead",), None)
+    await late.close()
+
+
 async def test_who_waits_does_so_however_many_rules_are_followed(process: Process) -> None:
     """Agents make rules, too: with many of them they must not keep an operator from hearing when one is applied."""
     await process.bench.ledger.heard([ack("gw")[0]])
