@@ -45,6 +45,8 @@ class Acknowledging:
         self._max_age = max_age
         self._timing = timing
         self._applied = asyncio.Event()
+        self.tried = asyncio.Event()
+        """Set once the broker has answered the first acknowledgement, or could not be told."""
         self._told: int | None = None
 
     def applied(self) -> None:
@@ -90,7 +92,10 @@ class Acknowledging:
         epoch, mark = self._view.epoch, self._view.mark
         if epoch is not None:
             told: dict[str, Any] = {"verifier": self.name, "epoch": epoch, "mark": mark, "max_age": self._max_age}
-            await self._source.acknowledge(told)
+            try:
+                await self._source.acknowledge(told)
+            finally:
+                self.tried.set()
 
     async def _pause(self) -> None:
         """Wait until there is news, or a sign of life is due."""

@@ -151,9 +151,10 @@ class Verifier(TokenVerifier):
     # --- life -------------------------------------------------------------------------------------------------------
 
     async def start(self, wait: float = FIRST_VIEW_SECONDS) -> None:
-        """Begin to follow the broker, and wait for the first view, ``wait`` seconds at most.
+        """Begin to follow the broker, and wait until it knows of the first view, ``wait`` seconds at most.
 
-        A broker that cannot be reached is no error here: tokens are refused with ``VIEW_STALE`` until it can be.
+        So revoking waits for this process before it accepts its first token. A broker that cannot be reached is no
+        error here: tokens are refused with ``VIEW_STALE`` until it can be.
         """
         if self._tasks:
             return
@@ -173,7 +174,9 @@ class Verifier(TokenVerifier):
             loops.append(again("keeping the view", self._recording.save, every=KEEP_SECONDS, backoff=BACKOFF))
         self._tasks = [asyncio.ensure_future(loop) for loop in loops]
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._first_view.wait(), wait)
+            async with asyncio.timeout(wait):
+                await self._first_view.wait()
+                await self._acknowledging.tried.wait()
 
     async def close(self) -> None:
         """Stop following. Every token is refused from now on, and those in use end."""

@@ -45,5 +45,10 @@ class VirtualTime:
             await asyncio.sleep(0)
             return
         event = asyncio.Event()
-        self._sleepers.append((self.elapsed + seconds, event))
-        await event.wait()
+        sleeper = (self.elapsed + seconds, event)
+        self._sleepers.append(sleeper)
+        try:
+            await event.wait()
+        finally:
+            if sleeper in self._sleepers:
+                self._sleepers.remove(sleeper)

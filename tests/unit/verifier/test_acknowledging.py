@@ -77,7 +77,8 @@ async def test_an_epoch_is_acknowledged_after_it_counts(
             refused.append(caught.value.code)
 
     broker.faults[ACKS] = look
-    async with Verifier(broker.url, AUDIENCE, credentials=own_token, timing=time.timing()) as verifier:
+    verifier = Verifier(broker.url, AUDIENCE, credentials=own_token, timing=time.timing())
+    async with verifier:
         await until(lambda: bool(broker.subscribers))
         await broker.tell_rules([broker.make(agent="triage")])
         await until(lambda: bool(refused))
@@ -132,6 +133,17 @@ async def test_what_becomes_of_acknowledgements_harms_nothing(
             await until(lambda: verifier.view_age() < 1)
             await verifier.verify(broker.mint())
         assert 2 <= broker.asked[ACKS] <= 60
+
+
+async def test_who_starts_is_known_before_it_accepts(
+    broker: FeedingBroker, time: VirtualTime, own_token: OwnToken
+) -> None:
+    """Else a rule could be called applied while it accepts by the rules of before; if it cannot be told, it starts."""
+    async with Verifier(broker.url, AUDIENCE, credentials=own_token, timing=time.timing()):
+        assert broker.acks
+    broker.faults[ACKS] = answering(503)
+    async with Verifier(broker.url, AUDIENCE, credentials=own_token, timing=time.timing()) as verifier:
+        await verifier.verify(broker.mint())
 
 
 async def test_a_broker_that_hangs_does_not_keep_a_verifier_from_closing(
