@@ -38,7 +38,9 @@ def unapplied(seen: Mapping[str, Any]) -> str | None:
     behind = seen["replicas"] - seen["replicas_applied"] + seen["verifiers"] - seen["verifiers_applied"]
     count = max(len(seen["waiting_for"]), behind - len(seen["refusing"]))
     named = _named(seen["waiting_for"], count)
-    return f"Not applied yet, and may still accept what it hits: {named}. See:  broker verifiers list"
+    late = [what for what in ("replicas", "verifiers") if seen[f"{what}_applied"] < seen[what]]
+    see = ", ".join(f"broker {what} list" for what in late)
+    return f"Not applied yet, and may still accept what it hits: {named}. See:  {see}"
 
 
 def _share(applied: int, every: int, what: str) -> str:

@@ -131,7 +131,7 @@ class Propagations:
     async def present(self) -> Present:
         """Return everybody who is known, this replica as it is now. Raises ``Unavailable``."""
         own, there = self._own.now(), await self._presence.present()
-        known = next((each.known for each in there.replicas if each.id == own.id), 0.0)
+        known = next((each.known for each in there.replicas if each.id == own.id), own.known)
         others = [each for each in there.replicas if each.id != own.id]
         return Present([replace(own, known=known), *others], there.verifiers)
 

@@ -132,7 +132,14 @@ async def open_ground(
     policy_control = _policy_control(config, policy, ledger, clock, revocation, events)
     ledger.view.follow(policy=policy_control.follow)
     propagation = open_propagation(
-        config, ledger, revocations, policy_control, marks_key=marks_key, metrics=metrics, events=events
+        config,
+        ledger,
+        revocations,
+        policy_control,
+        since=place.since,
+        marks_key=marks_key,
+        metrics=metrics,
+        events=events,
     )
     stack.push_async_callback(propagation.close)
     revocation.observe(propagation.propagations.made)

@@ -36,17 +36,22 @@ class OpenPropagation:
         await self.propagations.close()
 
 
-def open_propagation(
+def open_propagation(  # noqa: PLR0913 - a composition root passes each part by name
     config: Config,
     ledger: SqlLedger,
     revocations: Revocations,
     policy_control: PolicyControl,
     *,
+    since: float | None,
     marks_key: bytes,
     metrics: Metrics,
     events: Events,
 ) -> OpenPropagation:
-    """Return what follows rules. Nothing is told to anybody yet."""
+    """Return what follows rules. Nothing is told to anybody yet.
+
+    ``since`` (Unix seconds) is when the first of the processes began that share a file; None if this one is alone.
+    """
+    began = SYSTEM.wall() if since is None else since
     host, process = socket.gethostname(), os.getpid()
     # A ledger in a file belongs to the processes of one host, none of which answers from older rules than its last.
     own_id, max_staleness = LOCAL, 0.0
@@ -62,6 +67,7 @@ def open_propagation(
             policy=policy_control.current().digest,
             epoch=revocations.rules.epoch,
             max_staleness=max_staleness,
+            known=max(0.0, SYSTEM.wall() - began),
         )
 
     own = OwnReplica(ledger, now, elapsed=SYSTEM.elapsed, events=events)

@@ -247,6 +247,7 @@ async def test_who_is_there_can_be_listed(app: BrokerApp, operator: str, gateway
     (replica,) = (await app.call("GET", "/v1/replicas", token=operator)).json["replicas"]
     assert (replica["id"], replica["epoch"], replica["lag"], replica["max_staleness"]) == ("local", 1, 0, 0)
     assert replica["policy"].startswith("sha256:")
+    assert (await app.services.propagations.present()).replicas[0].known > 0
     await app.services.propagations.measure()
     shown = app.services.metrics.text()
     assert b"broker_verifiers 1.0" in shown

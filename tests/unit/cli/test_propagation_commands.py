@@ -124,6 +124,7 @@ def test_in_words() -> None:
         "Not applied yet, and may still accept what it hits: payments#gw-7, payments#gw-8 and 37 more."
         " See:  broker verifiers list"
     )
+    assert str(unapplied({**SEEN, "replicas_applied": 2})).endswith("See:  broker replicas list, broker verifiers list")
     assert refusing(SEEN) == "payments#gw-2"
     assert ahead_in_words(SEEN) == "3 replicas and 1,040 verifiers"
     all_did = {**SEEN, "applied": True, "waiting_for": [], "refusing": [], "verifiers_applied": 1040}
