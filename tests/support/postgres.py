@@ -31,8 +31,9 @@ DO $$ DECLARE name text; BEGIN
   UPDATE meta SET ledger = md5(random()::text);
 END $$
 """
+GONE_SECONDS = 60.0
 HBA = """
-local all postgres trust
+local all,replication postgres trust
 local all all scram-sha-256
 """
 
@@ -94,7 +95,7 @@ class Postgres:
     @contextmanager
     def hung(self) -> Iterator[None]:
         """Stop all processes of the server: whoever is connected stays so, can connect, and gets no answer."""
-        pids = [self.pid, *map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split())]
+        pids = self._pids()
         try:
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
@@ -114,6 +115,17 @@ class Postgres:
             os.kill(connection.info.backend_pid, signal.SIGKILL)
             with suppress(psycopg.OperationalError):
                 connection.execute("SELECT 1")
+
+    def lose(self) -> None:
+        """Kill all processes of the server, as if its host was gone."""
+        first = self._server.get_postmaster_info().process
+        for pid in self._pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        first.wait(GONE_SECONDS)
+
+    def _pids(self) -> list[int]:
+        return [self.pid, *map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split())]
 
     def lets_in(self, user: str, password: str) -> bool:
         """Whether somebody can sign in and work with a user name and a password."""
