@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -139,6 +141,22 @@ def test_a_replica_that_is_cut_off_says_nothing(replicas: Replicas) -> None:
     assert replicas.said(replicas.other, token) == "rules_stale"
     assert replicas.said(replicas.one, token) is False
     replicas.way.silent = False
+    until(lambda: replicas.said(replicas.other, token) is False)
+
+
+def test_a_replica_that_was_stopped_does_not_judge_by_what_it_knew(replicas: Replicas) -> None:
+    """What was asked meanwhile is answered when it goes on, by the rules that are in force then."""
+    token = replicas.token()
+    assert replicas.said(replicas.other, token) is True
+    assert replicas.other.process is not None
+    with ThreadPoolExecutor() as askers:
+        replicas.other.process.send_signal(signal.SIGSTOP)
+        try:
+            answers = [askers.submit(replicas.said, replicas.other, token) for _ in range(8)]
+            assert replicas.revoke(replicas.one, "alpha", wait=60)["propagation"]["applied"]
+        finally:
+            replicas.other.process.send_signal(signal.SIGCONT)
+        assert {answer.result() for answer in answers} <= {False, "rules_stale"}
     until(lambda: replicas.said(replicas.other, token) is False)
 
 

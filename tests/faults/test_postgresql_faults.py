@@ -179,6 +179,24 @@ async def test_a_rule_reaches_a_replica_that_has_nothing_to_do(one: Bench, other
     await until(heard)
 
 
+async def test_a_lost_notification_is_only_late(one: Bench, other: Bench, postgres: Postgres) -> None:
+    """Whoever cannot listen looks by itself, and listens again when it can."""
+    listening = "FROM pg_stat_activity WHERE query LIKE 'LISTEN %' AND pid <> pg_backend_pid()"
+    rule = await other.revoke(EVERYTHING)
+
+    async def heard() -> bool:
+        await asyncio.to_thread(postgres.execute, f"SELECT pg_terminate_backend(pid) {listening}")
+        return one.revocations.rules.get(rule.id) is not None
+
+    await asyncio.to_thread(postgres.execute, f"SELECT pg_terminate_backend(pid) {listening}")
+    await until(heard)
+
+    async def listens() -> bool:
+        return await asyncio.to_thread(postgres.execute, f"SELECT count(*) {listening}") == [(2,)]
+
+    await until(listens)
+
+
 async def test_no_answer_is_older_than_it_may_be(one: Bench, other: Bench) -> None:
     """What was committed ``max_staleness`` ago is in force wherever a token may be judged."""
     staleness = Server("", Path()).max_staleness
