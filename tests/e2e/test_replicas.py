@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import struct
 import time
 import urllib.error
 import urllib.parse
@@ -19,6 +20,7 @@ from typing import Any, Final
 import pytest
 
 from broker.client.dpop import DpopKey
+from tests.chaos.member import SKEW
 from tests.support.client_load import read_key
 from tests.support.postgres import Postgres
 from tests.support.postgres_relay import PostgresRelay
@@ -158,6 +160,26 @@ def test_a_replica_that_was_stopped_does_not_judge_by_what_it_knew(replicas: Rep
             replicas.other.process.send_signal(signal.SIGCONT)
         assert {answer.result() for answer in answers} <= {False, "rules_stale"}
     until(lambda: replicas.said(replicas.other, token) is False)
+
+
+def test_a_replica_whose_clock_is_wrong_is_not_ready(
+    replicas: Replicas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it is right again; nobody sends it anything meanwhile who asks first. The other one is as before."""
+    clock = tmp_path / "clock"
+    clock.write_bytes(struct.pack("d", 0.0))
+    replicas.other.kill()
+    with monkeypatch.context() as environment:
+        environment.setenv("PYTHONPATH", str(SKEW))
+        environment.setenv("CHAOS_SKEW", str(clock))
+        replicas.other.start()
+    with clock.open("r+b", buffering=0) as file:
+        for ahead in (-600.0, 0.0, 600.0, 0.0):
+            file.seek(0)
+            file.write(struct.pack("d", ahead))
+            expected = "ok" if ahead == 0 else "failing"
+            until(lambda expected=expected: replicas.call(replicas.other, "readyz")["checks"]["ledger"] == expected)  # type: ignore[misc]
+    assert replicas.call(replicas.one, "readyz")["status"] == "ok"
 
 
 def test_a_killed_replica_and_a_crashed_server_lose_nothing(replicas: Replicas, postgres: Postgres) -> None:
