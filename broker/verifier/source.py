@@ -110,13 +110,13 @@ class Source:
     async def stream(self, epoch: int | None) -> AsyncIterator[AsyncIterator[bytes]]:
         """Open the stream of rules, which goes on after ``epoch`` if it can, and return its bytes as they come.
 
-        Raises ``BrokerError``; in the iteration, :class:`StreamBroke`. The token that was used is not used again after
-        it is refused.
+        When the broker does not accept our token, as after a rule that killed it and with it the stream before, it is
+        asked once more with a new one. Raises ``BrokerError``; in the iteration, :class:`StreamBroke`.
         """
         resumed = {} if epoch is None else {"Last-Event-ID": str(epoch)}
         async with AsyncExitStack() as stack:
             streamed, refused = await self._streamed(stack, resumed)
-            if refused is not None and _is_stopping(refused):
+            if refused is not None and _is_worth_repeating(refused):
                 streamed, refused = await self._streamed(stack, resumed)
             if refused is not None:
                 raise self._refused(refused)
@@ -162,7 +162,7 @@ class Source:
         And once more if we got to a process of the broker that is stopping: another one may serve in its place.
         """
         reply = await self._once(method, url, max_bytes, body, content_type)
-        if reply.status == HTTPStatus.UNAUTHORIZED or _is_stopping(reply):
+        if _is_worth_repeating(reply):
             reply = await self._once(method, url, max_bytes, body, content_type)
         return reply
 
@@ -227,9 +227,10 @@ async def _read(chunks: AsyncIterator[bytes]) -> bytes:
     return bytes(body)
 
 
-def _is_stopping(reply: Reply) -> bool:
-    """Whether this answer comes of a process of the broker that ends, and with it its connections."""
-    return reply.status == HTTPStatus.SERVICE_UNAVAILABLE and _code(reply) is Code.STOPPING
+def _is_worth_repeating(reply: Reply) -> bool:
+    """Whether a new token may do, or the answer comes of a process of the broker that ends with its connections."""
+    is_stopping = reply.status == HTTPStatus.SERVICE_UNAVAILABLE and _code(reply) is Code.STOPPING
+    return is_stopping or reply.status == HTTPStatus.UNAUTHORIZED
 
 
 def _reason(reply: Reply) -> str:

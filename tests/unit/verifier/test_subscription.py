@@ -178,6 +178,16 @@ async def test_a_process_that_stops_sends_everybody_to_the_next_one(
     assert broker.asked[STREAM if begins else ACKS] >= 2
 
 
+async def test_a_stream_whose_token_was_revoked_goes_on_with_a_new_one_at_once(
+    broker: FeedingBroker, time: VirtualTime, own_token: Callable[[], Awaitable[str]]
+) -> None:
+    """The rule that killed the token has yet to be heard, and time stands still meanwhile."""
+    broker.faults[STREAM] = answering(401, {"code": "token_revoked"}, times=1)
+    async with Verifier(broker.url, AUDIENCE, credentials=own_token, timing=time.timing()):
+        await until(lambda: bool(broker.subscribers))
+    assert broker.asked[STREAM] == 2
+
+
 async def test_a_key_rotation_in_the_middle_of_a_stream(
     verifier: Verifier, broker: FeedingBroker, time: VirtualTime
 ) -> None:
