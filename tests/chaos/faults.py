@@ -33,12 +33,12 @@ class Fault:
     inflict: Callable[[], Awaitable[None]]
 
 
-async def befall(faults: Sequence[Fault], journal: Journal, *, pause: float, until: float) -> None:
-    """Let one fault after the other happen until a moment (monotonic), with ``pause`` seconds on average in between.
+async def befall(faults: Sequence[Fault], journal: Journal, *, pause: float, over: asyncio.Event) -> None:
+    """Let one fault after the other happen until all is ``over``, with ``pause`` seconds on average in between.
 
     Run it several times at once for faults at the same time. It returns when the last fault is over.
     """
-    while time.monotonic() < until:
+    while not over.is_set():
         await asyncio.sleep(random.uniform(0, 2 * pause))
         free = [fault for fault in faults if fault.target not in _busy]
         if not free:

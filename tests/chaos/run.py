@@ -88,11 +88,13 @@ class Run:
                 await asyncio.sleep(WARM_SECONDS)
                 until = time.monotonic() + plan.seconds
                 revokers = [self._revoker(f"revoker-{number}") for number in range(1, plan.revokers + 1)]
-                journal = Journal(ground.place().journals, "faults")
-                faults = [befall(self._faults, journal, pause=plan.calm, until=until) for _ in range(plan.faults)]
-                await asyncio.gather(*faults)
-                for revoker in revokers:
-                    await asyncio.to_thread(revoker.process.join, max(0.0, until - time.monotonic()))
+                journal, over = Journal(ground.place().journals, "faults"), asyncio.Event()
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(plan.faults):
+                        group.create_task(befall(self._faults, journal, pause=plan.calm, over=over))
+                    for revoker in revokers:
+                        await asyncio.to_thread(revoker.process.join, max(0.0, until - time.monotonic()))
+                    over.set()
             finally:
                 for hand in self._hands:
                     hand.kill()
