@@ -19,7 +19,7 @@ app = typer.Typer(help="The database that the ledger is in.", no_args_is_help=Tr
 @app.command("check")
 def check(config: ConfigFile = None, as_json: Json = False) -> None:
     """Say whether the PostgreSQL database of the settings is fit for the ledger, and what keeps a broker from it."""
-    from broker.ledger.database_check import check_database  # noqa: PLC0415 - loads the ledger, which few commands need
+    from broker.ledger.databases.database_check import check_database  # noqa: PLC0415 - loads the ledger, which few commands need
 
     server = _server(config)
     found = check_database(server)
@@ -54,8 +54,8 @@ def move(
 ) -> None:
     """Move a ledger from FILE into the PostgreSQL database of the settings, where there must be none, and verify it."""
     from broker.clock import SystemClock  # noqa: PLC0415 - as above
-    from broker.ledger.moving import MOVED  # noqa: PLC0415
-    from broker.ledger.moving import move as run  # noqa: PLC0415
+    from broker.ledger.keeping.moving import MOVED  # noqa: PLC0415
+    from broker.ledger.keeping.moving import move as run  # noqa: PLC0415
 
     server = _server(config)
     report = run(file, server, SystemClock())

@@ -19,7 +19,7 @@ from broker.core.inquiry import parse_moment
 from broker.ports import Place
 
 if TYPE_CHECKING:
-    from broker.ledger.archiving import Made
+    from broker.ledger.keeping.archiving import Made
 
 _DAY: Final = 24 * 3600.0
 _COLUMNS: Final = ("archive", "first", "end", "sha256")
@@ -72,14 +72,15 @@ def _limit(config: Config, before: str | None, now: float, *, remove: bool) -> f
 
 
 def _written(ledger: Place, folder: Path, limit: float, now: float) -> list[Made]:
-    from broker.ledger import archiving  # noqa: PLC0415 - loads the ledger, which few commands need
+    from broker.ledger.keeping import archiving  # noqa: PLC0415 - loads the ledger, which few commands need
 
     return list(archiving.archives(ledger, folder, limit, now))
 
 
 async def _removed(place: Place, folder: Path, limit: float, reason: str) -> list[Made]:
     """Archive with the ledger held for this process, so that no broker is reading what goes away."""
-    from broker.ledger import SqlLedger, archiving  # noqa: PLC0415 - as above
+    from broker.ledger import SqlLedger  # noqa: PLC0415 - as above
+    from broker.ledger.keeping import archiving  # noqa: PLC0415 - as above
     from broker.ports import Revocations  # noqa: PLC0415 - as above
 
     clock, made = SystemClock(), list["Made"]()

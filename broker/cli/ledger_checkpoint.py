@@ -129,7 +129,8 @@ def _contradiction(text: str) -> Failure:
 
 def _vkeys_in(file: Path) -> list[str]:
     """Return the verifier keys in a ledger file; the name of its keys is in what they have signed."""
-    from broker.ledger import checkpoints, offline, records  # noqa: PLC0415 - loads the ledger, which few commands need
+    from broker.ledger import checkpoints  # noqa: PLC0415 - loads the ledger, which few commands need
+    from broker.ledger.reading import offline, records  # noqa: PLC0415 - loads the ledger, which few commands need
     from broker.signing.checkpoint import claimed  # noqa: PLC0415
 
     keys, text = offline.read_file(file, lambda found: (records.keys(found), checkpoints.latest_note(found)))

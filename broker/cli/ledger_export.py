@@ -194,7 +194,7 @@ def _from_broker(session: Session, *, follow: bool) -> Read:
 
 
 def _from_file(file: Path) -> Read:
-    from broker.ledger import offline, records  # noqa: PLC0415 - loads the ledger, which few commands need
+    from broker.ledger.reading import offline, records  # noqa: PLC0415 - loads the ledger, which few commands need
 
     async def read(after: int) -> Page:
         found = offline.read_file(file, lambda connection: records.records(connection, after, PAGE))

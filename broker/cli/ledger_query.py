@@ -80,7 +80,7 @@ async def _pages(session: Session, asked: dict[str, str | None], limit: int) -> 
 
 
 def _offline(file: Path, wanted: EntryFilter, limit: int) -> dict[str, Any]:
-    from broker.ledger import inquiries, offline  # noqa: PLC0415 - loads the ledger, which few commands need
+    from broker.ledger.reading import inquiries, offline  # noqa: PLC0415 - loads the ledger, which few commands need
 
     entries: list[dict[str, Any]] = []
     after: int | None = -1

@@ -16,7 +16,7 @@ from broker.core.tree_head import KnownHead
 
 if TYPE_CHECKING:
     from broker.config import Config
-    from broker.ledger.restoring import RestoredLedger, Situation
+    from broker.ledger.keeping.restoring import RestoredLedger, Situation
     from broker.signing.keyring import KeyRing
 
 
@@ -32,7 +32,7 @@ def command(
     from broker.core.restoring import accepting  # noqa: PLC0415
     from broker.core.revoking import check_text  # noqa: PLC0415
     from broker.ids import RandomIds  # noqa: PLC0415
-    from broker.ledger.restoring import taken  # noqa: PLC0415
+    from broker.ledger.keeping.restoring import taken  # noqa: PLC0415
     from broker.signing.ledger_identity import own_note_opener  # noqa: PLC0415
 
     check_text("reason", reason)

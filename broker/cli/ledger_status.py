@@ -13,7 +13,7 @@ from broker.cli.output import Facts, moment, show
 from broker.ports import Place
 
 if TYPE_CHECKING:
-    from broker.ledger.status import Status
+    from broker.ledger.reading.status import Status
 
 
 def command(
@@ -24,7 +24,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Say whether the ledger is sound, by a first look and by the broker's last check of itself. Needs no broker."""
-    from broker.ledger.status import status_of  # noqa: PLC0415 - loads the ledger, which few commands need
+    from broker.ledger.reading.status import status_of  # noqa: PLC0415 - loads the ledger, which few commands need
 
     place = settings(config).ledger if file is None else file
     answer = _answer(place, status_of(place))

@@ -47,7 +47,8 @@ async def _from_broker(folder: TileFolder, session: Session) -> Made:
 
 
 async def _from_file(folder: TileFolder, file: Path) -> Made:
-    from broker.ledger import checkpoints, offline, tree  # noqa: PLC0415 - loads the ledger, which few commands need
+    from broker.ledger import checkpoints, tree  # noqa: PLC0415 - loads the ledger, which few commands need
+    from broker.ledger.reading import offline  # noqa: PLC0415 - loads the ledger, which few commands need
     from broker.signing.checkpoint import claimed  # noqa: PLC0415
 
     note = offline.read_file(file, checkpoints.latest_note)

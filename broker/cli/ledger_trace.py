@@ -34,7 +34,7 @@ def command(
 
 
 def _offline(file: Path, ref: str) -> dict[str, Any]:
-    from broker.ledger import offline, stories  # noqa: PLC0415 - loads the ledger, which few commands need
+    from broker.ledger.reading import offline, stories  # noqa: PLC0415 - loads the ledger, which few commands need
 
     story = offline.read_file(file, lambda connection: stories.story(connection, ref))
     if story is None:

@@ -61,7 +61,7 @@ def command(
 
 
 def _archives(place: Path) -> Sequence[Path]:
-    from broker.ledger.archive_file import archives_in  # noqa: PLC0415 - as above
+    from broker.ledger.keeping.archive_file import archives_in  # noqa: PLC0415 - as above
 
     found = archives_in(place) if place.is_dir() else [place]
     if not all(path.is_file() for path in found) or not found:

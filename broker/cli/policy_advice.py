@@ -97,7 +97,7 @@ class _Local:
 
 
 def _offline(ledger: Path, local: _Local, role: str | None, days: int, *, force: bool) -> dict[str, Any]:
-    from broker.ledger.usage_file import count_usage  # noqa: PLC0415 - loads the ledger, which few commands need
+    from broker.ledger.reading.usage_file import count_usage  # noqa: PLC0415 - loads the ledger, which few commands need
 
     if role is not None and role not in local.policy.roles:
         raise unusable("--role: the policy has no role of this name")

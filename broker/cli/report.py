@@ -42,7 +42,7 @@ def command(
 ) -> None:
     """Write what was issued, refused, approved and revoked, and which entries show it, after verifying them all."""
     from broker.core.reporting import report  # noqa: PLC0415 - few commands need it
-    from broker.ledger import evidence, offline  # noqa: PLC0415 - loads the ledger, which few commands need
+    from broker.ledger.reading import evidence, offline  # noqa: PLC0415 - loads the ledger, which few commands need
 
     if form not in FORMATS:
         raise unusable(f"--format: one of {', '.join(FORMATS)}")

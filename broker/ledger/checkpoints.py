@@ -10,8 +10,8 @@ from sqlalchemy import Connection, insert, select, update
 
 from broker.core.errors import BrokerError, Code, Unavailable
 from broker.ledger import schema
-from broker.ledger.group_commit import GroupCommit
-from broker.ledger.head import Head
+from broker.ledger.sharing.head import Head
+from broker.ledger.writing.group_commit import GroupCommit
 from broker.ports import Clock, SignedHead
 
 EVERY_SECONDS: Final = 1.0

@@ -13,7 +13,8 @@ from sqlalchemy import Connection, Engine, column, insert, inspect, select, tabl
 
 from broker.core.errors import Code, Unavailable
 from broker.core.merkle import Frontier
-from broker.ledger import schema, statements
+from broker.ledger import schema
+from broker.ledger.databases import statements
 
 _SCRIPTS: Final = Path(__file__).parent / "migrations"
 _VERSIONS: Final = table("alembic_version", column("version_num"))

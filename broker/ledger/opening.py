@@ -12,17 +12,17 @@ from broker.core.errors import BrokerError, Code, Unavailable
 from broker.core.merkle import Frontier
 from broker.core.rules import Rule
 from broker.core.soundness import Fault, Unsound
-from broker.ledger.engines import migrating_engine, reader_engine
-from broker.ledger.examining import Examination
-from broker.ledger.failures import unavailable
-from broker.ledger.first_look import first_verdict
-from broker.ledger.head import Head
-from broker.ledger.high_water import HighWater
-from broker.ledger.last_check import LastCheck, LastCheckFile
-from broker.ledger.memory import Effects, load_live, recorded_rules
+from broker.ledger.databases.engines import migrating_engine, reader_engine
+from broker.ledger.databases.failures import unavailable
+from broker.ledger.databases.sqlite import BUSY_SECONDS
 from broker.ledger.migrate import create_schema, ledger_id, migrate
-from broker.ledger.premises import Premises
-from broker.ledger.sqlite import BUSY_SECONDS
+from broker.ledger.sharing.head import Head
+from broker.ledger.sharing.memory import Effects, load_live, recorded_rules
+from broker.ledger.sharing.premises import Premises
+from broker.ledger.verifying.examining import Examination
+from broker.ledger.verifying.first_look import first_verdict
+from broker.ledger.verifying.high_water import HighWater
+from broker.ledger.verifying.last_check import LastCheck, LastCheckFile
 from broker.ports import Place, beside
 
 

@@ -25,43 +25,42 @@ from broker.core.task import TaskState
 from broker.core.tiles import Tile
 from broker.core.usage import Usage
 from broker.core.used_proofs import UsedProofs
-from broker.ledger import (
+from broker.ledger import tree
+from broker.ledger.checkpoints import Checkpoints, Sign
+from broker.ledger.databases import sqlite, statements
+from broker.ledger.databases.clock_difference import ClockDifference, difference
+from broker.ledger.databases.engines import reader_engine, writer_engine
+from broker.ledger.keeping import erasable
+from broker.ledger.keeping.compaction import forget_ended_rows
+from broker.ledger.opening import Opened, create_ledger, open_ledger
+from broker.ledger.reading import (
     anchor_records,
-    erasable,
     hits,
     inquiries,
     lease_records,
-    memory,
     presence,
     records,
-    sqlite,
-    statements,
     status_lists,
     stories,
     task_records,
-    tree,
 )
-from broker.ledger.checkpoints import Checkpoints, Sign
-from broker.ledger.clock_difference import ClockDifference, difference
-from broker.ledger.compaction import forget_ended_rows
-from broker.ledger.database_premises import DatabasePremises
-from broker.ledger.engines import reader_engine, writer_engine
-from broker.ledger.family import Family
-from broker.ledger.file_premises import FilePremises
-from broker.ledger.freshness import AnnouncedFreshness
-from broker.ledger.group_commit import GroupCommit
-from broker.ledger.integrity import Integrity
-from broker.ledger.listening import Listener
-from broker.ledger.opening import Opened, create_ledger, open_ledger
-from broker.ledger.reading import Reader
-from broker.ledger.recent import RecentFreshness
-from broker.ledger.shared_proofs import SharedProofs
-from broker.ledger.taking import take_premises
-from broker.ledger.task_book import tree_holds_until
-from broker.ledger.usage import UsageCount
+from broker.ledger.reading.reader import Reader
+from broker.ledger.reading.usage import UsageCount
+from broker.ledger.sharing import memory
+from broker.ledger.sharing.database_premises import DatabasePremises
+from broker.ledger.sharing.family import Family
+from broker.ledger.sharing.file_premises import FilePremises
+from broker.ledger.sharing.freshness import AnnouncedFreshness
+from broker.ledger.sharing.listening import Listener
+from broker.ledger.sharing.recent import RecentFreshness
+from broker.ledger.sharing.shared_proofs import SharedProofs
+from broker.ledger.sharing.taking import take_premises
+from broker.ledger.sharing.view import View
 from broker.ledger.verifying.claims import OpenNote
-from broker.ledger.view import View
-from broker.ledger.writer import Writer
+from broker.ledger.verifying.integrity import Integrity
+from broker.ledger.writing.group_commit import GroupCommit
+from broker.ledger.writing.task_book import tree_holds_until
+from broker.ledger.writing.writer import Writer
 from broker.ports import (
     Acknowledged,
     Clock,

@@ -23,9 +23,10 @@ from broker.core.merkle import (
     verify_inclusion,
 )
 from broker.core.tiles import TILE_WIDTH, Tile, bundle, subtree_root
-from broker.ledger import schema, statements
-from broker.ledger.head import Head
-from broker.ledger.records import record
+from broker.ledger import schema
+from broker.ledger.databases import statements
+from broker.ledger.reading.records import record
+from broker.ledger.sharing.head import Head
 from broker.ports import Proven, SignedHead
 
 

@@ -9,10 +9,10 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from broker.core.errors import Code, Unavailable
-from broker.ledger.engines import migrating_engine
-from broker.ledger.failures import unavailable
+from broker.ledger.databases.engines import migrating_engine
+from broker.ledger.databases.failures import unavailable
 from broker.ledger.migrate import migrate
-from broker.ledger.taking import take_premises
+from broker.ledger.sharing.taking import take_premises
 from broker.ports import Clock, Place
 
 

@@ -14,16 +14,17 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from broker.core.errors import Code, Unavailable
 from broker.core.merkle import Frontier
 from broker.core.tree_head import KnownHead
-from broker.ledger import schema, statements
-from broker.ledger.archive_file import Archive
-from broker.ledger.engines import offline_engine
-from broker.ledger.failures import is_store_failure, unavailable
-from broker.ledger.outside import accepted_heads
+from broker.ledger import schema
+from broker.ledger.databases import statements
+from broker.ledger.databases.engines import offline_engine
+from broker.ledger.databases.failures import is_store_failure, unavailable
+from broker.ledger.keeping.archive_file import Archive
 from broker.ledger.verifying.checking import pool_of
 from broker.ledger.verifying.claims import Claims, Kept, OpenNote
 from broker.ledger.verifying.course import Course, Progress
 from broker.ledger.verifying.database import DatabaseEntries, tile_roots
 from broker.ledger.verifying.lines import LinesEntries
+from broker.ledger.verifying.outside import accepted_heads
 from broker.ledger.verifying.report import Found, Report
 from broker.ledger.verifying.stored import Source
 from broker.ledger.verifying.tables import epoch_problems, head_problems, node_problems, state_problems

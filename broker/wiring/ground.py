@@ -22,9 +22,9 @@ from broker.core.tally import Tally
 from broker.feed import Feed, FeedBounds
 from broker.ids import RandomIds
 from broker.lease_backends import GatedBackends
-from broker.ledger.leadership import take_part
+from broker.ledger.sharing.leadership import take_part
+from broker.ledger.sharing.view import KeysFollower
 from broker.ledger.store import SqlLedger
-from broker.ledger.view import KeysFollower
 from broker.metrics import Metrics
 from broker.outbound import Destination, Outbound
 from broker.policy_control import PolicyControl

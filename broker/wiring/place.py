@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from broker.core.revoking import Making
-from broker.ledger.family import Family as LedgerFamily
+from broker.ledger.sharing.family import Family as LedgerFamily
 from broker.metrics import Family
 from broker.ports import ProofMemory, Siblings
 

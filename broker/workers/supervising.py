@@ -14,7 +14,7 @@ from broker.clock import SystemClock
 from broker.config import Config
 from broker.core.errors import Code, Unavailable
 from broker.core.used_proofs import UsedProofs
-from broker.ledger.family import Elder
+from broker.ledger.sharing.family import Elder
 from broker.logs import configure
 from broker.ports import Server
 from broker.timing import SYSTEM

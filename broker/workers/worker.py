@@ -12,7 +12,7 @@ from broker.config import Config
 from broker.core.errors import BrokerError
 from broker.core.revoking import Making
 from broker.core.used_proofs import ProofUse
-from broker.ledger.family import Family
+from broker.ledger.sharing.family import Family
 from broker.metrics import Family as Measurements
 from broker.serving import Running
 from broker.wiring import Place

@@ -12,7 +12,8 @@ from unittest.mock import patch
 
 from rich.table import Table
 
-from broker.ledger import SqlLedger, sqlite
+from broker.ledger import SqlLedger
+from broker.ledger.databases import sqlite
 from tests.bench.fill import fill
 from tests.bench.seed import seed
 from tests.support.running_broker import RunningBroker

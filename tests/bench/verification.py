@@ -14,7 +14,8 @@ from rich.table import Table
 from broker.clock import SystemClock
 from broker.core.entry import decode
 from broker.core.merkle import leaf_hash
-from broker.ledger import SqlLedger, offline, records
+from broker.ledger import SqlLedger
+from broker.ledger.reading import offline, records
 from broker.ledger.rows import MAX_PAGE
 from broker.ledger.verify import verify_file
 from tests.bench.seed import seed

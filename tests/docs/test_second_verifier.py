@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.ledger import archiving
-from broker.ledger.archive_file import archives_in
+from broker.ledger.keeping import archiving
+from broker.ledger.keeping.archive_file import archives_in
 from broker.ledger.verify import verify_file
 from tests.support.ledgers import NOW, issued, opened
 from tests.support.running_broker import TICKETS, RunningBroker

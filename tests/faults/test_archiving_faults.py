@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.ledger.archive_file import archives_in
+from broker.ledger.keeping.archive_file import archives_in
 from broker.ledger.verify import verify_file
 from tests.support.ledgers import NOW, issued, opened
 

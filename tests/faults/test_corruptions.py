@@ -24,11 +24,11 @@ from broker.core.errors import Unavailable
 from broker.core.jwk import parse_jwk
 from broker.core.tree_head import KnownHead
 from broker.ledger import SqlLedger
-from broker.ledger.derived import Derived
-from broker.ledger.derived_personal import opened
-from broker.ledger.growing import told_since
-from broker.ledger.sqlite import offline_engine
+from broker.ledger.databases.sqlite import offline_engine
 from broker.ledger.verify import Kept, OpenNote, verify_file
+from broker.ledger.verifying.derived import Derived
+from broker.ledger.verifying.derived_personal import opened
+from broker.ledger.verifying.growing import told_since
 from broker.ports import Revocations
 from broker.self_check import SelfCheck
 from broker.signing.checkpoint import open_note, verifier_key

@@ -13,7 +13,7 @@ from broker.core.change import Unused
 from broker.core.errors import BrokerError, Code, EpochMoved, GuardFailed, Unavailable
 from broker.core.selector import Selector
 from broker.ledger import SqlLedger
-from broker.ledger.database_leadership import DatabaseLeadership
+from broker.ledger.sharing.database_leadership import DatabaseLeadership
 from broker.ports import Revocations, Server
 from tests.support.ledgers import NOW, Bench, FixedClock, digest, issued, opened
 from tests.support.postgres import Postgres

@@ -23,9 +23,9 @@ from broker.core.errors import Code, EpochMoved, Unavailable
 from broker.core.rules import Rule
 from broker.core.selector import Selector
 from broker.ledger import SqlLedger
-from broker.ledger.board import Word
-from broker.ledger.family import Family
-from broker.ledger.file_premises import FilePremises
+from broker.ledger.sharing.board import Word
+from broker.ledger.sharing.family import Family
+from broker.ledger.sharing.file_premises import FilePremises
 from broker.ledger.verify import verify_file
 from tests.support.ledgers import NOW, Bench, added, family_bench, family_of, noted, opened
 

@@ -13,8 +13,8 @@ from broker.config import load_config
 from broker.core.errors import Code, Unavailable
 from broker.core.lease import LeaseStatus
 from broker.core.soundness import Fault, Unsound
-from broker.ledger.family import Elder
-from broker.ledger.last_check import LastCheck, LastCheckFile
+from broker.ledger.sharing.family import Elder
+from broker.ledger.verifying.last_check import LastCheck, LastCheckFile
 from broker.wiring import Broker, Place, open_broker
 from tests.support.broker_app import BrokerApp, KeptEvents, Template, make_template, running_app
 from tests.support.leases import LEASING, POLICY, eventually, leasing_token, state_of, take

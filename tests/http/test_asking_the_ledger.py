@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from broker.ledger import inquiries
+from broker.ledger.reading import inquiries
 from tests.support.broker_app import TICKETS, BrokerApp, Template, make_template, running_app
 from tests.support.team import TEAM, TEAM_POLICY, claims_of, delegated, open_task
 

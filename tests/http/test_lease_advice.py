@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from broker.core.proposing import advise
-from broker.ledger.usage_file import count_usage
+from broker.ledger.reading.usage_file import count_usage
 from tests.support.broker_app import BrokerApp, Template, make_template, running_app
 from tests.support.leases import LEASING, POLICY, leasing_token, reaping, settled, take
 from tests.support.scripted_backend import ScriptedBackend

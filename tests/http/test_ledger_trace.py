@@ -12,7 +12,7 @@ import pytest
 
 from broker.cli.story_lines import story_lines
 from broker.core.story import Story
-from broker.ledger import offline, stories
+from broker.ledger.reading import offline, stories
 from tests.support.broker_app import TICKETS, BrokerApp, Reply, Template, make_template, running_app
 from tests.support.leases import BACKENDS, reaping, revoke, settled, take
 from tests.support.team import REFUNDS, TEAM, TEAM_POLICY, claims_of, decide, delegated, open_task

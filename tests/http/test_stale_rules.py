@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from broker.ledger import SqlLedger
-from broker.ledger.board import Word
-from broker.ledger.file_premises import FilePremises
+from broker.ledger.sharing.board import Word
+from broker.ledger.sharing.file_premises import FilePremises
 from tests.support.broker_app import TICKETS, BrokerApp, Template, running_app
 
 

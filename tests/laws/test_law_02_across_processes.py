@@ -16,7 +16,7 @@ from broker.core.rules import Rule
 from broker.core.selector import Selector
 from broker.core.token_check import TokenCheck
 from broker.key_rotation import KeyRotation
-from broker.ledger.family import Family
+from broker.ledger.sharing.family import Family
 from broker.revocation import BlockFor
 from tests.support.fakes import CALLER
 from tests.support.ledgers import NOW, Bench, added, family_of, opened

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from broker.core.rules import Rule, RuleIndex
 from broker.core.selector import Selector
-from broker.ledger import hits
+from broker.ledger.reading import hits
 from broker.ports import Hits
 from tests.support.ledgers import NOW, Bench, issued, opened, outcomes
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from broker.core.rules import Rule
 from broker.core.selector import Fact, Selector, read_facts
 from broker.core.status_list import id_at
-from broker.ledger import status_lists
+from broker.ledger.reading import status_lists
 from broker.status_lists import StatusLists
 from tests.support.ledgers import NOW, Bench, opened
 from tests.support.status_list_reader import decoded, status_at

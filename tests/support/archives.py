@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from broker.core.selector import Selector
-from broker.ledger import archiving
+from broker.ledger.keeping import archiving
 from tests.support.ledgers import NOW, Bench, issued, opened, registered
 
 DAY = 24 * 3600.0

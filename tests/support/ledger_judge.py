@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from broker.core.errors import EpochMoved
-from broker.ledger.family import Family
+from broker.ledger.sharing.family import Family
 from tests.support.ledgers import Bench, opened
 
 

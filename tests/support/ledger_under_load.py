@@ -21,9 +21,9 @@ from sqlalchemy import Connection
 from broker.core.change import RateWithin, Unused
 from broker.core.errors import EpochMoved
 from broker.core.selector import Selector
-from broker.ledger import sqlite
-from broker.ledger.family import Family
-from broker.ledger.file_premises import FilePremises
+from broker.ledger.databases import sqlite
+from broker.ledger.sharing.family import Family
+from broker.ledger.sharing.file_premises import FilePremises
 from tests.support.ledgers import NOW, Bench, digest, opened
 
 ISSUERS = 16

@@ -30,7 +30,7 @@ from broker.core.jwk import thumbprint
 from broker.core.rules import Block, Rule
 from broker.core.selector import Selector
 from broker.ledger import SqlLedger
-from broker.ledger.family import Elder, Family
+from broker.ledger.sharing.family import Elder, Family
 from broker.ledger.verify import Report, verify_file
 from broker.ports import Place, Revocations, Server
 from tests.support.postgres import is_ledger

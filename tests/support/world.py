@@ -27,7 +27,7 @@ from broker.core.used_proofs import UsedProofs
 from broker.introspection import Introspection
 from broker.issuance import Applicants, IdentityTokens, Intake, Issuance, Issued, TokenIds, TokenRequest
 from broker.ledger import SqlLedger
-from broker.ledger.family import Family
+from broker.ledger.sharing.family import Family
 from broker.ports import Ledger, Place, ProofMemory, Records, Revocations, UnverifiedAssertion
 from broker.revocation import BlockFor, Order, Outcome, Revocation
 from broker.signing.access_token import AccessTokenSigner

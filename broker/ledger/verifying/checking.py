@@ -17,9 +17,9 @@ from typing import Any, Final, NamedTuple
 from broker.core.entry import decode
 from broker.core.merkle import HASH_SIZE, leaf_hash
 from broker.core.personal import MEMBER
-from broker.ledger.derived import bears_on_tables
-from broker.ledger.derived_personal import opened
 from broker.ledger.schema import ENTRY_COLUMNS
+from broker.ledger.verifying.derived import bears_on_tables
+from broker.ledger.verifying.derived_personal import opened
 from broker.ledger.verifying.stored import Loaded, Piece, Stored
 
 _AHEAD: Final = 16

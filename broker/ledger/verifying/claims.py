@@ -9,7 +9,7 @@ from sqlalchemy import Connection, select
 
 from broker.core.merkle import verify_consistency
 from broker.ledger import schema
-from broker.ledger.archive_file import Archive
+from broker.ledger.keeping.archive_file import Archive
 from broker.ledger.verifying.report import Found
 from broker.ledger.verifying.tree import Claim
 

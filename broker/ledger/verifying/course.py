@@ -12,9 +12,9 @@ from typing import Any, Final
 from broker.core.entry import Kind
 from broker.core.tree_head import KnownHead
 from broker.core.trust import Ranges, Span, Trust, cover
-from broker.ledger.derived import Derived
-from broker.ledger.derived_personal import DerivedPersonal
 from broker.ledger.verifying.checking import Checked, checked
+from broker.ledger.verifying.derived import Derived
+from broker.ledger.verifying.derived_personal import DerivedPersonal
 from broker.ledger.verifying.report import Contradiction, Found
 from broker.ledger.verifying.stored import Source
 from broker.ledger.verifying.tree import Claim, Judgement, Tree

@@ -14,9 +14,10 @@ from sqlalchemy.exc import DBAPIError
 from broker.core.errors import Unavailable
 from broker.core.merkle import HASH_SIZE
 from broker.core.tiles import TILE_WIDTH
-from broker.ledger import schema, statements
-from broker.ledger.engines import offline_engine
-from broker.ledger.sqlite import lenient_text
+from broker.ledger import schema
+from broker.ledger.databases import statements
+from broker.ledger.databases.engines import offline_engine
+from broker.ledger.databases.sqlite import lenient_text
 from broker.ledger.verifying.stored import Loaded, Piece, Stored, stored
 from broker.ports import Place, Server
 

@@ -9,8 +9,8 @@ from sqlalchemy import Connection, Row, select
 
 from broker.core.tiles import TILE_WIDTH
 from broker.ledger import schema
-from broker.ledger.derived_nodes import DerivedNodes
 from broker.ledger.verifying.course import Course
+from broker.ledger.verifying.derived_nodes import DerivedNodes
 
 
 def head_problems(course: Course, head: Row[Any] | None) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.ledger import archiving
+from broker.ledger.keeping import archiving
 from tests.support.broker_thread import BrokerThread
 from tests.support.ledgers import NOW, issued, opened
 from tests.support.shell import Shell

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.ledger.last_check import LastCheck, LastCheckFile
+from broker.ledger.verifying.last_check import LastCheck, LastCheckFile
 from tests.support.shell import Shell
 
 

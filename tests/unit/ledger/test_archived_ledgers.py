@@ -17,13 +17,13 @@ from broker.core.restoring import accepting
 from broker.core.selector import Selector
 from broker.core.soundness import Fault, Unsound
 from broker.core.tree_head import KnownHead
-from broker.ledger.derived import Derived
-from broker.ledger.derived_personal import opened as opened_entry
-from broker.ledger.growing import told_since
-from broker.ledger.restoring import taken
-from broker.ledger.sqlite import offline_engine
-from broker.ledger.status import status_of
+from broker.ledger.databases.sqlite import offline_engine
+from broker.ledger.keeping.restoring import taken
+from broker.ledger.reading.status import status_of
 from broker.ledger.verify import Kept, verify_file
+from broker.ledger.verifying.derived import Derived
+from broker.ledger.verifying.derived_personal import opened as opened_entry
+from broker.ledger.verifying.growing import told_since
 from tests.support.archives import LATER, SIZE, fill, open_note, remove, sign
 from tests.support.ledgers import Bench, FixedClock, opened, registered
 

@@ -13,8 +13,8 @@ from alembic.migration import MigrationContext
 
 from broker.core.errors import Unavailable
 from broker.ledger import SqlLedger, schema
+from broker.ledger.databases.sqlite import writer_engine
 from broker.ledger.migrate import migrate
-from broker.ledger.sqlite import writer_engine
 from tests.support.ledgers import NOW
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from broker.core.errors import BrokerError, Code, Unavailable
-from broker.ledger.recent import RecentFreshness
+from broker.ledger.sharing.recent import RecentFreshness
 from tests.support.until import until
 
 NEVER = 1e9

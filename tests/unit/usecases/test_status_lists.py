@@ -14,7 +14,7 @@ from broker.core.policy import LONGEST_TTL
 from broker.core.rules import Rule
 from broker.core.selector import Selector
 from broker.core.status_list import ALL, OPEN_SECONDS, TTL, marked, packed
-from broker.ledger.failures import unavailable
+from broker.ledger.databases.failures import unavailable
 from broker.ports import Listed, Revocations
 from broker.status_lists import KEPT, StatusLists
 from tests.support.fakes import NOW, FakeClock

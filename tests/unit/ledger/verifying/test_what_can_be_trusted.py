@@ -18,7 +18,7 @@ from broker.core.errors import Unavailable
 from broker.core.exporting import FORMATS, Event
 from broker.core.personal import personal_beside
 from broker.core.trust import Trust
-from broker.ledger import offline, records
+from broker.ledger.reading import offline, records
 from broker.ledger.verify import Kept, Report, verify_file
 from tests.support.ledgers import opened
 

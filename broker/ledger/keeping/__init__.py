@@ -1,0 +1,1 @@
+"""What becomes of old entries: archives, erasure, forgetting; and moving a ledger or putting an older one back."""

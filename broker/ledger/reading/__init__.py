@@ -1,0 +1,1 @@
+"""Questions to the ledger, answered beside the writer."""
