@@ -8,6 +8,7 @@ import random
 import time
 import uuid
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -19,7 +20,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from tests.chaos.journal import Journal
+from tests.chaos.journal import Journal, Tail
 from tests.support.running_broker import TICKETS
 
 LOST: Final = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
@@ -46,7 +47,7 @@ class Place:
         return self.folder / "journals"
 
     def held_up(self, name: str) -> Path:
-        """Where a client writes down which tokens are in use, the newest last."""
+        """Where a client writes down which tokens are in use, and a revoker which it revokes, the newest last."""
         return self.folder / f"held-{name}.jsonl"
 
     def key(self, agent: str) -> EllipticCurvePrivateKey:
@@ -104,19 +105,19 @@ class Brokers:
         return token
 
 
-def work(place: Place, agent: str, *, pause: float) -> None:
+def work(place: Place, agent: str, revokers: tuple[str, ...], *, pause: float) -> None:
     """Be a client until the process is ended."""
-    asyncio.run(_work(place, agent, pause))
+    asyncio.run(_work(place, agent, revokers, pause))
 
 
-async def _work(place: Place, agent: str, pause: float) -> None:
+async def _work(place: Place, agent: str, revokers: tuple[str, ...], pause: float) -> None:
     journal, held = Journal(place.journals, agent), deque[str](maxlen=HELD)
     async with aiohttp.ClientSession(timeout=_PATIENCE) as session:
         mine, operator = Brokers(place, agent, session), Brokers(place, "operator", session)
         await asyncio.gather(
             _get(place, mine, journal, pause),
             _hold(place, mine, agent, journal, held),
-            _introspect(place, operator, journal, held, pause),
+            _introspect(place, operator, journal, held, [Tail(place.held_up(name)) for name in revokers], pause),
         )
 
 
@@ -148,10 +149,14 @@ async def _received(place: Place, brokers: Brokers, journal: Journal) -> str | N
     return token
 
 
-async def _introspect(place: Place, brokers: Brokers, journal: Journal, held: deque[str], pause: float) -> None:
-    """Ask all brokers about the tokens in use, and write down what they say."""
+async def _introspect(
+    place: Place, brokers: Brokers, journal: Journal, held: deque[str], tails: Sequence[Tail], pause: float
+) -> None:
+    """Ask all brokers about the tokens in use and those that were revoked, and write down what they say."""
+    revoked = deque[str](maxlen=HELD * len(tails))
     while True:
-        for token in list(held):
+        revoked.extend(line["jwt"] for tail in tails for line in tail.new())
+        for token in (*held, *revoked):
             port, began = random.choice(place.ports), time.monotonic()
             try:
                 status, body = await brokers.call(port, "/oauth2/introspect", "operator:read", data={"token": token})

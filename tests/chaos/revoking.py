@@ -58,10 +58,11 @@ class Habits:
 
 def revoke(place: Place, name: str, clients: tuple[str, ...], habits: Habits) -> None:
     """Revoke what clients have in use."""
-    asyncio.run(_revoke(place, Journal(place.journals, name), clients, habits))
+    asyncio.run(_revoke(place, name, clients, habits))
 
 
-async def _revoke(place: Place, journal: Journal, clients: tuple[str, ...], habits: Habits) -> None:
+async def _revoke(place: Place, name: str, clients: tuple[str, ...], habits: Habits) -> None:
+    journal, shown = Journal(place.journals, name), Journal(place.folder, place.held_up(name).stem)
     tails = [Tail(place.held_up(client)) for client in clients]
     patience = aiohttp.ClientTimeout(total=habits.wait + _PATIENCE, connect=2)
     async with aiohttp.ClientSession(timeout=patience) as session:
@@ -71,7 +72,9 @@ async def _revoke(place: Place, journal: Journal, clients: tuple[str, ...], habi
             port, kind = random.choice(place.ports), habits.kinds[turn % len(habits.kinds)]
             with contextlib.suppress(*LOST):
                 await brokers.sign_in(port, SCOPE)  # or the rule before this one may have killed our own token
-            claims = jwt.decode(await _in_use(tails), options={"verify_signature": False})
+            token = await _in_use(tails)
+            shown.write("held", jwt=token, at=time.monotonic())  # for whoever hears of the rule late, or never
+            claims = jwt.decode(token, options={"verify_signature": False})
             body = {"selector": SELECTORS[kind](claims), "reason": "what the run is for", "wait": habits.wait}
             if kind in BLOCKING:
                 body["block"] = {"for": "1s"}

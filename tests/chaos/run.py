@@ -47,6 +47,11 @@ class Plan:
     faults: int = 0
     calm: float = 1.0
 
+    @property
+    def names_of_revokers(self) -> tuple[str, ...]:
+        """What the processes are called that revoke."""
+        return tuple(f"revoker-{number}" for number in range(1, self.revokers + 1))
+
 
 class Refuted(Exception):
     """The checker has found something, and this says what."""
@@ -87,7 +92,7 @@ class Run:
                 await self._gather(stack)
                 await asyncio.sleep(WARM_SECONDS)
                 until = time.monotonic() + plan.seconds
-                revokers = [self._revoker(f"revoker-{number}") for number in range(1, plan.revokers + 1)]
+                revokers = [self._revoker(name) for name in plan.names_of_revokers]
                 journal, over = Journal(ground.place().journals, "faults"), asyncio.Event()
                 async with asyncio.TaskGroup() as group:
                     for _ in range(plan.faults):
@@ -102,15 +107,16 @@ class Run:
     async def _gather(self, stack: AsyncExitStack) -> None:
         """Start clients, each with a road of its own to each broker, and verifiers, each with one to all."""
         ground, plan = self.ground, self.plan
-        ports = ground.place().ports
+        ports, revokers = ground.place().ports, plan.names_of_revokers
+        holders = (*ground.clients, *revokers)
         for name in ground.clients:
             roads = [await self._road(stack, f"road of {name}", [port]) for port in ports]
             place = ground.place(tuple(road.port for road in roads))
-            self._begin(name, work, place, name, pause=plan.pause)
+            self._begin(name, work, place, name, revokers, pause=plan.pause)
         for number in range(1, plan.verifiers + 1):
             name = f"verifier-{number}"
             road = await self._road(stack, f"road of {name}", ports)
-            hand = self._begin(name, verify, ground.place(), name, ground.clients, through=road.port, pause=plan.pause)
+            hand = self._begin(name, verify, ground.place(), name, holders, through=road.port, pause=plan.pause)
             self._faults += of_hand(hand)
 
     def _revoker(self, name: str) -> Hand:

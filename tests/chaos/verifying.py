@@ -27,19 +27,20 @@ WITHIN: Final = MAX_STALENESS + LEEWAY
 """After so many seconds without a statement, where clocks are the same, nothing is accepted (see ``View``)."""
 
 
-def verify(place: Place, name: str, clients: tuple[str, ...], *, through: int, pause: float) -> None:
+def verify(place: Place, name: str, holders: tuple[str, ...], *, through: int, pause: float) -> None:
     """Be a verifier until the process is ended. It reaches the broker through the port ``through`` alone.
 
+    It judges what the ``holders`` hold up: clients what they use, and revokers what they revoke.
     The broker knows each process that ever had this name by a name of its own.
     """
     port = int(place.issuer.rpartition(":")[2])
     with asyncio.Runner(loop_factory=detour(port, through)) as runner:
-        runner.run(_verify(place, name, clients, pause))
+        runner.run(_verify(place, name, holders, pause))
 
 
-async def _verify(place: Place, name: str, clients: tuple[str, ...], pause: float) -> None:
+async def _verify(place: Place, name: str, holders: tuple[str, ...], pause: float) -> None:
     journal, own_name = Journal(place.journals, name), f"{name}.{os.getpid()}"
-    tails = [(Tail(place.held_up(client)), deque[tuple[str, str]](maxlen=HELD)) for client in clients]
+    tails = [(Tail(place.held_up(holder)), deque[tuple[str, str]](maxlen=HELD)) for holder in holders]
     refused: dict[str, str] = {}
     identity = KeyIdentity.from_file(AGENT, place.folder / f"{AGENT}.pem")
     async with (
