@@ -32,6 +32,11 @@ class Fault:
     target: str
     inflict: Callable[[], Awaitable[None]]
 
+    @property
+    def kind(self) -> str:
+        """What sort of thing the target is. Each befalls about as often, however many there are of it."""
+        return self.target.rstrip("0123456789")
+
 
 async def befall(faults: Sequence[Fault], journal: Journal, *, pause: float, over: asyncio.Event) -> None:
     """Let one fault after the other happen until all is ``over``, with ``pause`` seconds on average in between.
@@ -43,7 +48,8 @@ async def befall(faults: Sequence[Fault], journal: Journal, *, pause: float, ove
         free = [fault for fault in faults if fault.target not in _busy]
         if not free:
             continue
-        fault, began = random.choice(free), time.monotonic()
+        kind = random.choice(sorted({fault.kind for fault in free}))
+        fault, began = random.choice([fault for fault in free if fault.kind == kind]), time.monotonic()
         _busy.add(fault.target)
         try:
             await fault.inflict()
