@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -69,6 +70,8 @@ def _flood(broker: RunningBroker, form: dict[str, str]) -> subprocess.Popen[byte
 async def test_issuing_gives_way_and_revoking_does_not(broker: RunningBroker) -> None:
     """Under a flood token requests are turned away; operators sign in, revoke and introspect as ever."""
     broker.start()
+    assert broker.process is not None
+    os.setpriority(os.PRIO_PROCESS, broker.process.pid, 5)  # whoever floods must be able to keep it busy
     key, operator_key = _key(broker.agent("alpha")), _key(broker.home / "operator.pem")
     signing_in: Counter[int] = Counter()
     revoking: Counter[int] = Counter()
@@ -104,7 +107,8 @@ async def test_issuing_gives_way_and_revoking_does_not(broker: RunningBroker) ->
             with _flood(broker, form) as flood:
                 await work_during(flood)
                 assert flood.stdout is not None
-                flooded.update(json.load(flood.stdout))
+                figures = json.load(flood.stdout)
+                flooded.update({name: figures[name] for name in ("overloaded", "answers")})
             if flooded["overloaded"]:
                 break
     assert flooded["overloaded"] > 0

@@ -23,7 +23,7 @@ SIZE = 900
 PROGRAM = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from broker.ledger import archiving
+from broker.ledger.keeping import archiving
 from tests.support.ledgers import FixedClock, opened
 
 path, folder, last = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
@@ -89,7 +89,7 @@ def test_killed_at_any_point_nothing_is_lost(path: Path, tmp_path: Path) -> None
 WRITE = """
 import resource, sys
 from pathlib import Path
-from broker.ledger import archiving
+from broker.ledger.keeping import archiving
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 print(list(archiving.archives(Path(sys.argv[1]), Path(sys.argv[2]), %f, %f, newest=100)))

@@ -99,7 +99,7 @@ def test_every_command_has_json_and_help() -> None:
                 yield from commands(inner, f"{name} {child}")
 
     found = dict(commands(typer.main.get_command(cli.app), "broker"))
-    assert len(found) == 64
+    assert len(found) == 67
     for name, command in found.items():
         parameters = command.params  # type: ignore[attr-defined]
         options = {option for parameter in parameters for option in parameter.opts}
