@@ -31,7 +31,8 @@ class TokenIds:
         """Return an id; ``listed`` says whether it is a place in a status list."""
         if not listed:
             return self._ids.new("tok")
-        if not self._free or not 0 <= now - self._opened_at < OPEN_SECONDS:
+        # A little earlier is as good: requests that came sooner may be named later than the one that opened the list.
+        if not self._free or abs(now - self._opened_at) >= OPEN_SECONDS:
             self._list, self._free, self._opened_at = self._ids.new("tok"), array("I", range(SIZE)), now
         drawn = self._below(len(self._free))
         self._free[drawn], self._free[-1] = self._free[-1], self._free[drawn]

@@ -72,6 +72,11 @@ def test_a_list_is_open_for_an_hour(desk: Desk) -> None:
     assert desk.name(NOW - 1)[0] != second[0]
 
 
+def test_whoever_came_sooner_is_in_the_same_list(desk: Desk) -> None:
+    """Requests that are under way at the same time are not named in the order in which they came."""
+    assert desk.name(NOW)[0] == desk.name(NOW - 2)[0] == desk.name(NOW)[0]
+
+
 def test_no_token_gets_into_a_list_that_a_rule_has_ended(desk: Desk) -> None:
     """A rule for everything ends it, when it comes into force and when it is written; a rule for less does not."""
     first = desk.name()
