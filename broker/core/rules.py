@@ -152,7 +152,7 @@ class RuleIndex:
         for fact in (*facts, EVERYTHING):
             if self._highest.get(fact, 0) > epoch:
                 for rule in self._buckets[fact].values():
-                    if rule.rank > epoch and _covers(rule.selector, facts):
+                    if rule.rank > epoch and rule.selector.selects(facts):
                         return rule
         return None
 
@@ -160,10 +160,6 @@ class RuleIndex:
         anchor = rule.selector.facts()[0]
         self._buckets.setdefault(anchor, {})[rule.id] = rule
         self._highest[anchor] = max(rule.rank, self._highest.get(anchor, 0))
-
-
-def _covers(selector: Selector, facts: frozenset[Fact]) -> bool:
-    return selector.everything or selector.selects(facts)
 
 
 class BlockIndex:
@@ -202,4 +198,4 @@ class BlockIndex:
         """Return a block in force that covers a grant with these facts, or None."""
         if not self._blocks:
             return None
-        return next((block for block in self.live(now) if _covers(block.selector, facts)), None)
+        return next((block for block in self.live(now) if block.selector.selects(facts)), None)

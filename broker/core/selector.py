@@ -69,7 +69,7 @@ class Selector:
 
     def selects(self, facts: frozenset[Fact]) -> bool:
         """Whether a credential with these facts is covered."""
-        return facts.issuperset(self.facts())
+        return self.everything or facts.issuperset(self.facts())
 
     def to_dict(self) -> dict[str, str | bool]:
         """Return the wire form: only the fields that are set."""

@@ -150,8 +150,7 @@ def _killers(entries: Iterable[Happened], recorded: Sequence[Happened]) -> dict[
         if index.killer(facts, epoch) is None:
             continue
         for rule, recorded_by in rules:
-            covers = rule.selector.everything or rule.selector.selects(facts)
-            if rule.rank > epoch and covers and rule.at < expires_at:
+            if rule.rank > epoch and rule.selector.selects(facts) and rule.at < expires_at:
                 killers[entry.seq] = recorded_by
                 break
     return killers

@@ -83,8 +83,7 @@ class Watches:
             facts = rule.selector.facts()
             for watch in tuple(self._by_fact.get(facts[0], ())):
                 token = watch.token
-                covered = rule.selector.everything or rule.selector.selects(token.facts)
-                if covered and token.claims.epoch < rule.rank:
+                if token.claims.epoch < rule.rank and rule.selector.selects(token.facts):
                     self._end(watch, Code.TOKEN_REVOKED)
 
     def end_all(self, code: Code) -> None:

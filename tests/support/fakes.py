@@ -426,8 +426,7 @@ class MemoryRecords:
         live = [
             token
             for token in found
-            if (selector.everything or selector.selects(_facts(token)))
-            and rules.killer(_facts(token), token.epoch or 0) is None
+            if selector.selects(_facts(token)) and rules.killer(_facts(token), token.epoch or 0) is None
         ]
         return Hits(
             tokens=len(live),

@@ -53,7 +53,7 @@ def _count_tokens(connection: Connection, evidence: Evidence) -> None:
         for row in connection.execute(query.limit(left + 1)):
             left -= 1
             facts = facts_of(read_record(*row).members)
-            tokens += rule.selector.everything or rule.selector.selects(facts)
+            tokens += rule.selector.selects(facts)
         if left < 0:
             return
         revocation.tokens = tokens

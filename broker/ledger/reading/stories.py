@@ -92,7 +92,7 @@ def _ended_by(connection: Connection, rule: Record) -> Iterator[Happened]:
     left = MAX_ENTRIES
     for row in connection.execute(query.order_by(_table.expires_at).limit(10 * MAX_ENTRIES)):
         record = read_record(*row)
-        if left and (made.selector.everything or made.selector.selects(facts_of(record.members))):
+        if left and made.selector.selects(facts_of(record.members)):
             left -= 1
             yield _happened(record)
 
