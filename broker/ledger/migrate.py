@@ -15,24 +15,31 @@ from broker.core.errors import Code, Unavailable
 from broker.core.merkle import Frontier
 from broker.ledger import schema
 from broker.ledger.databases import statements
+from broker.ledger.databases.engines import migrating_engine
+from broker.ledger.databases.sqlite import BUSY_SECONDS
+from broker.ports import Place
 
 _SCRIPTS: Final = Path(__file__).parent / "migrations"
 _VERSIONS: Final = table("alembic_version", column("version_num"))
 
 
-def migrate(engine: Engine) -> None:
-    """Apply the migrations that are missing, in one transaction.
+def migrate(place: Place, busy_seconds: float = BUSY_SECONDS) -> None:
+    """Apply the migrations that are missing to a ledger, in one transaction.
 
-    Raises :class:`Unavailable` (``LEDGER_CORRUPT``) when there is no ledger in the file, which must not become an empty
-    one unnoticed, or when its schema is one that this version does not know.
+    Raises :class:`Unavailable` (``LEDGER_CORRUPT``) when there is no ledger at the place, which must not become an
+    empty one unnoticed, or when its schema is one that this version does not know; and what the database raises.
     """
-    with engine.begin() as connection:
-        statements.of(connection).prepare_schema(connection)
-        current = _revisions(connection)
-        if not current:
-            raise Unavailable(Code.LEDGER_CORRUPT, "there is no ledger in it")
-        if current != (schema.REVISION,):
-            _upgrade(connection, current)
+    engine = migrating_engine(place, busy_seconds)
+    try:
+        with engine.begin() as connection:
+            statements.of(connection).prepare_schema(connection)
+            current = _revisions(connection)
+            if not current:
+                raise Unavailable(Code.LEDGER_CORRUPT, "there is no ledger in it")
+            if current != (schema.REVISION,):
+                _upgrade(connection, current)
+    finally:
+        engine.dispose()  # the last connection to a file also copies its log back
 
 
 def create_schema(engine: Engine, now: float) -> str:
@@ -55,6 +62,11 @@ def make_schema(connection: Connection) -> None:
     _upgrade(connection, ())
 
 
+def revision(connection: Connection) -> str | None:
+    """Return the revision of the schema that is there, or None if there is none."""
+    return ", ".join(_revisions(connection)) or None
+
+
 def ledger_id(connection: Connection) -> str:
     """Return the id of a ledger whose data this version understands.
 
@@ -70,7 +82,6 @@ def ledger_id(connection: Connection) -> str:
 
 
 def _revisions(connection: Connection) -> tuple[str, ...]:
-    """Return the revision of the schema that is there, or nothing if there is none."""
     if not inspect(connection).has_table(_VERSIONS.name):
         return ()
     return tuple(connection.scalars(select(_VERSIONS.c.version_num)))

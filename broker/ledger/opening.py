@@ -82,7 +82,7 @@ def open_ledger(place: Place, premises: Premises, now: float, *, busy_seconds: f
         with premises.turn():
             premises.check()
             with premises.disconnecting():
-                _migrate(place, busy_seconds)
+                migrate(place, busy_seconds)
         with engine.connect() as connection:  # without a commit, which a damaged file may refuse
             ledger, effects = ledger_id(connection), load_live(connection, now)
             head = _head(connection, effects)
@@ -107,14 +107,6 @@ def _require_file(path: Path) -> None:
     if path.stat().st_size == 0:
         # SQLite would take an empty file for a new database.
         raise _corrupt("its file is empty")
-
-
-def _migrate(place: Place, busy_seconds: float) -> None:
-    engine = migrating_engine(place, busy_seconds)
-    try:
-        migrate(engine)
-    finally:
-        engine.dispose()
 
 
 def _soundness(connection: Connection, path: Path, now: float) -> tuple[Unsound | None, bool]:

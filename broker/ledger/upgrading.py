@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alembic.migration import MigrationContext
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from broker.core.errors import Code, Unavailable
 from broker.ledger.databases.engines import migrating_engine
 from broker.ledger.databases.failures import unavailable
-from broker.ledger.migrate import migrate
+from broker.ledger.migrate import migrate, revision
 from broker.ledger.sharing.taking import take_premises
 from broker.ports import Clock, Place
 
@@ -27,7 +26,7 @@ def upgrade(place: Place, clock: Clock) -> tuple[str | None, str | None]:
     engine = migrating_engine(place)
     try:
         before = _revision(engine)
-        migrate(engine)
+        migrate(place)
         return before, _revision(engine)
     except DBAPIError as error:
         raise unavailable(error) from error
@@ -38,4 +37,4 @@ def upgrade(place: Place, clock: Clock) -> tuple[str | None, str | None]:
 
 def _revision(engine: Engine) -> str | None:
     with engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        return revision(connection)

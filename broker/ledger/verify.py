@@ -9,16 +9,15 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from sqlalchemy import Connection, func, select
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 
 from broker.core.errors import Code, Unavailable
 from broker.core.merkle import Frontier
 from broker.core.tree_head import KnownHead
 from broker.ledger import schema
 from broker.ledger.databases import statements
-from broker.ledger.databases.engines import offline_engine
-from broker.ledger.databases.failures import is_store_failure, unavailable
 from broker.ledger.keeping.archive_file import Archive
+from broker.ledger.reading.offline import connected
 from broker.ledger.verifying.checking import pool_of
 from broker.ledger.verifying.claims import Claims, Kept, OpenNote
 from broker.ledger.verifying.course import Course, Progress
@@ -64,12 +63,8 @@ def verify_file(
 
 def _in_database(place: Place, verify: Callable[[Connection], Report]) -> Report:
     try:
-        with offline_engine(place).connect() as connection:  # without a commit, which a damaged file may refuse
+        with connected(place) as connection:
             return verify(connection)
-    except SQLAlchemyError as error:
-        if is_store_failure(error):
-            raise unavailable(error) from error
-        raise Unavailable(Code.LEDGER_CORRUPT, "this is not a ledger: its tables are missing") from error
     except UnicodeDecodeError as error:  # what SQLite has to say about a damaged schema quotes it
         raise Unavailable(Code.LEDGER_CORRUPT, "this is not a ledger: its schema is damaged") from error
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect, select
 from sqlalchemy.exc import DBAPIError
 
@@ -14,6 +13,7 @@ from broker.ledger.databases import statements
 from broker.ledger.databases.clock_difference import difference
 from broker.ledger.databases.failures import unavailable
 from broker.ledger.databases.postgresql_sessions import plain_engine
+from broker.ledger.migrate import revision
 from broker.ports import Server
 
 _SESSION = """
@@ -58,8 +58,8 @@ def check_database(server: Server) -> DatabaseCheck:
 
 def _checked(connection: Connection, server: Server) -> DatabaseCheck:
     ahead = difference(connection, time.time)
-    revision = MigrationContext.configure(connection).get_current_revision()
-    there = revision is not None and inspect(connection).has_table(schema.meta.name)
+    found = revision(connection)
+    there = found is not None and inspect(connection).has_table(schema.meta.name)
     compatibility = connection.scalar(select(schema.meta.c.compatibility)) if there else None
     version, fsync, full_pages, commit, checksums, encrypted = connection.exec_driver_sql(_SESSION).one()
     return DatabaseCheck(
@@ -70,25 +70,25 @@ def _checked(connection: Connection, server: Server) -> DatabaseCheck:
         data_checksums=checksums,
         encrypted=encrypted,
         clock_difference=ahead,
-        revision=revision,
+        revision=found,
         newest=schema.REVISION,
         compatibility=compatibility,
-        problems=tuple(_problems(connection, server, ahead, revision, compatibility)),
+        problems=tuple(_problems(connection, server, ahead, found, compatibility)),
     )
 
 
 def _problems(
-    connection: Connection, server: Server, ahead: float, revision: str | None, compatibility: int | None
+    connection: Connection, server: Server, ahead: float, found: str | None, compatibility: int | None
 ) -> list[str]:
-    if revision is None:
+    if found is None:
         return ["there is no ledger in it; broker init --ledger-url makes one, broker db move moves one there"]
     problems = []
     if compatibility != schema.COMPATIBILITY:
         problems.append(
             f"its data format is {compatibility}, and this version of the broker has {schema.COMPATIBILITY}"
         )
-    if revision < schema.REVISION:
-        problems.append(f"its schema is {revision}, and {schema.REVISION} is needed: broker db upgrade")
+    if found < schema.REVISION:
+        problems.append(f"its schema is {found}, and {schema.REVISION} is needed: broker db upgrade")
     else:
         problems += statements.of(connection).schema_problems(connection)
     if abs(ahead) > server.max_clock_difference:

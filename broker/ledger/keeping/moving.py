@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Connection, Engine, Table, func, insert, select
+from sqlalchemy import Connection, Table, func, insert, select
 from sqlalchemy.exc import DBAPIError
 
 from broker.core.errors import Code, Unavailable
@@ -34,7 +34,7 @@ def move(path: Path, server: Server, clock: Clock) -> Report:
         raise Unavailable(Code.LEDGER_UNAVAILABLE, f"there is no ledger at {path}")
     premises = FilePremises.take(path, clock, None)
     try:
-        _bring_up_to_date(path)
+        migrate(path)
         _require_sound(verify_file(path), "this ledger is damaged, and was not moved")
         _copy(path, server)
         report = verify_file(server)
@@ -47,21 +47,13 @@ def move(path: Path, server: Server, clock: Clock) -> Report:
     return report
 
 
-def _bring_up_to_date(path: Path) -> None:
-    engine = migrating_engine(path)
-    try:
-        migrate(engine)
-    finally:
-        engine.dispose()  # the last connection also copies the log back
-
-
 def _require_sound(report: Report, otherwise: str) -> None:
     if not report.sound:
         raise Unavailable(Code.LEDGER_CORRUPT, f"{otherwise}: {report.problems[0]}")
 
 
 def _copy(path: Path, server: Server) -> None:
-    target: Engine = migrating_engine(server)
+    target = migrating_engine(server)  # which keeps no connection
     with offline_engine(path).connect() as source, target.begin() as destination:
         make_schema(destination)
         for table in schema.metadata.sorted_tables:
@@ -69,7 +61,6 @@ def _copy(path: Path, server: Server) -> None:
             before, after = (_count(each, table) for each in (source, destination))
             if before != after:
                 raise Unavailable(Code.LEDGER_CORRUPT, f"{before} rows of {table.name} became {after}")
-    target.dispose()
 
 
 def _copy_table(source: Connection, destination: Connection, table: Table) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from broker.core.change import Change, Receipt, StoredKey
 from broker.core.errors import Code, Unavailable
 from broker.core.tree_head import KnownHead
-from broker.ledger.databases.engines import migrating_engine, writer_engine
+from broker.ledger.databases.engines import writer_engine
 from broker.ledger.databases.failures import unavailable
 from broker.ledger.migrate import migrate
 from broker.ledger.reading import records
@@ -106,18 +106,10 @@ def taken(place: Place, clock: Clock) -> Iterator[RestoredLedger]:
     premises = take_premises(place, clock)
     engine = writer_engine(place)
     try:
-        _migrate(place)
+        migrate(place)
         yield RestoredLedger(place, engine, premises, clock)
     except DBAPIError as error:
         raise unavailable(error) from error
     finally:
         engine.dispose()
         premises.close()
-
-
-def _migrate(place: Place) -> None:
-    engine = migrating_engine(place)
-    try:
-        migrate(engine)
-    finally:
-        engine.dispose()

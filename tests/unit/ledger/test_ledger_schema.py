@@ -22,8 +22,8 @@ def test_the_migrations_make_the_schema(tmp_path: Path) -> None:
     """A new ledger has just the tables, columns, indexes and revision of the code; migrating again changes nothing."""
     path = tmp_path / "ledger.db"
     SqlLedger.create(path, NOW)
+    migrate(path)
     engine = writer_engine(path)
-    migrate(engine)
     with engine.begin() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, schema.metadata) == []
