@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from broker.core.errors import BrokerError, Malformed
 from broker.core.pacing import Backoff, Timing
-from broker.verifier.following import MAX_RETRY_AFTER
+from broker.core.propagation import is_verifier_name
+from broker.verifier.following import follow
 from broker.verifier.source import Source
 from broker.verifier.view import View
 
@@ -21,10 +22,6 @@ EVERY_SECONDS: Final = 5.0
 LEAVING_SECONDS: Final = 1.0
 """How long closing waits for the broker to hear of it."""
 
-MAX_AGE: Final = 600.0
-"""The longest bound that the broker takes, in seconds."""
-
-_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _BACKOFF: Final = Backoff(first=0.25, longest=EVERY_SECONDS)
 _log: Final = logging.getLogger("broker.verifier")
 
@@ -38,7 +35,7 @@ class Acknowledging:
         After ``max_age`` seconds without news this process refuses everything. Raises ``Malformed`` for a bad name.
         """
         self.name = _own_name() if name is None else name
-        if _NAME.fullmatch(self.name) is None:
+        if not is_verifier_name(self.name):
             raise Malformed("name: must be 1 to 64 letters, digits, dots, underscores and hyphens")
         self._source = source
         self._view = view
@@ -56,25 +53,14 @@ class Acknowledging:
 
     async def follow(self) -> None:
         """Acknowledge each new epoch, and give signs of life, until cancelled."""
-        failures = 0
-        while True:
-            self._applied.clear()
-            self._told = self._view.epoch
-            try:
-                await self._acknowledge()
-            except BrokerError as error:
-                level = logging.WARNING if failures == 0 else logging.DEBUG
-                _log.log(level, "acknowledging rules failed: %s (%s)", error.code.value, error.public)
-                after = min(error.retry_after or 0, MAX_RETRY_AFTER)
-                await self._timing.sleep(max(after, _BACKOFF.delay(failures, self._timing.spread())))
-                failures += 1
-            except Exception as error:  # noqa: BLE001 - credentials of any kind; only the type is safe to log
-                _log.error("acknowledging rules failed unexpectedly: %s", type(error).__name__)
-                await self._timing.sleep(_BACKOFF.delay(failures, self._timing.spread()))
-                failures += 1
-            else:
-                failures = 0
-                await self._pause()
+        await follow(
+            "acknowledging rules",
+            self._acknowledge,
+            every=EVERY_SECONDS,
+            backoff=_BACKOFF,
+            timing=self._timing,
+            rest=self._rest,
+        )
 
     async def leave(self) -> None:
         """Tell the broker that this process accepts nothing any more, if it can be told at once."""
@@ -89,15 +75,21 @@ class Acknowledging:
             _log.debug("the broker could not be told that this verifier leaves: %s", type(error).__name__)
 
     async def _acknowledge(self) -> None:
-        epoch, mark = self._view.epoch, self._view.mark
+        self._applied.clear()
+        self._told = epoch = self._view.epoch
         if epoch is not None:
-            told: dict[str, Any] = {"verifier": self.name, "epoch": epoch, "mark": mark, "max_age": self._max_age}
+            told: dict[str, Any] = {
+                "verifier": self.name,
+                "epoch": epoch,
+                "mark": self._view.mark,
+                "max_age": self._max_age,
+            }
             try:
                 await self._source.acknowledge(told)
             finally:
                 self.tried.set()
 
-    async def _pause(self) -> None:
+    async def _rest(self) -> None:
         """Wait until there is news, or a sign of life is due."""
         waits = {
             asyncio.ensure_future(self._timing.sleep(EVERY_SECONDS)),

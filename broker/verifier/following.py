@@ -16,12 +16,18 @@ _log: Final = logging.getLogger("broker.verifier")
 
 
 async def follow(
-    what: str, work: Callable[[], Awaitable[None]], *, every: float, backoff: Backoff, timing: Timing
+    what: str,
+    work: Callable[[], Awaitable[None]],
+    *,
+    every: float,
+    backoff: Backoff,
+    timing: Timing,
+    rest: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Do ``work`` until cancelled, at least once in ``every`` seconds as long as it succeeds.
 
-    A failure never ends the loop. The first in a row is logged as a warning, and so is the end of them; what depends on
-    the work grows stale in the meantime and refuses.
+    If there is a ``rest``, that is what waits after a success. A failure never ends the loop. The first in a row is
+    logged as a warning, and so is the end of them; what depends on the work grows stale in the meantime and refuses.
     """
     failures = 0
     while True:
@@ -40,6 +46,9 @@ async def follow(
             if failures:
                 _log.warning("%s works again after %d failures", what, failures)
             failures = 0
+            if rest is not None:
+                await rest()
+                continue
         await timing.sleep(pause)
 
 

@@ -14,11 +14,11 @@ from broker.core.access_token import VerifiedToken
 from broker.core.errors import BrokerError, Code, Malformed, Unavailable
 from broker.core.pacing import Timing
 from broker.core.rules import RuleIndex
-from broker.outbound import Destination, Outbound, destination_of
+from broker.outbound import Destination, Outbound
 from broker.timing import SYSTEM
 from broker.verifier.broker_keys import BrokerKeys
 from broker.verifier.following import follow
-from broker.verifier.source import BearerTokens, Credentials, Source, TokenSource
+from broker.verifier.source import Credentials, Source, TokenSource
 from broker.verifier.token_verifier import MAX_PROOFS, TokenVerifier
 from broker.verifier.verifier import BACKOFF, KEYS_SECONDS
 
@@ -67,9 +67,9 @@ class IntrospectingVerifier(TokenVerifier):
         self._http = Outbound()
         self._source = Source(
             issuer,
-            credentials=BearerTokens(credentials) if callable(credentials) else credentials,
+            credentials=credentials,
             http=self._http,
-            destination=destination if destination is not None else destination_of(issuer),
+            destination=destination,
             timing=timing,
         )
         unrevoked = RuleIndex()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from broker.core.claims import AccessClaims
-from broker.core.dpop import MAX_REMEMBERED, PROOF_SHARES, ReplayWindow, check_proof
+from broker.core.dpop import MAX_REMEMBERED, check_proof
 from broker.core.errors import BrokerError, Code
-from broker.core.tally import Allowance
+from broker.core.used_proofs import ProofUse, UsedProofs
 from broker.verifier.presented import DPOP, Presented
 
 RETRY_SECONDS: Final = 60
@@ -18,10 +18,9 @@ class Proofs:
 
     def __init__(self, since: float, max_proofs: int = MAX_REMEMBERED) -> None:
         """Proofs from before ``since`` (Unix seconds) may have been used; so many others are remembered."""
-        self._used = ReplayWindow(max_proofs, since=since)
-        self._fair_share = Allowance(max(1, max_proofs // PROOF_SHARES))
+        self._used = UsedProofs(max_proofs, since=since)
 
-    def check(
+    async def check(
         self, presented: Presented, claims: AccessClaims, *, method: str | None, url: str | None, now: float
     ) -> None:
         """Raise ``BrokerError`` unless the token is presented as it must be: with its proof, or without any."""
@@ -37,8 +36,9 @@ class Proofs:
         proof = check_proof(presented.proof, method=method, url=url, now=now, access_token=presented.token)
         if proof.jkt != claims.jkt:
             raise BrokerError(Code.PROOF_INVALID, "the proof is made with another key than the token is bound to")
-        if not self._fair_share.admit(claims.client_id, now):
+        use = await self._used.use(claims.client_id, proof.replay_key, proof.expires_at, now)
+        if use is ProofUse.TOO_MANY:
             text = "too many proofs in a minute; every one has to be remembered"
             raise BrokerError(Code.RATE_LIMITED, text, retry_after=RETRY_SECONDS)
-        if not self._used.use(proof.replay_key, proof.expires_at, now):
+        if use is not ProofUse.FRESH:
             raise BrokerError(Code.PROOF_REPLAYED, "the proof was used before, or may have been: make a new one")

@@ -16,7 +16,7 @@ from broker.core.errors import Code, Unavailable
 from broker.core.jwk import KeySet, parse_jwks
 from broker.core.pacing import Timing, retry_after
 from broker.core.snapshot import MAX_SNAPSHOT
-from broker.outbound import TOTAL_SECONDS, Destination, NoReply, Outbound, Reply, Streamed
+from broker.outbound import TOTAL_SECONDS, Destination, NoReply, Outbound, Reply, Streamed, destination_of
 
 READ_SCOPE: Final = "revocations:read"
 MAX_JWKS: Final = 64 * 1024
@@ -69,17 +69,17 @@ class Source:
         self,
         issuer: str,
         *,
-        credentials: Credentials,
+        credentials: Credentials | TokenSource,
         http: Outbound,
-        destination: Destination,
+        destination: Destination | None,
         timing: Timing,
     ) -> None:
-        """``issuer`` is the broker's issuer URL."""
+        """``issuer`` is the broker's issuer URL, which also says where it may be, unless ``destination`` does."""
         self._issuer = issuer
         self._audience = f"{issuer}/v1"
-        self._credentials = credentials
+        self._credentials = BearerTokens(credentials) if callable(credentials) else credentials
         self._http = http
-        self._destination = destination
+        self._destination = destination if destination is not None else destination_of(issuer)
         self._timing = timing
 
     async def keys(self) -> KeySet:

@@ -141,7 +141,7 @@ class TokenVerifier(ABC):
         now = self._timing.wall()
         verified = await self._known_good(presented.token, now)
         await self._assure(presented.token, verified)
-        self._proofs.check(presented, verified.claims, method=method, url=url, now=now)
+        await self._proofs.check(presented, verified.claims, method=method, url=url, now=now)
         require_scopes(verified.claims, scope_names(scopes))
         return Verified(verified.claims, verified.kid)
 

@@ -15,14 +15,15 @@ from broker.core.access_token import VerifiedToken
 from broker.core.errors import BrokerError, Code, Malformed, Unavailable
 from broker.core.jwt import InvalidToken
 from broker.core.pacing import Backoff, Timing
+from broker.core.propagation import MAX_AGE
 from broker.core.statement import LIFETIME, StatementError
-from broker.outbound import Destination, Outbound, destination_of
+from broker.outbound import Destination, Outbound
 from broker.timing import SYSTEM
-from broker.verifier.acknowledging import MAX_AGE, Acknowledging
+from broker.verifier.acknowledging import Acknowledging
 from broker.verifier.broker_keys import BrokerKeys
 from broker.verifier.following import follow
 from broker.verifier.recording import Recording
-from broker.verifier.source import BearerTokens, Credentials, Source, TokenSource
+from broker.verifier.source import Credentials, Source, TokenSource
 from broker.verifier.statements import Statements
 from broker.verifier.subscription import Subscription
 from broker.verifier.token_verifier import MAX_PROOFS, TokenVerifier, Verified
@@ -111,9 +112,9 @@ class Verifier(TokenVerifier):
         self._http = Outbound()
         self._source = Source(
             issuer,
-            credentials=BearerTokens(credentials) if callable(credentials) else credentials,
+            credentials=credentials,
             http=self._http,
-            destination=destination if destination is not None else destination_of(issuer),
+            destination=destination,
             timing=timing,
         )
         keys = BrokerKeys(self._source.keys, timing)
