@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
-_NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
+from broker.ledger.databases.expressions import moment
 
 
 def difference(connection: Connection, clock: Callable[[], float]) -> float:
     """Return by how many seconds the database's clock is ahead, at least: what the way took is in our favour."""
     before = clock()
-    there = float(connection.exec_driver_sql(_NOW).scalar_one())
+    there = float(connection.scalars(select(moment())).one())
     after = clock()
     return there - min(max(there, before), after)
 

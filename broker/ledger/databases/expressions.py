@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final, TypeVar
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     ColumnElement,
+    Float,
     LargeBinary,
     SQLColumnExpression,
     TableValuedAlias,
@@ -22,9 +24,6 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 T = TypeVar("T")
-
-_SQLITE: Final = "sqlite"
-_POSTGRESQL: Final = "postgresql"
 
 
 class _Contains(FunctionElement[bool]):
@@ -65,6 +64,13 @@ class _EachItem(FunctionElement[Any]):
 class _Lesser(FunctionElement[Any]):
     """The lesser of two values, neither of which is NULL."""
 
+    inherit_cache = True
+
+
+class _Moment(FunctionElement[float]):
+    """The time by the clock of the database's host, in Unix seconds."""
+
+    type = Float()
     inherit_cache = True
 
 
@@ -120,85 +126,48 @@ def total(column: SQLColumnExpression[int]) -> ColumnElement[int]:
     return cast(func.sum(column), BigInteger)
 
 
+def moment() -> ColumnElement[float]:
+    """Return the time by the database's clock, in Unix seconds: as it is, not as it was when the transaction began."""
+    return _Moment()
+
+
 def _constant(path: str) -> ColumnElement[str]:
     """Return a path as part of the statement, so that equal expressions are equal for the database, too."""
     return literal_column(f"'{path}'", Text)
 
 
-@compiles(_Contains, _SQLITE)
-def _sqlite_contains(element: _Contains, compiler: Any, **options: Any) -> str:  # noqa: ANN401 - SQLAlchemy's own
-    whole, part = _written(element, compiler, options)
-    return f"(instr({whole}, {part}) > 0)"
+# Not jsonb, which refuses a text that contains the character zero even if it is never looked at.
+_JSON: Final = "convert_from({0}, 'UTF8')::json"
+_PART: Final = f"({_JSON} #> string_to_array({{1}}, '.'))"
+
+_WRITTEN: Final[Mapping[type[FunctionElement[Any]], tuple[str, str]]] = {
+    _Contains: ("(instr({0}, {1}) > 0)", "(position({1} in {0}) > 0)"),
+    _Member: ("json_extract(CAST({0} AS TEXT), '$.' || {1})", f"({_JSON} #>> string_to_array({{1}}, '.'))"),
+    _LastItem: (
+        "json_extract(CAST({0} AS TEXT), '$.' || {1} || '[#-1]')",
+        f"({_JSON} #>> (string_to_array({{1}}, '.') || '-1'::text))",
+    ),
+    _EachMember: (
+        "json_each(CAST({0} AS TEXT), '$.' || {1})",
+        f"json_each_text(CASE json_typeof({_PART}) WHEN 'object' THEN {_PART} END)",
+    ),
+    _EachItem: (
+        "json_each(CAST({0} AS TEXT), '$.' || {1})",
+        f"json_array_elements_text(CASE json_typeof({_PART}) WHEN 'array' THEN {_PART} END)",
+    ),
+    _Lesser: ("min({0}, {1})", "least({0}, {1})"),
+    _Moment: ("((julianday('now') - 2440587.5) * 86400.0)", "extract(epoch FROM clock_timestamp())::float8"),
+}
+"""How SQLite and PostgreSQL write each of them, with its arguments in the places of the numbers."""
 
 
-@compiles(_Contains, _POSTGRESQL)
-def _postgresql_contains(element: _Contains, compiler: Any, **options: Any) -> str:  # noqa: ANN401 - as above
-    whole, part = _written(element, compiler, options)
-    return f"(position({part} in {whole}) > 0)"
+def _writes(text: str) -> Callable[..., str]:
+    def write(element: FunctionElement[Any], compiler: Any, **options: Any) -> str:  # noqa: ANN401 - SQLAlchemy's own
+        return text.format(*(compiler.process(clause, **options) for clause in element.clauses))
+
+    return write
 
 
-@compiles(_Member, _SQLITE)
-def _sqlite_member(element: _Member, compiler: Any, **options: Any) -> str:  # noqa: ANN401 - as above
-    body, path = _written(element, compiler, options)
-    return f"json_extract(CAST({body} AS TEXT), '$.' || {path})"
-
-
-@compiles(_Member, _POSTGRESQL)
-def _postgresql_member(element: _Member, compiler: Any, **options: Any) -> str:  # noqa: ANN401 - as above
-    body, path = _written(element, compiler, options)
-    return f"({_json(body)} #>> string_to_array({path}, '.'))"
-
-
-@compiles(_LastItem, _SQLITE)
-def _sqlite_last_item(element: _LastItem, compiler: Any, **options: Any) -> str:  # noqa: ANN401 - as above
-    body, path = _written(element, compiler, options)
-    return f"json_extract(CAST({body} AS TEXT), '$.' || {path} || '[#-1]')"
-
-
-@compiles(_LastItem, _POSTGRESQL)
-def _postgresql_last_item(element: _LastItem, compiler: Any, **options: Any) -> str:  # noqa: ANN401 - as above
-    body, path = _written(element, compiler, options)
-    return f"({_json(body)} #>> (string_to_array({path}, '.') || '-1'::text))"
-
-
-@compiles(_EachMember, _SQLITE)
-@compiles(_EachItem, _SQLITE)
-def _sqlite_each(element: FunctionElement[Any], compiler: Any, **options: Any) -> str:  # noqa: ANN401 - as above
-    body, path = _written(element, compiler, options)
-    return f"json_each(CAST({body} AS TEXT), '$.' || {path})"
-
-
-@compiles(_EachMember, _POSTGRESQL)
-def _postgresql_each_member(element: _EachMember, compiler: Any, **options: Any) -> str:  # noqa: ANN401 - as above
-    return f"json_each_text({_part(element, compiler, options, 'object')})"
-
-
-@compiles(_EachItem, _POSTGRESQL)
-def _postgresql_each_item(element: _EachItem, compiler: Any, **options: Any) -> str:  # noqa: ANN401 - as above
-    return f"json_array_elements_text({_part(element, compiler, options, 'array')})"
-
-
-@compiles(_Lesser, _SQLITE)
-def _sqlite_lesser(element: _Lesser, compiler: Any, **options: Any) -> str:  # noqa: ANN401 - as above
-    return f"min({', '.join(_written(element, compiler, options))})"
-
-
-@compiles(_Lesser, _POSTGRESQL)
-def _postgresql_lesser(element: _Lesser, compiler: Any, **options: Any) -> str:  # noqa: ANN401 - as above
-    return f"least({', '.join(_written(element, compiler, options))})"
-
-
-def _json(body: str) -> str:
-    # Not jsonb, which refuses a text that contains the character zero even if it is never looked at.
-    return f"convert_from({body}, 'UTF8')::json"
-
-
-def _part(element: FunctionElement[Any], compiler: Any, options: dict[str, Any], kind: str) -> str:  # noqa: ANN401 - as above
-    """Return a part of a body, as PostgreSQL has it; NULL if it is not there, or something else."""
-    body, path = _written(element, compiler, options)
-    part = f"({_json(body)} #> string_to_array({path}, '.'))"
-    return f"CASE json_typeof({part}) WHEN '{kind}' THEN {part} END"
-
-
-def _written(element: FunctionElement[Any], compiler: Any, options: dict[str, Any]) -> list[str]:  # noqa: ANN401 - as above
-    return [compiler.process(clause, **options) for clause in element.clauses]
+for _kind, (_sqlite, _postgresql) in _WRITTEN.items():
+    compiles(_kind, "sqlite")(_writes(_sqlite))
+    compiles(_kind, "postgresql")(_writes(_postgresql))

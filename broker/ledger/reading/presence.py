@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Float, case, delete, func, insert, literal_column, select, text
+from sqlalchemy import ColumnElement, Connection, case, delete, insert, select, text
 
 from broker.core.propagation import Present, Replica, Verifier
 from broker.ledger import schema
+from broker.ledger.databases import expressions
 from broker.ports import Acknowledged, Left
 
 _HEARD: Final = text(
@@ -23,7 +24,7 @@ _LEFT: Final = text("DELETE FROM verifiers WHERE agent = :agent AND name = :name
 
 def moment(connection: Connection) -> float:
     """Return the time by the database's clock, in Unix seconds."""
-    return float(connection.scalars(select(_clock(connection))).one())
+    return float(connection.scalars(select(expressions.moment())).one())
 
 
 def heard(connection: Connection, told: Sequence[Acknowledged | Left]) -> None:
@@ -60,9 +61,9 @@ def present(connection: Connection) -> Present:
     """Return everybody, verifiers by agent and name, replicas by id."""
     replicas, verifiers = schema.replicas.c, schema.verifiers.c
     own = [replicas[name] for name in _TOLD]
-    there = select(*own, *_seconds(connection, replicas)).order_by(replicas.id)
+    there = select(*own, *_seconds(replicas)).order_by(replicas.id)
     said = [verifiers.agent, verifiers.name, verifiers.epoch, verifiers.max_age]
-    listening = select(*said, *_seconds(connection, verifiers)).order_by(verifiers.agent, verifiers.name)
+    listening = select(*said, *_seconds(verifiers)).order_by(verifiers.agent, verifiers.name)
     return Present(
         [Replica(**row) for row in connection.execute(there).mappings()],
         [Verifier(**row) for row in connection.execute(listening).mappings()],
@@ -78,15 +79,8 @@ def forget_silent(connection: Connection, since: float) -> int:
 _TOLD: Final = ("id", "host", "pid", "version", "policy", "epoch", "max_staleness")
 
 
-def _seconds(connection: Connection, table: Any) -> Sequence[ColumnElement[float]]:  # noqa: ANN401 - a table's columns
+def _seconds(table: Any) -> Sequence[ColumnElement[float]]:  # noqa: ANN401 - a table's columns
     """Return for how long a row was not written, and for how long it is there. A clock that was set back gives 0."""
-    now = _clock(connection)
+    now = expressions.moment()
     passed = (("silent", now - table.seen_at), ("known", now - table.since))
     return [case((seconds > 0, seconds), else_=0.0).label(name) for name, seconds in passed]
-
-
-def _clock(connection: Connection) -> ColumnElement[float]:
-    """Return the database's clock: Unix seconds."""
-    if connection.dialect.name == "sqlite":
-        return literal_column("((julianday('now') - 2440587.5) * 86400.0)", Float)
-    return func.extract("epoch", func.clock_timestamp()).cast(Float)
