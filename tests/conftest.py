@@ -1,7 +1,8 @@
-"""The places that a ledger can be in; what holds for one holds for each."""
+"""The places that a ledger can be in, what holds for one holds for each; and signals that reach what tests start."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,13 @@ import pytest
 
 from broker.ports import Place
 from tests.support.postgres import Postgres
+
+
+def pytest_configure() -> None:
+    """Hand down no ignored signals: a shell ignores some for what it runs in the background, children included."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
