@@ -166,8 +166,8 @@ class Propagations:
 
     # --- following --------------------------------------------------------------------------------------------------
 
-    def _heard(self) -> bool:
-        return self._moments.note(self._revocations.rules.epoch, self._timing.elapsed())
+    def _heard(self) -> None:
+        self._moments.note(self._revocations.rules.epoch, self._timing.elapsed())
 
     def _since(self, number: int) -> float:
         return self._moments.since(number, self._timing.elapsed())

@@ -62,7 +62,6 @@ class Ground:
     identities: IdentityTokenSigner
     nonce_key: bytes
     fingerprint_key: bytes
-    marks_key: bytes
     ledger: SqlLedger
     anchoring: Anchoring
     backends: GatedBackends
@@ -177,7 +176,6 @@ async def open_ground(
         identities=identities,
         nonce_key=derived_key(master_key, "dpop-nonces").reveal(),
         fingerprint_key=derived_key(master_key, "lease-fingerprints").reveal(),
-        marks_key=marks_key,
         ledger=ledger,
         anchoring=anchoring,
         backends=backends,
