@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from broker.client import Client, KeyIdentity
-from broker.core.errors import BrokerError, Code
+from broker.core.errors import Code
 from broker.verifier import IntrospectingVerifier, Verifier
+from tests.support.refusals import refusal
 from tests.support.running_broker import TICKETS, RunningBroker
 from tests.support.until import until
 
@@ -23,15 +24,6 @@ async def settled(ask: Callable[[], object], expected: object) -> None:
     while (said := ask()) != expected:
         assert time.monotonic() < deadline, (said, expected)
         await asyncio.sleep(0.02)
-
-
-async def refusal(verifier: Verifier | IntrospectingVerifier, token: str) -> Code | None:
-    """The code with which a token is refused, None if it is good."""
-    try:
-        await verifier.verify(token)
-    except BrokerError as error:
-        return error.code
-    return None
 
 
 async def refused_with(verifier: Verifier, token: str, code: Code | None) -> None:

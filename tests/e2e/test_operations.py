@@ -10,7 +10,7 @@ import sqlite3
 import ssl
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -21,12 +21,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from tests.support.client_load import read_key, token_form
+from tests.support.locked_ledger import locked
 from tests.support.running_broker import TICKETS, RunningBroker
 
-ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 PATIENCE = 10.0
 
 
@@ -40,17 +41,7 @@ def broker(tmp_path: Path) -> Iterator[RunningBroker]:
 
 
 def _form(broker: RunningBroker, name: str, key_file: Path, resource: str, scope: str) -> dict[str, str]:
-    key = load_pem_private_key(key_file.read_bytes(), password=None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    now = int(time.time())
-    claims = {"iss": name, "sub": name, "aud": broker.issuer, "iat": now, "exp": now + 60, "jti": str(uuid.uuid4())}
-    return {
-        "grant_type": "client_credentials",
-        "client_assertion_type": ASSERTION_TYPE,
-        "client_assertion": jwt.encode(claims, key, algorithm="ES256"),
-        "resource": resource,
-        "scope": scope,
-    }
+    return token_form(broker.issuer, name, read_key(key_file), resource=resource, scope=scope)
 
 
 async def _ask(
@@ -194,17 +185,6 @@ async def test_a_stop_answers_what_was_accepted(broker: RunningBroker) -> None:
     broker.command("ledger", "verify", "--file", str(broker.ledger))
 
 
-@contextlib.asynccontextmanager
-async def _locked(ledger: Path) -> AsyncIterator[None]:
-    connection = sqlite3.connect(ledger, isolation_level=None)
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    finally:
-        connection.execute("ROLLBACK")
-        connection.close()
-
-
 async def test_a_ledger_that_cannot_be_written(broker: RunningBroker) -> None:
     """No token is issued; a revocation acts at once and says that it is not durable; later it is written by itself."""
     broker.start()
@@ -221,7 +201,7 @@ async def test_a_ledger_that_cannot_be_written(broker: RunningBroker) -> None:
                 return said
 
         assert await active()
-        async with _locked(broker.ledger):
+        async with locked(broker.ledger):
             status, refused = await _ask(session, broker, _form(broker, "alpha", key, TICKETS, "tickets:read"))
             assert (status, refused["code"]) == (503, "ledger_unavailable")
             assert "access_token" not in refused

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -14,19 +13,16 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import aiohttp
-import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tests.bench.load import write_requests
+from tests.support.client_load import read_key, token_form
 from tests.support.running_broker import TICKETS, RunningBroker
 
 CONNECTIONS, SECONDS = 1200, 5
 FLOODS = 6
 """So many floods come at most, until one was too much: beside other work, who floods gets little of the machine."""
-
-ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
 @pytest.fixture
@@ -39,21 +35,7 @@ def broker(tmp_path: Path) -> Iterator[RunningBroker]:
 
 
 def _form(broker: RunningBroker, name: str, key: EllipticCurvePrivateKey, audience: str, scope: str) -> dict[str, str]:
-    now = int(time.time())
-    claims = {"iss": name, "sub": name, "aud": broker.issuer, "iat": now, "exp": now + 250, "jti": str(uuid.uuid4())}
-    return {
-        "grant_type": "client_credentials",
-        "client_assertion_type": ASSERTION_TYPE,
-        "client_assertion": jwt.encode(claims, key, algorithm="ES256"),
-        "resource": audience,
-        "scope": scope,
-    }
-
-
-def _key(path: Path) -> EllipticCurvePrivateKey:
-    key = load_pem_private_key(path.read_bytes(), password=None)
-    assert isinstance(key, EllipticCurvePrivateKey)
-    return key
+    return token_form(broker.issuer, name, key, 250, resource=audience, scope=scope)
 
 
 def _flood(broker: RunningBroker, form: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -72,7 +54,7 @@ async def test_issuing_gives_way_and_revoking_does_not(broker: RunningBroker) ->
     broker.start()
     assert broker.process is not None
     os.setpriority(os.PRIO_PROCESS, broker.process.pid, 5)  # whoever floods must be able to keep it busy
-    key, operator_key = _key(broker.agent("alpha")), _key(broker.home / "operator.pem")
+    key, operator_key = read_key(broker.agent("alpha")), read_key(broker.home / "operator.pem")
     signing_in: Counter[int] = Counter()
     revoking: Counter[int] = Counter()
     asking: Counter[int] = Counter()

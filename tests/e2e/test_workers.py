@@ -7,7 +7,6 @@ import contextlib
 import os
 import random
 import signal
-import sqlite3
 import time
 import urllib.request
 import uuid
@@ -21,10 +20,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from broker.client import Client, KeyIdentity
 from broker.client.dpop import DpopKey
-from broker.core.errors import BrokerError, Code
+from broker.core.errors import Code
 from broker.verifier import Verifier
 from broker.verifier.verifier import FOLLOWED_SECONDS
 from tests.support.client_load import LOST, Seen, active, load, read_key, recorded, token_for
+from tests.support.locked_ledger import locked
+from tests.support.refusals import refusal
 from tests.support.running_broker import TICKETS, RunningBroker, free_port
 
 PATIENCE = 60.0
@@ -255,15 +256,6 @@ async def kept(verifier: Verifier, holds: Callable[[], bool], revoked: str | Non
             await asyncio.sleep(0.005)
 
 
-async def refusal(verifier: Verifier, token: str) -> Code | None:
-    """The code with which a token is refused, None if it is good."""
-    try:
-        await verifier.verify(token)
-    except BrokerError as error:
-        return error.code
-    return None
-
-
 async def test_a_follower_hears_of_every_rule_until_its_worker_is_replaced(broker: RunningBroker) -> None:
     """A rule that one worker made is told by the other; a stream does not outlive the worker, nor hold it up."""
     operator = await operator_token(broker)
@@ -314,15 +306,3 @@ def test_the_workers_end_with_their_supervisor(broker: RunningBroker) -> None:
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "workers go on without a supervisor")
     broker.start()
     assert broker.stop() == 0
-
-
-@contextlib.asynccontextmanager
-async def locked(ledger: Path) -> AsyncIterator[None]:
-    """Keep the ledger from being written."""
-    connection = sqlite3.connect(ledger, isolation_level=None)
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    finally:
-        connection.execute("ROLLBACK")
-        connection.close()

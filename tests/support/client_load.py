@@ -37,23 +37,25 @@ class Seen:
     """Tokens that were said to be active after their revocation was acknowledged."""
 
 
-def _assertion(name: str, key: EllipticCurvePrivateKey, issuer: str) -> str:
+def token_form(
+    issuer: str, name: str, key: EllipticCurvePrivateKey, seconds: int = 60, /, **ask: str
+) -> dict[str, str]:
+    """Return the form by which an agent asks for a token, with an assertion that is good for so long."""
     now = int(time.time())
-    claims = {"iss": name, "sub": name, "aud": issuer, "iat": now, "exp": now + 60, "jti": str(uuid.uuid4())}
-    return jwt.encode(claims, key, algorithm="ES256")
+    claims = {"iss": name, "sub": name, "aud": issuer, "iat": now, "exp": now + seconds, "jti": str(uuid.uuid4())}
+    return {
+        "grant_type": "client_credentials",
+        "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+        "client_assertion": jwt.encode(claims, key, algorithm="ES256"),
+        **ask,
+    }
 
 
 async def token_for(
     session: aiohttp.ClientSession, issuer: str, name: str, key: EllipticCurvePrivateKey, **ask: str
 ) -> str | None:
     """Return a fresh access token of an agent, or None if it was refused."""
-    form = {
-        "grant_type": "client_credentials",
-        "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
-        "client_assertion": _assertion(name, key, issuer),
-        **ask,
-    }
-    async with session.post(f"{issuer}/oauth2/token", data=form) as response:
+    async with session.post(f"{issuer}/oauth2/token", data=token_form(issuer, name, key, **ask)) as response:
         answer = await response.json()
         return str(answer["access_token"]) if response.status == 200 else None
 

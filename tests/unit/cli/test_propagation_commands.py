@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 
 from broker.cli.outcome import ExitCode
 from broker.cli.propagation import ahead_in_words, applied_by, refusing, unapplied
-from tests.support.broker_app import Template, make_template
-from tests.support.broker_thread import BrokerThread, broker_thread
+from tests.support.broker_thread import BrokerThread
 from tests.support.listeners import Listener
 from tests.support.shell import Shell
 
@@ -27,21 +22,6 @@ SEEN = {
     "refusing": ["payments#gw-2"],
     "reason": None,
 }
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
-    """A broker with the usual agents."""
-    return make_template(tmp_path_factory.mktemp("receipts") / "broker")
-
-
-@pytest.fixture
-def broker(template: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BrokerThread]:
-    """A running broker."""
-    with broker_thread(template, tmp_path / "home") as running:
-        monkeypatch.setenv("BROKER_CONFIG", str(running.config))
-        monkeypatch.setenv("BROKER_PORT", str(running.port))
-        yield running
 
 
 def listener(broker: BrokerThread, name: str, max_age: float = 15.0) -> Listener:

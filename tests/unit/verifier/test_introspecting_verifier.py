@@ -9,10 +9,11 @@ import pytest
 from aiohttp import web
 
 from broker.client import DpopKey
-from broker.core.errors import BrokerError, Code, Malformed
+from broker.core.errors import Code, Malformed
 from broker.verifier import IntrospectingVerifier
 from tests.support.fake_broker import Fault, SigningKey, answering
 from tests.support.feeding_broker import INTROSPECT, FeedingBroker
+from tests.support.refusals import refusal
 from tests.support.until import until
 from tests.support.virtual_time import VirtualTime
 
@@ -36,15 +37,6 @@ async def verifier(
     """Asks each time."""
     async with IntrospectingVerifier(broker.url, AUDIENCE, credentials=own_token, timing=time.timing()) as made:
         yield made
-
-
-async def refusal(verifier: IntrospectingVerifier, token: str, **arguments: str) -> Code | None:
-    """The code with which a token is refused, None if it is good."""
-    try:
-        await verifier.verify(token, **arguments)
-    except BrokerError as error:
-        return error.code
-    return None
 
 
 async def test_a_revocation_counts_with_the_next_request(

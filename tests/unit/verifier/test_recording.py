@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from broker.core.errors import BrokerError, Code
+from broker.core.errors import Code
 from broker.verifier import Verifier
 from tests.support.fake_broker import JWKS, SNAPSHOT, SigningKey, answering
 from tests.support.feeding_broker import STREAM, FeedingBroker
+from tests.support.refusals import refusal
 from tests.support.until import until
 from tests.support.virtual_time import VirtualTime
 
@@ -42,15 +43,6 @@ def make(
 ) -> Callable[[], Verifier]:
     """Make one process after the other, with the same file."""
     return lambda: Verifier(broker.url, AUDIENCE, credentials=own_token, keep=path, timing=time.timing())
-
-
-async def refusal(verifier: Verifier, token: str) -> Code | None:
-    """The code with which a token is refused, None if it is good."""
-    try:
-        await verifier.verify(token)
-    except BrokerError as error:
-        return error.code
-    return None
 
 
 async def keep(broker: FeedingBroker, make: Make, time: VirtualTime) -> None:

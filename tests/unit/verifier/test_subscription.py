@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from aiohttp import web
 
-from broker.core.errors import BrokerError, Code
+from broker.core.errors import Code
 from broker.verifier import Verifier
 from tests.support.fake_broker import JWKS, SNAPSHOT, SigningKey, answering
 from tests.support.feeding_broker import ACKS, STREAM, FeedingBroker
+from tests.support.refusals import refusal
 from tests.support.until import until
 from tests.support.virtual_time import VirtualTime
 
@@ -44,15 +45,6 @@ async def news(verifier: Verifier, broker: FeedingBroker, time: VirtualTime) -> 
     time.advance(1)
     await broker.heartbeat()
     await until(lambda: verifier.view_age() < 1)
-
-
-async def refusal(verifier: Verifier, token: str) -> Code | None:
-    """The code with which a token is refused, None if it is good."""
-    try:
-        await verifier.verify(token)
-    except BrokerError as error:
-        return error.code
-    return None
 
 
 async def test_a_rule_counts_as_soon_as_it_is_told(verifier: Verifier, broker: FeedingBroker) -> None:
